@@ -1,0 +1,3 @@
+"""polyvisor: virtual machines described once, in Python."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,148 @@
+"""Guest physical memory: RAM in memfds, devices beside it on one bus.
+
+RAM is a memfd mapped shared, so its pages are taken from the host only as they are touched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+PAGE_SIZE = 4096
+
+
+class BusError(Exception):
+    """No memory or device answers at a guest physical address."""
+
+    def __init__(self, address: int, size: int) -> None:
+        super().__init__(f"no memory or device at {address:#x} ({size} bytes)")
+        self.address = address
+        self.size = size
+
+
+class Device(Protocol):
+    """What the bus asks of a memory-mapped device.
+
+    ``offset`` is in bytes from the start of the device's window; ``size`` is 1, 2, 4 or 8; values are unsigned.
+    A device answers an access it does not support by raising :class:`BusError` (the guest gets its bus fault).
+    """
+
+    def read(self, offset: int, size: int) -> int: ...
+
+    def write(self, offset: int, size: int, value: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """A device's range of guest physical addresses."""
+
+    base: int
+    size: int
+    device: Device
+
+
+@dataclass(frozen=True)
+class Ram:
+    """A range of guest physical memory; ``host`` is the address of its first byte in this process."""
+
+    base: int
+    size: int
+    fd: int
+    buffer: mmap.mmap
+    host: int
+
+    @property
+    def end(self) -> int:
+        return self.base + self.size
+
+
+@dataclass
+class Memory:
+    """The guest physical address space.
+
+    ``on_write`` is called as ``on_write(address, length)`` *after* bytes were written from outside the CPUs
+    (a device's DMA, a loader), so that the engine can drop code decoded from them and note dirty pages.
+    """
+
+    ram: list[Ram] = field(default_factory=list)
+    windows: list[Window] = field(default_factory=list)
+    on_write: Callable[[int, int], None] | None = None
+
+    def add_ram(self, base: int, size: int, name: str = "ram") -> Ram:
+        """Map ``size`` bytes of zeroed RAM at ``base``; both are multiples of 4096."""
+        if base % PAGE_SIZE or size % PAGE_SIZE or size <= 0:
+            raise ValueError(f"RAM of {size:#x} bytes at {base:#x}: base and size must be multiples of {PAGE_SIZE}")
+        self._check_free(base, size)
+        fd = os.memfd_create(f"polyvisor-{name}", os.MFD_CLOEXEC)
+        os.ftruncate(fd, size)
+        buffer = mmap.mmap(fd, size, mmap.MAP_SHARED | mmap.MAP_NORESERVE)
+        host = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+        ram = Ram(base, size, fd, buffer, host)
+        self.ram.append(ram)
+        self.ram.sort(key=lambda r: r.base)
+        return ram
+
+    def add_device(self, base: int, size: int, device: Device) -> Window:
+        """Let ``device`` answer at ``base`` ... ``base + size - 1``."""
+        self._check_free(base, size)
+        window = Window(base, size, device)
+        self.windows.append(window)
+        self.windows.sort(key=lambda w: w.base)
+        return window
+
+    def _check_free(self, base: int, size: int) -> None:
+        for other in (*self.ram, *self.windows):
+            if base < other.base + other.size and other.base < base + size:
+                raise ValueError(f"{base:#x}..{base + size - 1:#x} overlaps {other.base:#x} of {other.size:#x} bytes")
+
+    def _find(self, address: int, length: int) -> tuple[Ram, int]:
+        for ram in self.ram:
+            if ram.base <= address and address + length <= ram.end:
+                return ram, address - ram.base
+        raise BusError(address, length)
+
+    def is_ram(self, address: int, length: int = 1) -> bool:
+        """Whether all ``length`` bytes at ``address`` are RAM of one range."""
+        return any(ram.base <= address and address + length <= ram.end for ram in self.ram)
+
+    def view(self, address: int, length: int) -> memoryview:
+        """A writable view of RAM. Who writes through it calls :meth:`wrote` afterwards. Raises BusError."""
+        ram, offset = self._find(address, length)
+        return memoryview(ram.buffer)[offset : offset + length]
+
+    def read(self, address: int, length: int) -> bytes:
+        """Bytes of RAM, as a device's DMA sees them. Raises BusError outside RAM."""
+        ram, offset = self._find(address, length)
+        return ram.buffer[offset : offset + length]
+
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        """Write bytes of RAM, as a device's DMA or a loader does. Raises BusError outside RAM."""
+        ram, offset = self._find(address, len(data))
+        ram.buffer[offset : offset + len(data)] = data
+        self.wrote(address, len(data))
+
+    def wrote(self, address: int, length: int) -> None:
+        """Tell the engine that ``length`` bytes at ``address`` were changed through a :meth:`view`."""
+        if self.on_write is not None and length:
+            self.on_write(address, length)
+
+    def device_at(self, address: int, size: int) -> tuple[Device, int]:
+        """The device that answers at ``address`` and the offset in its window. Raises BusError."""
+        index = bisect_right(self.windows, address, key=lambda w: w.base) - 1
+        if index >= 0:
+            window = self.windows[index]
+            if address + size <= window.base + window.size:
+                return window.device, address - window.base
+        raise BusError(address, size)
+
+    def close(self) -> None:
+        """Give the RAM back to the host; the object must not be used afterwards."""
+        for ram in self.ram:
+            os.close(ram.fd)
+        self.ram.clear()
+        self.windows.clear()
