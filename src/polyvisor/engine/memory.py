@@ -80,7 +80,7 @@ class Memory:
         self._check_free(base, size)
         fd = os.memfd_create(f"polyvisor-{name}", os.MFD_CLOEXEC)
         os.ftruncate(fd, size)
-        buffer = mmap.mmap(fd, size, mmap.MAP_SHARED | mmap.MAP_NORESERVE)
+        buffer = mmap.mmap(fd, size, mmap.MAP_SHARED)
         host = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
         ram = Ram(base, size, fd, buffer, host)
         self.ram.append(ram)
@@ -96,9 +96,10 @@ class Memory:
         return window
 
     def _check_free(self, base: int, size: int) -> None:
-        for other in (*self.ram, *self.windows):
-            if base < other.base + other.size and other.base < base + size:
-                raise ValueError(f"{base:#x}..{base + size - 1:#x} overlaps {other.base:#x} of {other.size:#x} bytes")
+        taken = [(r.base, r.size) for r in self.ram] + [(w.base, w.size) for w in self.windows]
+        for start, length in taken:
+            if base < start + length and start < base + size:
+                raise ValueError(f"{base:#x}..{base + size - 1:#x} overlaps {start:#x} of {length:#x} bytes")
 
     def _find(self, address: int, length: int) -> tuple[Ram, int]:
         for ram in self.ram:

@@ -1,0 +1,230 @@
+"""An architecture: state, instructions, and the rules of its privileged side, collected by decorators."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from .assembly import Kind, Syntax, parse_syntax
+from .encoding import Candidates, Encoding, Node, decode_tree, parse_pattern
+from .functions import Function
+from .state import State
+from .types import DescriptionError, Int, u32
+
+S = TypeVar("S", bound=type[State])
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One described instruction.
+
+    ``types`` gives each operand's type in the order of the function's parameters; ``where`` is a condition on
+    operand values that the encoding must also fulfil (the text of a Python expression); ``extension`` names the
+    part of the architecture it belongs to.
+    """
+
+    name: str
+    encoding: Encoding
+    syntax: Syntax
+    function: Function
+    types: dict[str, type[Int]]
+    where: str
+    extension: str
+
+    def operand_values(self, word: int) -> dict[str, int]:
+        """The operands encoded in ``word``, by name."""
+        return {operand.name: operand.extract(word) for operand in self.encoding.operands}
+
+    def matches(self, word: int) -> bool:
+        """Whether ``word`` (little-endian number of its bytes) is this instruction."""
+        if word & self.encoding.mask != self.encoding.value:
+            return False
+        return not self.where or bool(eval(self._condition, {}, self.operand_values(word)))
+
+    @property
+    def _condition(self) -> Any:
+        return _compiled(self.where)
+
+
+_conditions: dict[str, Any] = {}
+
+
+def _compiled(text: str) -> Any:
+    if text not in _conditions:
+        _conditions[text] = compile(text, "<where>", "eval")
+    return _conditions[text]
+
+
+class Hook(Generic[F]):
+    """A decorator that stores one function of the architecture."""
+
+    def __init__(self, name: str, parameters: str, inline: bool = False) -> None:
+        self.name, self.parameters, self.inline = name, parameters, inline
+
+
+# What an architecture may define besides instructions; the engine calls these.
+HOOKS: dict[str, str] = {
+    "translate": "(cpu, vaddr, access: u32, context: u32) -> tuple[paddr, page_bits: u32]; page_bits is the size of "
+    "the page as a power of two, or 0 if the result must not be cached; traps where the access is not allowed",
+    "data_context": "(cpu) -> u32: which translation rules loads and stores follow now, 0 <= it < contexts",
+    "fetch_context": "(cpu) -> u32: which translation rules instruction fetches follow now",
+    "on_trap": "(cpu, values...): enter a trap; sets cpu.next_pc",
+    "on_illegal": "(cpu, word): no instruction matches; raises a Trap",
+    "on_bus_error": "(cpu, vaddr, access: u32): no memory or device answers; raises a Trap",
+    "on_breakpoint": "(cpu): reserved for debuggers",
+    "poll": "(cpu): take an interrupt that is pending and enabled, by raising its Trap",
+    "wake": "(cpu) -> bool: whether a waiting hart should go on",
+    "deadline": "(cpu) -> u64: the clock() value at which poll or wake may change by time alone; all ones for never",
+}
+
+
+@dataclass
+class Architecture:
+    """An instruction set architecture under description.
+
+    ``byte_order`` of memory and instruction words; ``unit``: instructions are multiples of this many bytes;
+    ``max_length`` bytes of the longest instruction; ``page_bits``: log2 of the smallest page; ``contexts``:
+    how many sets of translation rules exist side by side (so that changing privilege keeps the TLB);
+    ``prime_adds``: what a primed register field adds; ``default_kinds``: how operands with well-known names
+    are written in assembly.
+    """
+
+    name: str
+    byte_order: str = "little"
+    unit: int = 1
+    max_length: int = 4
+    page_bits: int = 12
+    contexts: int = 1
+    prime_adds: int = 0
+    default_kinds: Mapping[str, str] = field(default_factory=dict)
+    instructions: list[Instruction] = field(default_factory=list)
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    hooks: dict[str, Function] = field(default_factory=dict)
+    pseudo: list[tuple[str, str]] = field(default_factory=list)
+    state_type: type[State] | None = None
+
+    def __post_init__(self) -> None:
+        self._tree: Node | None = None
+        self._by_name: dict[str, list[Instruction]] = {}
+
+    def state(self, cls: S) -> S:
+        """Decorator: this class declares the CPU's state."""
+        if "pc" not in cls.members:
+            raise DescriptionError(f"{cls.__name__} must declare pc = Field(...)")
+        self.state_type = cls
+        return cls
+
+    def kind(
+        self, name: str, names: Sequence[str] = (), *, aliases: Mapping[str, int] | None = None, pc: bool = False,
+        signed: bool = True,
+    ) -> None:
+        """Define how operands of kind ``name`` are written: by ``names``, or as an address if ``pc``."""
+        self.kinds[name] = Kind(name, tuple(names), dict(aliases or {}), pc, signed)
+
+    def instruction(
+        self, pattern: str, syntax: str, *, where: str = "", extension: str = ""
+    ) -> Callable[[Callable[..., Any]], Function]:
+        """Decorator: this function is an instruction, encoded as ``pattern`` and written as ``syntax``.
+
+        ``where`` restricts operand values (``"rd != 0"``); among encodings that match, the one with more fixed
+        bits wins.  A function may carry several of these decorators.  Parameters after ``cpu`` are the operands;
+        an annotation gives the type (a signed one sign-extends), without one an operand is a u32.
+        """
+
+        def register(python: Callable[..., Any]) -> Function:
+            described = python if isinstance(python, Function) else Function(python)
+            types = {
+                name: described.hints.get(name, u32) for name in described.parameters[1:]
+            }
+            signed = [name for name, t in types.items() if t.signed]
+            try:
+                encoding = parse_pattern(
+                    pattern, byte_order=self.byte_order, prime_adds=self.prime_adds, signed=signed
+                )
+                parsed = parse_syntax(syntax, self.default_kinds)
+                names = {o.name for o in encoding.operands}
+                if names != set(types):
+                    raise DescriptionError(f"the pattern has operands {sorted(names)}, the function {sorted(types)}")
+                if encoding.length % self.unit or encoding.length > self.max_length:
+                    raise DescriptionError(f"{encoding.length} bytes; instructions have {self.unit}..{self.max_length}")
+                if where:
+                    _check_condition(where, names)
+            except DescriptionError as error:
+                code = described.python.__code__
+                raise DescriptionError(
+                    f"{code.co_filename}:{code.co_firstlineno}: {described.name}: {error}"
+                ) from None
+            made = Instruction(parsed.mnemonic, encoding, parsed, described, types, where, extension)
+            self.instructions.append(made)
+            self._by_name.setdefault(made.name, []).append(made)
+            self._tree = None
+            return described
+
+        return register
+
+    def _hook(self, name: str, python: Callable[..., Any]) -> Function:
+        made = python if isinstance(python, Function) else Function(python, inline=False)
+        self.hooks[name] = made
+        return made
+
+    def hook(self, name: str) -> Callable[[Callable[..., Any]], Function]:
+        """Decorator: this function is the architecture's hook ``name``; see :data:`HOOKS`."""
+        if name not in HOOKS:
+            raise DescriptionError(f"there is no hook {name!r}; the hooks are {', '.join(HOOKS)}")
+        return lambda python: self._hook(name, python)
+
+    @property
+    def tree(self) -> Node:
+        """The decode tree over ``instructions``."""
+        if self._tree is None:
+            self._tree = decode_tree([i.encoding for i in self.instructions])
+        return self._tree
+
+    def decode(self, word: int) -> Instruction | None:
+        """The instruction that starts with the bytes of ``word`` (read as a little-endian number), if any."""
+        node = self.tree
+        while not isinstance(node, Candidates):
+            node = node.cases.get(word & node.mask, node.default)
+        for index in node.indices:
+            instruction = self.instructions[index]
+            if instruction.matches(word & ((1 << 8 * instruction.encoding.length) - 1)):
+                return instruction
+        return None
+
+    def may_continue(self, word: int, have: int) -> bool:
+        """Whether the ``have`` bytes in ``word`` can be the start of a longer instruction."""
+        known = (1 << 8 * have) - 1
+        return any(
+            i.encoding.length > have and (word ^ i.encoding.value) & i.encoding.mask & known == 0
+            for i in self.instructions
+        )
+
+    def named(self, name: str) -> list[Instruction]:
+        """The instructions with that mnemonic (several, where it has several encodings)."""
+        return self._by_name.get(name, [])
+
+    def disassemble(self, word: int, address: int = 0) -> str | None:
+        """The assembly text of the instruction in ``word`` at ``address``; None if there is none."""
+        found = self.decode(word)
+        if found is None:
+            return None
+        return found.syntax.format(found.operand_values(word), self.kinds, address)
+
+
+def _check_condition(text: str, names: set[str]) -> None:
+    try:
+        tree = ast.parse(text, mode="eval")
+    except SyntaxError as error:
+        raise DescriptionError(f"where={text!r}: {error.msg}") from None
+    used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    if used - names:
+        raise DescriptionError(f"where={text!r}: no operand {', '.join(sorted(used - names))}")
+
+
+def source_of(python: Callable[..., Any]) -> str:
+    """The source text of a described function, for keys of caches."""
+    return inspect.getsource(python)

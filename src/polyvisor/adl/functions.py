@@ -1,0 +1,191 @@
+"""Functions, tables, traps and primitives: what a described function may call."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .state import checked
+from .types import DescriptionError, Int
+
+# Kinds of memory access, as `translate` gets them.
+FETCH = 0
+READ = 1
+WRITE = 2
+
+
+class Trap(Exception):  # noqa: N818  (the field's word; it is no error)
+    """Raised by described functions: the instruction ends here and the architecture's trap entry runs.
+
+    The arguments are unsigned integers that mean what the architecture's ``on_trap`` function says.
+    """
+
+    def __init__(self, *values: int) -> None:
+        super().__init__(*(int(v) for v in values))
+        self.values = tuple(int(v) for v in values)
+
+
+class Primitives(Protocol):
+    """What ``cpu`` offers a described function besides the declared state.
+
+    ``pc`` is the address of the instruction being executed; ``next_pc`` the address of the one that follows,
+    and writing it is a jump.
+    """
+
+    pc: Any
+    next_pc: Any
+
+    def load(self, type: type[Int], address: Int) -> Any:
+        """Load from virtual memory in the architecture's byte order. May trap."""
+
+    def store(self, type: type[Int], address: Int, value: Int) -> None:
+        """Store to virtual memory in the architecture's byte order. May trap."""
+
+    def atomic(self, operation: str, type: type[Int], address: Int, value: Int) -> Any:
+        """Read-modify-write that no other hart can split; gives the old value. May trap (as a write).
+
+        ``operation``: ``swap add and or xor min max minu maxu``. The address must be aligned.
+        """
+
+    def compare_exchange(self, type: type[Int], address: Int, expected: Int, new: Int) -> Any:
+        """Store ``new`` if the memory holds ``expected``, as one step; gives the old value. May trap (as a write)."""
+
+    def phys_load(self, type: type[Int], address: Int) -> tuple[Any, bool]:
+        """Load from physical RAM: the value, and whether there was RAM at ``address``. Never traps."""
+
+    def phys_compare_exchange(self, type: type[Int], address: Int, expected: Int, new: Int) -> tuple[Any, bool]:
+        """Like ``compare_exchange`` on physical RAM: the old value, and whether there was RAM. Never traps."""
+
+    def fence(self) -> None:
+        """Order all earlier memory accesses before all later ones, as other harts see them."""
+
+    def flush_tlb(self) -> None:
+        """Forget all cached translations of this hart."""
+
+    def flush_tlb_page(self, address: Int) -> None:
+        """Forget cached translations of the page that holds virtual ``address`` (of large pages: all of them)."""
+
+    def flush_code(self) -> None:
+        """Later instruction fetches of this hart see its earlier stores."""
+
+    def clock(self) -> Any:
+        """The platform's time counter (u64, in ticks of the board's time base)."""
+
+    def instructions(self) -> Any:
+        """Instructions this hart retired before the current one (u64)."""
+
+    def encoding(self) -> Any:
+        """The bytes of the current instruction as a little-endian number (u64); slow, for trap values."""
+
+    def leave(self, reason: str) -> None:
+        """When this instruction has completed, return to the platform with ``reason``."""
+
+
+class Function:
+    """A described function: callable under CPython, and compiled by its syntax tree.
+
+    Parameters annotated with an integer type (or bool) have it; other parameters (``cpu``, formats,
+    types, tables) are known when the function is compiled, which is done once for each combination.
+    """
+
+    def __init__(self, python: Callable[..., Any], *, inline: bool = True) -> None:
+        self.python = python
+        self.inline = inline
+        self.name = python.__name__
+        self.__doc__ = python.__doc__
+        self.__name__ = python.__name__
+        self.parameters = list(inspect.signature(python).parameters)
+        self._hints: dict[str, Any] | None = None
+
+    @property
+    def hints(self) -> dict[str, Any]:
+        """The resolved annotations, ``return`` among them."""
+        if self._hints is None:
+            self._hints = typing.get_type_hints(self.python)
+        return self._hints
+
+    def __call__(self, *arguments: Any) -> Any:
+        if len(arguments) != len(self.parameters):
+            raise DescriptionError(f"{self.name} takes {len(self.parameters)} arguments, not {len(arguments)}")
+        hints = self.hints
+        values = [
+            as_hint(hints[name], value, name) if name in hints else value
+            for name, value in zip(self.parameters, arguments, strict=True)
+        ]
+        result = self.python(*values)
+        return as_hint(hints["return"], result, f"the result of {self.name}") if "return" in hints else result
+
+    def __repr__(self) -> str:
+        return f"<function {self.name}>"
+
+
+def as_hint(hint: Any, value: Any, what: str) -> Any:
+    """``value`` checked against an annotation of the language: an integer type, bool, None, or a tuple of these."""
+    if isinstance(hint, type) and issubclass(hint, Int):
+        return checked(hint, value, what)
+    if hint is bool:
+        if not isinstance(value, bool):
+            raise DescriptionError(f"{what} is a bool, not {type(value).__name__}")
+        return value
+    if typing.get_origin(hint) is tuple:
+        return tuple(as_hint(h, v, what) for h, v in zip(typing.get_args(hint), value, strict=True))
+    if hint is type(None):
+        if value is not None:
+            raise DescriptionError(f"{what} is declared to be nothing, not {type(value).__name__}")
+        return None
+    return value
+
+
+@typing.overload
+def function(python: Callable[..., Any], /) -> Function: ...
+@typing.overload
+def function(*, inline: bool = True) -> Callable[[Callable[..., Any]], Function]: ...
+def function(python: Callable[..., Any] | None = None, /, *, inline: bool = True) -> Any:
+    """Make a function part of the description, to be called by instructions and other functions.
+
+    ``inline=False`` compiles it once, as a function of its own: for what is long or seldom runs.
+    """
+    if python is None:
+        return lambda f: Function(f, inline=inline)
+    return Function(python, inline=inline)
+
+
+class Table:
+    """Described functions chosen by number at run time, such as control registers by their address.
+
+    ``table[number](cpu, ...)`` calls the entry for ``number``, or the default one.  All entries have the same
+    annotated parameters and the same result type.  An entry may also take a first parameter called ``number``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.entries: dict[int, Function] = {}
+        self.default: Function | None = None
+
+    def entry(self, *numbers: int) -> Callable[[Callable[..., Any]], Function]:
+        """Decorator: this function is the entry for each of ``numbers``."""
+
+        def register(python: Callable[..., Any]) -> Function:
+            made = python if isinstance(python, Function) else Function(python)
+            for number in numbers:
+                if number in self.entries:
+                    raise DescriptionError(f"table {self.name} has two entries for {number:#x}")
+                self.entries[number] = made
+            return made
+
+        return register
+
+    def otherwise(self, python: Callable[..., Any]) -> Function:
+        """Decorator: this function answers for every number without an entry."""
+        self.default = python if isinstance(python, Function) else Function(python)
+        return self.default
+
+    def __getitem__(self, number: int) -> Callable[..., Any]:
+        chosen = self.entries.get(int(number), self.default)
+        if chosen is None:
+            raise DescriptionError(f"table {self.name} has no entry for {int(number):#x} and no default")
+        if chosen.parameters[:1] == ["number"]:
+            return lambda *arguments: chosen(number, *arguments)
+        return chosen

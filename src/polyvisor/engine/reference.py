@@ -1,0 +1,243 @@
+"""Tier 1, the reference executor: CPython runs the description as it stands.
+
+Slow, and obviously right: no caches of translations or decoded code, one instruction at a time.  Everything
+else is compared with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from polyvisor.adl import FETCH, READ, WRITE, Architecture, Int, Trap, i8, i16, i32, i64, u8, u16, u32, u64
+from polyvisor.adl.state import checked
+
+from .memory import BusError, Memory
+
+_SIGNED = {u8: i8, u16: i16, u32: i32, u64: i64}
+
+_OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
+    "swap": lambda old, value: value,
+    "add": lambda old, value: old + value,
+    "and": lambda old, value: old & value,
+    "or": lambda old, value: old | value,
+    "xor": lambda old, value: old ^ value,
+    "min": lambda old, value: value if _SIGNED[type(value)](value) < _SIGNED[type(old)](old) else old,
+    "max": lambda old, value: value if _SIGNED[type(value)](value) > _SIGNED[type(old)](old) else old,
+    "minu": lambda old, value: min(old, value),
+    "maxu": lambda old, value: max(old, value),
+}
+
+
+class ReferenceCpu:
+    """The primitives of a described CPU, over ``memory``; mixed with the described state by `reference_cpu`."""
+
+    architecture: Architecture
+    memory: Memory
+    pc: Any
+    block: memoryview
+
+    def prepare(self, architecture: Architecture, memory: Memory, clock: Callable[[], int] | None = None) -> None:
+        self.architecture = architecture
+        self.memory = memory
+        self.retired = 0
+        self.word = 0
+        self.reason: str | None = None
+        self.next_pc: Any = self.pc
+        self._clock = clock or (lambda: self.retired)
+
+    # Execution
+
+    def step(self) -> str | None:
+        """Poll for interrupts, then execute one instruction or enter a trap. Gives `leave`'s reason, if it left."""
+        hooks = self.architecture.hooks
+        self.reason = None
+        try:
+            if "poll" in hooks:
+                self.next_pc = self.pc
+                hooks["poll"](self)
+            word = self.fetch()
+            found = self.architecture.decode(word)
+            if found is None:
+                self.next_pc = self.pc
+                hooks["on_illegal"](self, u64(word))
+                raise AssertionError("on_illegal must raise a Trap")
+            length = found.encoding.length
+            self.word = word & ((1 << 8 * length) - 1)
+            self.next_pc = type(self.pc)(int(self.pc) + length)
+            values = found.operand_values(self.word)
+            found.function.python(self, *(t(values[name]) for name, t in found.types.items()))
+            self.pc = self.next_pc
+            self.retired += 1
+        except Trap as trap:
+            self.enter_trap(trap)
+        return self.reason
+
+    def enter_trap(self, trap: Trap) -> None:
+        """Let the architecture enter ``trap`` at the current pc."""
+        on_trap = self.architecture.hooks["on_trap"]
+        hints = on_trap.hints
+        names = on_trap.parameters[1:]
+        on_trap(self, *(hints[name](value) for name, value in zip(names, trap.values, strict=True)))
+        self.pc = self.next_pc
+
+    def fetch(self) -> int:
+        """The bytes at pc as a little-endian number: as many as an instruction can have, if they can be fetched.
+
+        Units after the first are fetched only when the first ones do not make a whole instruction, so
+        that an instruction at the end of a page does not fault for bytes it does not have.
+        """
+        architecture = self.architecture
+        word = 0
+        for offset in range(0, architecture.max_length, architecture.unit):
+            address = type(self.pc)(int(self.pc) + offset)
+            paddr = self._translate(address, FETCH)
+            try:
+                data = self.memory.read(paddr, architecture.unit)
+            except BusError:
+                architecture.hooks["on_bus_error"](self, address, u32(FETCH))
+                raise AssertionError("on_bus_error must raise a Trap") from None
+            word |= int.from_bytes(data, "little") << (8 * offset)
+            have = offset + architecture.unit
+            found = architecture.decode(word)
+            if found is not None and found.encoding.length <= have:
+                break
+            if found is None and not architecture.may_continue(word, have):
+                break
+        return word
+
+    # Primitives: virtual memory
+
+    def _translate(self, address: Int, access: int) -> int:
+        hooks = self.architecture.hooks
+        if "translate" not in hooks:
+            return int(address)
+        name = "fetch_context" if access == FETCH else "data_context"
+        context = hooks[name](self) if name in hooks else u32(0)
+        return int(hooks["translate"](self, address, u32(access), context)[0])
+
+    def _pieces(self, address: Int, size: int, access: int) -> list[tuple[Int, int, int]]:
+        """(virtual, physical, size) of the parts of an access, all translated before any is made."""
+        page = 1 << self.architecture.page_bits
+        first = min(size, page - int(address) % page)
+        pieces = [(address, self._translate(address, access), first)]
+        if first < size:
+            second = type(address)(int(address) + first)
+            pieces.append((second, self._translate(second, access), size - first))
+        return pieces
+
+    def load(self, type: type[Int], address: Int) -> Int:
+        data = b""
+        for vaddr, paddr, size in self._pieces(address, type.bits // 8, READ):
+            data += self._read(vaddr, paddr, size, READ)
+        return type(int.from_bytes(data, self.architecture.byte_order))  # type: ignore[arg-type]
+
+    def store(self, type: type[Int], address: Int, value: Int) -> None:
+        value = checked(type, value, "the stored value")
+        size = type.bits // 8
+        data = (int(value) & ((1 << type.bits) - 1)).to_bytes(size, self.architecture.byte_order)  # type: ignore[arg-type]
+        pieces = self._pieces(address, size, WRITE)
+        for vaddr, paddr, part in pieces:
+            if not self.memory.is_ram(paddr, part):
+                self._write(vaddr, paddr, data[:part])
+            else:
+                self.memory.write(paddr, data[:part])
+            data = data[part:]
+
+    def _read(self, vaddr: Int, paddr: int, size: int, access: int) -> bytes:
+        try:
+            if self.memory.is_ram(paddr, size):
+                return self.memory.read(paddr, size)
+            device, offset = self.memory.device_at(paddr, size)
+            if size not in (1, 2, 4, 8) or paddr % size:
+                raise BusError(paddr, size)
+            return device.read(offset, size).to_bytes(size, "little")
+        except BusError:
+            self.architecture.hooks["on_bus_error"](self, vaddr, u32(access))
+            raise AssertionError("on_bus_error must raise a Trap") from None
+
+    def _write(self, vaddr: Int, paddr: int, data: bytes) -> None:
+        try:
+            if len(data) not in (1, 2, 4, 8) or paddr % len(data):
+                raise BusError(paddr, len(data))
+            device, offset = self.memory.device_at(paddr, len(data))
+            device.write(offset, len(data), int.from_bytes(data, "little"))
+        except BusError:
+            self.architecture.hooks["on_bus_error"](self, vaddr, u32(WRITE))
+            raise AssertionError("on_bus_error must raise a Trap") from None
+
+    def _modify(self, type: type[Int], address: Int, change: Callable[[Any], Any]) -> Int:
+        paddr = self._translate(address, WRITE)
+        size = type.bits // 8
+        order: Any = self.architecture.byte_order
+        if not self.memory.is_ram(paddr, size):
+            self.architecture.hooks["on_bus_error"](self, address, u32(WRITE))
+            raise AssertionError("on_bus_error must raise a Trap")
+        old = type(int.from_bytes(self.memory.read(paddr, size), order))
+        new = change(old)
+        if new is not None:
+            self.memory.write(paddr, int(new).to_bytes(size, order))
+        return old
+
+    def atomic(self, operation: str, type: type[Int], address: Int, value: Int) -> Int:
+        return self._modify(type, address, lambda old: _OPERATIONS[operation](old, checked(type, value, "operand")))
+
+    def compare_exchange(self, type: type[Int], address: Int, expected: Int, new: Int) -> Int:
+        return self._modify(type, address, lambda old: new if old == expected else None)
+
+    # Primitives: physical memory
+
+    def phys_load(self, type: type[Int], address: Int) -> tuple[Int, bool]:
+        try:
+            data = self.memory.read(int(address), type.bits // 8)
+        except BusError:
+            return type(0), False
+        return type(int.from_bytes(data, self.architecture.byte_order)), True  # type: ignore[arg-type]
+
+    def phys_compare_exchange(self, type: type[Int], address: Int, expected: Int, new: Int) -> tuple[Int, bool]:
+        old, there = self.phys_load(type, address)
+        if there and old == expected:
+            self.memory.write(int(address), int(new).to_bytes(type.bits // 8, self.architecture.byte_order))  # type: ignore[arg-type]
+        return old, there
+
+    # Primitives: the rest
+
+    def fence(self) -> None:
+        pass
+
+    def flush_tlb(self) -> None:
+        pass
+
+    def flush_tlb_page(self, address: Int) -> None:
+        pass
+
+    def flush_code(self) -> None:
+        pass
+
+    def clock(self) -> Int:
+        return u64(self._clock())
+
+    def instructions(self) -> Int:
+        return u64(self.retired)
+
+    def encoding(self) -> Int:
+        return u64(self.word)
+
+    def leave(self, reason: str) -> None:
+        self.reason = reason
+
+
+def reference_cpu(
+    architecture: Architecture,
+    memory: Memory,
+    block: memoryview | bytearray | None = None,
+    clock: Callable[[], int] | None = None,
+) -> Any:
+    """A CPU of ``architecture`` that runs under CPython, on its state in ``block`` (a new one, reset, if None)."""
+    assert architecture.state_type is not None
+    kind = type(f"{architecture.state_type.__name__}Reference", (ReferenceCpu, architecture.state_type), {})
+    cpu: Any = kind(block)
+    if block is None:
+        cpu.reset()
+    cpu.prepare(architecture, memory, clock)
+    return cpu
