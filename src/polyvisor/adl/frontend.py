@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ast
 import builtins as python_builtins
+import contextlib
 import hashlib
 import inspect
 import linecache
 import operator
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import builtins, host, ssa
@@ -123,7 +124,7 @@ class Compiler:
         self.members = members
         self._functions: dict[Any, ssa.Function] = {}
         self._names: dict[str, int] = {}
-        self._active: list[str] = []
+        self._active: list[Function] = []
 
     def function(self, function: Function, constants: Mapping[str, Any] | None = None) -> ssa.Function:
         """Compile ``function``; ``constants`` are its parameters without annotation (``cpu`` may be left out)."""
@@ -131,13 +132,21 @@ class Compiler:
         known = {p: given[p] for p in function.parameters if p in given}
         key = (function, tuple((n, _key(v)) for n, v in known.items()))
         if key not in self._functions:
-            if function.name in self._active:
-                raise DescriptionError(f"{function.name} calls itself; recursion is not allowed")
-            self._active.append(function.name)
             parameters = {p: function.hints[p] for p in function.parameters if p not in known}
-            self._functions[key] = self._compile(function, known, parameters, self._name(function, known))
-            self._active.pop()
+            with self.calling(function):
+                self._functions[key] = self._compile(function, known, parameters, self._name(function, known))
         return self._functions[key]
+
+    @contextlib.contextmanager
+    def calling(self, function: Function) -> Iterator[None]:
+        """While a function's body is compiled: it must not be reached again."""
+        if function in self._active:
+            raise DescriptionError(f"{function.name} calls itself; recursion is not allowed")
+        self._active.append(function)
+        try:
+            yield
+        finally:
+            self._active.pop()
 
     def instruction(self, function: Function, types: Mapping[str, type[Int]], name: str) -> ssa.Function:
         """Compile an instruction's function, with all its operands as run-time values."""
@@ -856,13 +865,9 @@ class _Frame:
             else:
                 known[name] = value
         if function.inline and not catch:
-            if function.name in self.builder.compiler._active:
-                raise DescriptionError(f"{function.name} calls itself; recursion is not allowed")
-            self.builder.compiler._active.append(function.name)
-            frame = _Frame(self.builder, function, {**known, **passed})
-            result = frame.run(_result_types(function) if "return" in function.hints else None)
-            self.builder.compiler._active.pop()
-            return result
+            with self.builder.compiler.calling(function):
+                frame = _Frame(self.builder, function, {**known, **passed})
+                return frame.run(_result_types(function) if "return" in function.hints else None)
         callee = self.builder.compiler.function(function, known)
         values = [self.builder.value(v, function.hints[n]) for n, v in passed.items()]
         kinds = ((bool,) if catch else ()) + callee.results
