@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..functions import function
 from ..types import i64, u8, u32, u64
-from .rounding import is_nan, is_signaling, sign_of, signed
+from .rounding import is_nan, is_signaling, sign_of
 
 # Classes, as `classify` numbers them.
 NEGATIVE_INFINITY = 0
@@ -117,9 +117,3 @@ def classify(fmt, a: u64) -> u32:
     if size > fmt.infinity:
         kind = u32(QUIET_NAN) if a & fmt.quiet != 0 else u32(SIGNALING_NAN)
     return kind
-
-
-@function
-def copy_sign(fmt, a: u64, sign: u64) -> u64:
-    """``a`` with the sign bit ``sign`` (0 or 1)."""
-    return signed(fmt, sign, a & fmt.magnitude)
