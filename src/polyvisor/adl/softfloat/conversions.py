@@ -32,7 +32,7 @@ def convert(source, target, a: u64, mode: u32) -> tuple[u64, u8]:
         result = u64(target.default_nan)
         if target.rules.nan != CANONICAL_NAN:
             # The leading bits of the fraction stay.
-            fraction = (a & source.fraction) << (64 - source.precision) >> (64 - target.precision)
+            fraction = (a & source.fraction) << source.spare >> target.spare
             result = signed(target, sign, fraction | (target.infinity | target.quiet))
         return result, flags
     if is_infinite(source, a):
@@ -127,7 +127,7 @@ def round_to_integral(fmt, exact, a: u64, mode: u32) -> tuple[u64, u8]:
         return a, u8(0)
     sign = sign_of(fmt, a)
     exponent, significand = unpack(fmt, a)
-    if exponent > fmt.fraction_bits - 1:  # infinity too
+    if exponent >= fmt.fraction_bits:  # infinity too
         return a, u8(0)
     whole, rest = fixed_point(exponent, significand)
     if rounds_up(sign, whole & 1 != 0, rest, u64(1) << 63, mode):

@@ -72,6 +72,11 @@ class Format:
         return self.precision - 1
 
     @property
+    def spare(self) -> int:
+        """Bits of a u64 that are left below a significand whose leading bit is bit 63."""
+        return 64 - self.precision
+
+    @property
     def hidden(self) -> int:
         """The leading bit of a normal number's significand, which is not stored."""
         return 1 << (self.precision - 1)

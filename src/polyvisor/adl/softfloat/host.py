@@ -15,8 +15,8 @@ from __future__ import annotations
 from ..builtins import ieee_add, ieee_convert, ieee_div, ieee_fma, ieee_mul, ieee_sqrt, ieee_sub
 from ..functions import function
 from ..types import i32, u32, u64
-from .formats import BINARY64, TOWARD_ZERO
-from .rounding import is_nan, is_zero, sign_of
+from .formats import BINARY64
+from .rounding import is_nan, is_zero, rounds_up, sign_of
 
 TWO_TO_52 = 0x4330_0000_0000_0000  # as a binary64 pattern
 
@@ -157,22 +157,27 @@ def host_from_integer(fmt, integer, value: u64, inexact: bool) -> tuple[u64, boo
 
 @function
 def host_to_integer(fmt, integer, a: u64, mode: u32, inexact: bool) -> tuple[u64, bool]:
-    """``a`` as an ``integer`` (i32, u32, i64 or u64), sign-extended if signed, in the current rounding ``mode``.
+    """``a`` as an ``integer`` (i32, u32, i64 or u64), sign-extended if signed, in any rounding ``mode``.
 
-    Certain where the size of ``a`` is less than 2**31 (2**52 for 64-bit integers; 2**23 if binary32), and it is
-    integral or the mode is toward zero and ``inexact`` was raised before.
+    Certain where the size of ``a`` is less than 2**30 (2**52 for 64-bit integers; 2**23 if binary32), and it is
+    integral or ``inexact`` was raised before.
     """
-    limit = fmt.fraction_bits if integer.bits == 64 or fmt.fraction_bits < 31 else 31
+    limit = i32(fmt.fraction_bits if integer.bits == 64 or fmt.fraction_bits < 30 else 30) + fmt.bias
     biased = i32((a & fmt.magnitude) >> fmt.fraction_bits)
-    significand = a & fmt.fraction | fmt.hidden
-    # Bits below the binary point; with 63 nothing is left of the significand.
-    shift = u32(fmt.bias + fmt.fraction_bits - biased) & 63
-    if biased < fmt.bias:
+    significand = a & fmt.fraction
+    if biased != 0:
+        significand = significand | fmt.hidden
+    # Bits below the binary point, at least 1 where it is certain; with 63 nothing is left of the significand.
+    shift = u32(fmt.bias + fmt.fraction_bits - biased)
+    if shift > 63:
         shift = u32(63)
     whole = significand >> shift
-    exact = whole << shift == significand or is_zero(fmt, a)
-    certain = biased < fmt.bias + limit and (exact or (inexact and mode == TOWARD_ZERO))
-    negative = u64(0) - sign_of(fmt, a)
+    rest = significand - (whole << shift)
+    certain = biased < limit and (inexact or rest == 0)
+    sign = sign_of(fmt, a)
+    if rounds_up(sign, whole & 1 != 0, rest, u64(1) << shift >> 1, mode):
+        whole = whole + 1
     if not integer.signed:
-        certain = certain and (whole == 0 or negative == 0)
+        certain = certain and (whole == 0 or sign == 0)
+    negative = u64(0) - sign
     return (whole ^ negative) - negative, certain

@@ -93,7 +93,7 @@ def unpack(fmt, a: u64) -> tuple[i32, u64]:
     fraction = a & fmt.fraction
     biased = i32(a >> fmt.fraction_bits & fmt.special)
     exponent = biased - fmt.bias
-    significand = (fraction | fmt.hidden) << (64 - fmt.precision)
+    significand = (fraction | fmt.hidden) << fmt.spare
     if biased == 0:
         # The last bit of the fraction weighs 2 ** (2 - bias - precision).
         zeros = clz(fraction) & 63
@@ -161,26 +161,25 @@ def round_pack(fmt, sign: u64, exponent: i32, significand: u64, mode: u32) -> tu
 
     Bit 63 of ``significand`` is set; its lowest bit may stand for any number of bits that follow.
     """
-    extra = 64 - fmt.precision
-    half = u64(1) << (extra - 1)
-    mask = (u64(1) << extra) - 1
+    half = u64(1 << (fmt.spare - 1))
+    mask = u64((1 << fmt.spare) - 1)
     biased = exponent + fmt.bias
     rest = significand
     flags = u8(0)
-    if biased > fmt.special - 1:
+    if biased >= fmt.special:
         return overflowed(fmt, sign, mode)
     if biased < 1:
         tiny = True
         if not fmt.rules.tiny_before_rounding and biased == 0:
             # Not tiny if rounding with unbounded exponents reaches the smallest normal number.
-            kept = significand >> extra
+            kept = significand >> fmt.spare
             carries = kept == (1 << fmt.precision) - 1
             tiny = not (carries and rounds_up(sign, True, significand & mask, half, mode))
         rest = shift_right_jam64(significand, u32(1 - biased))
         if tiny and rest & mask != 0:
             flags = u8(UNDERFLOW)
         biased = i32(1)
-    kept = rest >> extra
+    kept = rest >> fmt.spare
     rest = rest & mask
     if rest != 0:
         flags = flags | INEXACT
@@ -188,6 +187,6 @@ def round_pack(fmt, sign: u64, exponent: i32, significand: u64, mode: u32) -> tu
         kept = kept + 1
     # The hidden bit, if kept has it, adds 1 to the exponent; so does a carry out of the significand.
     pattern = (u64(biased - 1) << fmt.fraction_bits) + kept
-    if pattern > fmt.infinity - 1:
+    if pattern >= fmt.infinity:
         return overflowed(fmt, sign, mode)
     return signed(fmt, sign, pattern), flags

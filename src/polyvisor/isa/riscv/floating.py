@@ -59,7 +59,7 @@ def read(cpu, fmt, number: u32) -> u64:
     """The value of format ``fmt`` in register ``number``."""
     value = cpu.f[number]
     if fmt.bits == 32:
-        value = value & 0xFFFF_FFFF if value > BOX - 1 else u64(SINGLE.default_nan)
+        value = value & 0xFFFF_FFFF if value >= BOX else u64(SINGLE.default_nan)
     return value
 
 
