@@ -28,7 +28,9 @@ _TIMEOUT = 60.0  # seconds without a byte
 class Fetcher:
     """Fetches files below the URL ``base`` into ``directory``, through ``proxies`` (scheme -> URL)."""
 
-    def __init__(self, base: str, directory: Path, progress: Progress, proxies: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, base: str, directory: Path, progress: Progress, proxies: Mapping[str, str] | None = None
+    ) -> None:
         self.base = base.rstrip("/")
         self.directory = directory
         self.progress = progress
@@ -45,7 +47,7 @@ class Fetcher:
         Raises :class:`ImageError`: "missing", "network", or "corrupt" when it is larger than ``limit`` bytes.
         """
         try:
-            with self._open(path) as response:
+            with self._open(path, fresh=True) as response:
                 data: bytes = response.read(limit + 1)
         except (OSError, http.client.HTTPException) as error:
             raise self._network(path, error) from error
@@ -71,9 +73,14 @@ class Fetcher:
         part = self.directory / f"{sha256}.part"
         name = path.rpartition("/")[2]
         for attempt in range(1, _ATTEMPTS + 1):
+            resumed = part.exists()
             try:
                 digest = self._transfer(path, name, part, size)
-                break
+                if digest == sha256 or not resumed:
+                    break
+                # The old part may be what is wrong, for instance after a power cut: once more from the start.
+                with storage_errors(self.directory):
+                    part.unlink()
             except ImageError as error:
                 if error.kind != "network" or attempt == _ATTEMPTS:
                     raise
@@ -81,7 +88,7 @@ class Fetcher:
                 time.sleep(0.2 * attempt)
         with storage_errors(self.directory):
             if digest != sha256:
-                part.unlink()
+                part.unlink(missing_ok=True)
                 raise ImageError(
                     f"{self.url(path)} does not have the hash in the signed index: the mirror is being updated or the "
                     "network changed it; try again later or another --mirror",
@@ -135,8 +142,10 @@ class Fetcher:
                 self.progress.transfer(name, done, size)
         return digest
 
-    def _open(self, path: str, offset: int = 0) -> http.client.HTTPResponse:
+    def _open(self, path: str, offset: int = 0, *, fresh: bool = False) -> http.client.HTTPResponse:
         request = urllib.request.Request(self.url(path))
+        if fresh:
+            request.add_header("Cache-Control", "max-age=0")  # a proxy's old index helps nobody
         if offset:
             request.add_header("Range", f"bytes={offset}-")
         try:

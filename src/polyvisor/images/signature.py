@@ -50,7 +50,7 @@ class Keyring:
 
         One good signature by a known certificate is enough, as it is for apt: the archive signs with its old and its
         new key while keys are rotated. Raises :class:`ImageError` with kind "signature"; when the keyring lacks the
-        key altogether the error is a :class:`MissingKey`.
+        key altogether the error is a :class:`MissingKeyError`.
         """
         wanted: list[str] = []
 
@@ -62,7 +62,7 @@ class Keyring:
             result = pysequoia.verify(bytes=message, store=store)
         except Exception as error:  # as above
             if wanted and not any(known.endswith(key.lower()) for key in wanted for known in self._keys):
-                raise MissingKey(
+                raise MissingKeyError(
                     f"{what} is signed by {', '.join(key[-16:].upper() for key in wanted)}, which {self.source} does "
                     "not hold: update the package debian-archive-keyring or pass --keyring FILE",
                     "signature",
@@ -77,7 +77,7 @@ class Keyring:
         return Signed(result.bytes, tuple(str(signature.certificate) for signature in result.valid_sigs))
 
 
-class MissingKey(ImageError):
+class MissingKeyError(ImageError):
     """The signature may be good, but the keyring does not have the key to tell."""
 
 
