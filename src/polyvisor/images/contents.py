@@ -56,14 +56,13 @@ class Contents:
         try:
             with path.open("rb") as stream:
                 is_deb = stream.read(8) == b"!<arch>\n"
-            tar = self._stack.enter_context(self._open_deb(path) if is_deb else tarfile.open(path))
+            tar = self._stack.enter_context(self._open_deb(path) if is_deb else tarfile.open(path))  # noqa: SIM115
             for member in tar:
                 if member.isreg():
                     self._files[_normal(member.name)] = (tar, member)
         except (ArError, tarfile.TarError, lzma.LZMAError, zstandard.ZstdError, EOFError, ValueError) as error:
-            raise ImageError(f"{path} is not a whole package or tar archive ({error}): fetch it again", "corrupt") from (
-                error
-            )
+            message = f"{path} is not a whole package or tar archive ({error}): fetch it again"
+            raise ImageError(message, "corrupt") from error
 
     def read(self, path: str) -> bytes:
         """The contents of one file; KeyError when no package has it."""
@@ -80,11 +79,11 @@ class Contents:
         else:
             raise ImageError(f"{path} has no data.tar: it is not a Debian package", "corrupt")
         # Unpacked to a file, so that members can be read in any order without keeping 120 MB of modules in memory.
-        unpacked = self._stack.enter_context(tempfile.TemporaryFile(dir=self._work))
+        unpacked = self._stack.enter_context(tempfile.TemporaryFile(dir=self._work))  # noqa: SIM115
         with _decompressed(member) as stream:
             shutil.copyfileobj(stream, unpacked, _CHUNK)
         unpacked.seek(0)
-        return tarfile.open(fileobj=unpacked, mode="r:")  # noqa: SIM115 - the caller's exit stack closes it
+        return tarfile.open(fileobj=unpacked, mode="r:")
 
 
 def control(path: Path) -> dict[str, str]:

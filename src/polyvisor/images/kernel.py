@@ -35,9 +35,8 @@ def flat_image(data: bytes) -> bytes:
             else:
                 break
         except (zlib.error, zstandard.ZstdError, lzma.LZMAError, struct.error) as error:
-            raise ImageError(f"the kernel cannot be decompressed ({error}): fetch its package again", "corrupt") from (
-                error
-            )
+            message = f"the kernel cannot be decompressed ({error}): fetch its package again"
+            raise ImageError(message, "corrupt") from error
     what = "an ELF file" if data.startswith(b"\x7fELF") else f"of an unknown form (it starts {data[:4].hex()})"
     raise ImageError(f"the kernel is {what}, not a riscv64 Image: use another suite or package", "unsupported")
 

@@ -77,7 +77,7 @@ def fetch_index(fetcher: Fetcher, suite: str, keyring: Keyring) -> Index:
         sha256=hashlib.sha256(message).hexdigest(),
         signers=signed.signers,
         by_hash=release.get("Acquire-By-Hash", "no").lower() == "yes",
-        files={entry["name"]: (int(entry["size"]), entry["sha256"].lower()) for entry in release.get("SHA256", ())},
+        files={entry["name"]: (int(entry["size"]), entry["sha256"].lower()) for entry in release.get("SHA256") or ()},
     )
 
 
