@@ -29,8 +29,9 @@ APPEND = "console=ttyS0 quiet"
 _ROOT = f"linux-image-{ARCHITECTURE}"
 _BUSYBOX = "busybox-static"
 _KEYRING = "debian-archive-keyring"
-_KERNEL_PACKAGE = re.compile(r"linux-(image|binary|modules(-[a-z]+)?)-.+")
-_WANTED = re.compile(rf"{_KERNEL_PACKAGE.pattern}|{_BUSYBOX}")
+# The packages that hold a kernel's files, not the metapackages: linux-base-VERSION has the list of built-in modules.
+_KERNEL_PACKAGE = re.compile(r"linux-(image|binary|base|modules(-[a-z]+)?)-[0-9].*")
+_WANTED = re.compile(rf"{_KERNEL_PACKAGE.pattern}|{_ROOT}|{_BUSYBOX}")
 # Suites that old keys vouch for longest; one of them may hold the keyring that vouches for the wanted suite.
 _KEYRING_SUITES = ("trixie", "bookworm")
 _FALLBACK = ("corrupt", "expired", "missing", "signature")
@@ -109,7 +110,9 @@ def pull(
             for package in fetched.packages
         ],
     }
-    return _build(fetched.paths, origin, progress)
+    image = _build(fetched.paths, origin, progress)
+    store.prune_downloads()
+    return image
 
 
 def build_from_packages(directory: Path, progress: Progress) -> Image:
@@ -175,7 +178,7 @@ def _fetch_suite(
     if index.expired:
         if accept_expired is None:
             raise ImageError(
-                f"{suite}'s InRelease expired on {index.valid_until}: the mirror is stale or the host's clock is wrong; "
+                f"{suite}'s InRelease expired on {index.valid_until}: the mirror is stale or the host's clock wrong; "
                 "try another --mirror, or pass --allow-expired",
                 "expired",
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
 import re
 import time
 import urllib.error
@@ -68,6 +69,7 @@ class Fetcher:
             self.directory.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 if target.stat().st_size == size:
+                    os.utime(target)  # still in use: see store.prune_downloads
                     return target
                 target.unlink()
         part = self.directory / f"{sha256}.part"
@@ -89,11 +91,7 @@ class Fetcher:
         with storage_errors(self.directory):
             if digest != sha256:
                 part.unlink(missing_ok=True)
-                raise ImageError(
-                    f"{self.url(path)} does not have the hash in the signed index: the mirror is being updated or the "
-                    "network changed it; try again later or another --mirror",
-                    "corrupt",
-                )
+                raise self._corrupt(path)
             part.replace(target)
         return target
 
@@ -126,6 +124,11 @@ class Fetcher:
             ):
                 stream.truncate(0)  # a server without ranges sends all of it again
                 done, digest = 0, hashlib.sha256()
+            promised = response.headers.get("Content-Length", "")
+            if promised.isdigit() and done + int(promised) != size:
+                # Not worth waiting for: what this server has under that name is another file.
+                stream.truncate(0)
+                raise self._corrupt(path)
             while done < size:
                 try:
                     chunk = response.read(min(_CHUNK, size - done))
@@ -164,6 +167,13 @@ class Fetcher:
                 "network",
             ) from error
         return response
+
+    def _corrupt(self, path: str) -> ImageError:
+        return ImageError(
+            f"{self.url(path)} is not the file in the signed index: the mirror is being updated or the network changed "
+            "it; try again later or another --mirror",
+            "corrupt",
+        )
 
     def _network(self, path: str, error: Exception) -> ImageError:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error

@@ -29,6 +29,8 @@ WANTED = (
     *("ext4", "overlay", "squashfs", "btrfs", "loop", "vfat", "nls_ascii", "nls_cp437", "isofs"),
     # devices of the board that are modules in some kernels
     *("rtc_goldfish", "af_packet", "ipv6"),
+    # asked for by the name of an algorithm, not of a module, so no dependency leads to them
+    *("crc32c_generic", "crc32c_cryptoapi", "xxhash_generic", "sha256_generic", "blake2b_generic"),
 )
 
 _SUFFIX = re.compile(r"\.ko(\.xz|\.zst|\.gz)?$")

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -248,6 +249,14 @@ def publish(name: str, directory: Path) -> Image:
         if child.is_dir() and not child.is_symlink() and child.name not in (identity, previous):
             shutil.rmtree(child, ignore_errors=True)
     return get(name)
+
+
+def prune_downloads(days: float = 30) -> None:
+    """Delete downloads that nothing has used for ``days`` days: packages of images that were replaced long ago."""
+    oldest = time.time() - days * 86400
+    for path in downloads().iterdir() if downloads().is_dir() else ():
+        if path.stat().st_mtime < oldest:
+            path.unlink(missing_ok=True)
 
 
 def _link_target(link: Path) -> str | None:
