@@ -118,7 +118,7 @@ def break_release(server: Server, suite: str) -> None:
 def test_the_next_suite_is_taken(
     damage: Any, server: Server, keyring: Path, key: pysequoia.Tsk, record: Record
 ) -> None:
-    serve(server, debian_suite("sid", key), debian_suite("trixie", key))
+    serve(server, debian_suite("sid", key), debian_suite("trixie", key, "9.9.9-0"))  # no package in common
     damage(server, "sid")
     assert images.pull("debian", progress=record, **options(server, keyring)).suite == "trixie"
     assert any(stage.startswith("suite sid cannot be used now") for stage in record.stages)

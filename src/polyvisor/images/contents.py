@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import posixpath
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import zstandard
 from debian.arfile import ArError, ArFile, ArMember
@@ -24,7 +26,12 @@ from debian.debfile import DebError, DebFile
 
 from .errors import ImageError
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as Buffer  # collections.abc has it from Python 3.12
+
 _CHUNK = 1 << 20
+# What the libraries raise for data that is not what it claims to be. (arfile also raises bare OSErrors.)
+_CORRUPT = (ArError, DebError, tarfile.TarError, lzma.LZMAError, zstandard.ZstdError, zlib.error, EOFError, KeyError)
 
 
 class Contents:
@@ -60,7 +67,9 @@ class Contents:
             for member in tar:
                 if member.isreg():
                     self._files[_normal(member.name)] = (tar, member)
-        except (ArError, tarfile.TarError, lzma.LZMAError, zstandard.ZstdError, EOFError, ValueError) as error:
+        except (*_CORRUPT, ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the host's file system, not the data
             message = f"{path} is not a whole package or tar archive ({error}): fetch it again"
             raise ImageError(message, "corrupt") from error
 
@@ -91,7 +100,9 @@ def control(path: Path) -> dict[str, str]:
     try:
         fields: Deb822 = DebFile(str(path)).debcontrol()
         return dict(fields.items())
-    except (ArError, DebError, tarfile.TarError, lzma.LZMAError, EOFError, KeyError, ValueError) as error:
+    except (*_CORRUPT, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise ImageError(f"{path} is not a Debian package ({error}): fetch it again", "corrupt") from error
 
 
@@ -100,29 +111,24 @@ def _normal(name: str) -> str:
     return f"usr/{name}" if name.split("/")[0] in ("bin", "lib", "sbin") else name
 
 
-class _Raw:
-    """An ar member as a stream that reads nothing when asked for nothing (python-debian's reads all)."""
+class _Raw(io.RawIOBase):
+    """An ar member as a plain stream: python-debian's reads everything when asked for nothing."""
 
     def __init__(self, member: ArMember) -> None:
         self._member = member
 
-    def read(self, size: int = -1) -> bytes:
-        if size == 0:
-            return b""
-        return self._member.read(max(size, 0))
-
-    def seekable(self) -> bool:
-        return False
-
     def readable(self) -> bool:
         return True
 
-    def close(self) -> None:
-        pass
+    def readinto(self, buffer: Buffer) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self._member.read(len(view)) if view else b""
+        view[: len(data)] = data
+        return len(data)
 
 
 def _decompressed(member: ArMember) -> IO[bytes]:
-    raw: IO[bytes] = _Raw(member)  # type: ignore[assignment]
+    raw = io.BufferedReader(_Raw(member), _CHUNK)
     kind = member.name.removeprefix("data.tar")
     if kind == ".xz" or kind == ".lzma":
         return lzma.open(raw)

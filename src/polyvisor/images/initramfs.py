@@ -21,9 +21,9 @@ def applets(busybox: bytes) -> list[str]:
     Empty when there is no such table. Read from the binary, because we never run it, and because linking the applets
     in the archive saves the guest from doing so at every boot.
     """
-    start = busybox.find(b"\0[\0[[\0")
+    start = busybox.find(b"[\0[[\0")
     names: list[str] = []
-    for raw in busybox[start + 1 :].split(b"\0", 1000) if start >= 0 else ():
+    for raw in busybox[start:].split(b"\0", 1000) if start >= 0 else ():
         name = raw.decode("ascii", "replace")
         if not re.fullmatch(r"\[\[?|[a-z0-9][a-z0-9_.+-]*", name) or (names and name <= names[-1]):
             break
