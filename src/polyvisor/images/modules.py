@@ -19,6 +19,7 @@ from elftools.elf.elffile import ELFFile
 
 from .contents import Contents
 from .errors import ImageError
+from .strip import strip_module
 
 WANTED = (
     # virtio transports and devices
@@ -38,7 +39,7 @@ _SUFFIX = re.compile(r"\.ko(\.xz|\.zst|\.gz)?$")
 
 @dataclass(frozen=True)
 class Module:
-    """A module, decompressed. ``path`` is below /lib/modules/VERSION and ends in ``.ko``."""
+    """A module, decompressed and stripped. ``path`` is below /lib/modules/VERSION and ends in ``.ko``."""
 
     name: str
     path: str
@@ -106,7 +107,7 @@ def _read(name: str, path: str, source: str, data: bytes) -> Module:
     return Module(
         name,
         path,
-        data,
+        strip_module(data),
         tuple(canonical(word) for word in depends),
         tuple(canonical(word) for word in soft),
         tuple(values("alias")),
