@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from polyvisor import images
 
@@ -43,7 +43,7 @@ class BarProgress:
 
     def transfer(self, name: str, done: int, total: int) -> None:
         if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(escape(name), total=total)
+            self._tasks[name] = self._bars.add_task(escape(name.split("_")[0]), total=total)
         self._bars.update(self._tasks[name], completed=done)
         if done == total:
             self._bars.remove_task(self._tasks.pop(name))
@@ -56,7 +56,13 @@ def progress() -> Iterator[images.Progress]:
     if not console.is_terminal:
         yield LineProgress()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    one_line = Column(no_wrap=True)
+    columns = (
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=32)),
+        BarColumn(bar_width=20),
+        DownloadColumn(table_column=one_line),
+        TransferSpeedColumn(table_column=one_line),
+    )
     with Progress(*columns, console=console, transient=True) as bars:
         yield BarProgress(bars)
 

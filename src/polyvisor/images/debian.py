@@ -178,8 +178,8 @@ def _fetch_suite(
     if index.expired:
         if accept_expired is None:
             raise ImageError(
-                f"{suite}'s InRelease expired on {index.valid_until}: the mirror is stale or the host's clock wrong; "
-                "try another --mirror, or pass --allow-expired",
+                f"{suite}'s InRelease expired on {index.valid_until}: try another --mirror, check this host's clock, "
+                "or pass --allow-expired",
                 "expired",
             )
         progress.stage(f"{suite}'s InRelease expired on {index.valid_until}, accepted {accept_expired}")

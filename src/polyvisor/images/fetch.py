@@ -84,6 +84,8 @@ class Fetcher:
                 with storage_errors(self.directory):
                     part.unlink()
             except ImageError as error:
+                if error.kind == "corrupt":
+                    part.unlink(missing_ok=True)
                 if error.kind != "network" or attempt == _ATTEMPTS:
                     raise
                 self.progress.stage(f"{name}: connection lost, resuming")
@@ -127,7 +129,6 @@ class Fetcher:
             promised = response.headers.get("Content-Length", "")
             if promised.isdigit() and done + int(promised) != size:
                 # Not worth waiting for: what this server has under that name is another file.
-                stream.truncate(0)
                 raise self._corrupt(path)
             while done < size:
                 try:

@@ -1,6 +1,6 @@
 """A Debian repository: from a signed InRelease file to the packages of a suite.
 
-Format: https://wiki.debian.org/DebianRepository/Format and deb822(5). The chain of trust is: keyring -> InRelease ->
+Format: the page DebianRepository/Format of Debian's wiki, and deb822(5). The chain of trust is: keyring -> InRelease ->
 (SHA-256) Packages.xz -> (SHA-256) .deb.
 """
 
