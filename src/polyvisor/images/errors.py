@@ -49,4 +49,6 @@ def storage_errors(directory: Path) -> Iterator[None]:
             raise ImageError(
                 f"cannot write {where}: {error.strerror}; set POLYVISOR_CACHE to a directory you can write", "storage"
             ) from error
-        raise ImageError(f"cannot use {where}: {error.strerror or error}", "storage") from error
+        raise ImageError(
+            f"cannot use {where}: {error.strerror or error}; POLYVISOR_CACHE names another directory", "storage"
+        ) from error
