@@ -18,3 +18,4 @@ class Hart(State):
     reservation = Field(u64, reset=2**64 - 1, doc="address reserved by LR; all ones if none")
     reserved_value = Field(u64, doc="what LR loaded, for SC to compare")
     privilege = Field(u8, reset=3, doc="0 user, 1 supervisor, 3 machine")
+    sbi = Field(u8, doc="1: ecall from S-mode goes to the platform")

@@ -1,0 +1,24 @@
+"""RISC-V, RV64: importing this package imports every part of the description."""
+
+from . import (
+    atomics,
+    base,
+    bitmanip,
+    compressed,
+    multiply,
+    pseudo,
+)
+from .architecture import rv64
+from .state import Hart
+
+# In the order of the manuals; a part is its own module and adds itself to rv64 when it is imported.
+PARTS = (
+    base,
+    multiply,
+    atomics,
+    compressed,
+    bitmanip,
+    pseudo,
+)
+
+__all__ = ["PARTS", "Hart", "rv64"]
