@@ -81,7 +81,7 @@ class Kind:
             raise ValueError(f"{text!r} is none of {', '.join(shown)}")
         value = evaluate(text, place)
         if self.pc:
-            return value - place.address
+            return (value - place.address + (1 << 63)) % (1 << 64) - (1 << 63)
         if self.width:
             if not -(1 << self.width - 1) <= value < 1 << self.width:
                 raise ValueError(f"{text} does not fit {self.width} bits")

@@ -5,12 +5,12 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from support import qemu_user, riscv_reference
-from support.qemu_user import SCRATCH_SIZE, Case, scratch_address
 
 from polyvisor.adl import Instruction
 from polyvisor.adl.assembler import assemble
 from polyvisor.isa.riscv import rv64
+from support import qemu_user, riscv_reference
+from support.qemu_user import SCRATCH_SIZE, Case, scratch_address
 
 pytestmark = pytest.mark.skipif(qemu_user.QEMU is None, reason=qemu_user.REASON)
 
@@ -48,7 +48,8 @@ def registers(rng: random.Random) -> list[int]:
 def operands(rng: random.Random, instruction: Instruction) -> dict[str, int] | None:
     """Random operands that the encoding allows and that leave the harness's pointer alone."""
     for _ in range(200):
-        word = rng.getrandbits(8 * instruction.encoding.length) & ~instruction.encoding.mask | instruction.encoding.value
+        encoding = instruction.encoding
+        word = rng.getrandbits(8 * encoding.length) & ~encoding.mask | encoding.value
         values = instruction.operand_values(word)
         if instruction.matches(word) and not any(values.get(n) == 31 for n in ("rd", "rs1", "rs2")):
             return values
@@ -96,9 +97,8 @@ def compare(cases: list[Case], describe: Callable[[int], str]) -> None:
     expected, found = qemu_user.run(cases), riscv_reference.run(cases)
     for number, (want, got) in enumerate(zip(expected, found, strict=True)):
         if (want.x, want.scratch) != (got.x, got.scratch):
-            wrong = [
-                f"x{n}: {w:#x} expected, not {g:#x}" for n, (w, g) in enumerate(zip(want.x, got.x, strict=True)) if w != g
-            ]
+            both = enumerate(zip(want.x, got.x, strict=True))
+            wrong = [f"x{n}: {w:#x} expected, not {g:#x}" for n, (w, g) in both if w != g]
             if want.scratch != got.scratch:
                 wrong.append(f"memory: {want.scratch.hex()} expected, not {got.scratch.hex()}")
             before = {f"x{n}": hex(v) for n, v in enumerate(cases[number].x)}
@@ -171,10 +171,24 @@ def test_corners() -> None:
     pairs = [(a, b) for a in EDGES for b in EDGES]
     batch = []
     for instruction in two:
-        for a, b in rng.sample(pairs, 40) + [(2**63, 2**64 - 1), (2**31, 2**64 - 1), (5, 0), (2**63, 0)]:
+        for a, b in [*rng.sample(pairs, 40), (2**63, 2**64 - 1), (2**31, 2**64 - 1), (5, 0), (2**63, 0)]:
             x = [0] * 32
             x[11], x[12] = a, b
             batch.append(Case(encode(instruction, {"rd": 10, "rs1": 11, "rs2": 12}), x))
+    compare(batch, described(batch))
+
+
+def test_single_bits() -> None:
+    """Every instruction of one source register, on edge values and on each single bit."""
+    one = [i for i in INTEGER if set(i.types) == {"rd", "rs1"} and i.extension not in ("A",) and i.name not in JUMPS]
+    batch = []
+    for instruction in one:
+        for a in [*EDGES, *(1 << n for n in range(64)), *(2**64 - 1 << n & 2**64 - 1 for n in range(0, 64, 5))]:
+            if instruction.name == "ctzw" and a % 2**32 == 0:
+                continue  # QEMU 7 looks into the high half there; see test_riscv_integer_corners
+            x = [0] * 32
+            x[11] = a
+            batch.append(Case(encode(instruction, {"rd": 10, "rs1": 11}), x))
     compare(batch, described(batch))
 
 
