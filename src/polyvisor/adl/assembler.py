@@ -2,7 +2,7 @@
 
 One statement a line, or several separated by ``;``.  Labels end in a colon; a number is a local label, referred to
 by ``1b`` (the one before) and ``1f`` (the next).  Comments start with ``#`` or ``//``.  Where a mnemonic has several
-encodings, the first that can hold the operands is taken.
+encodings, the shortest that can hold the operands is taken.
 """
 
 from __future__ import annotations
@@ -156,9 +156,10 @@ class _Assembler:
         raise failure or ValueError(f"{mnemonic} is written {self._forms(mnemonic)}")
 
     def _encode(self, mnemonic: str, operands: str, place: Place, key: tuple[int, int]) -> bytes | None:
-        """The first encoding that holds the operands; None if all are written in another way. Raises ValueError."""
+        """The shortest encoding that holds the operands; None if all are written in another way. Raises ValueError."""
         failure: ValueError | None = None
-        for index, instruction in enumerate(self.architecture.named(mnemonic)):
+        candidates = sorted(self.architecture.named(mnemonic), key=lambda i: i.encoding.length)
+        for index, instruction in enumerate(candidates):
             if index < self.floors.get(key, 0):
                 continue
             try:
@@ -173,7 +174,7 @@ class _Assembler:
                 self._note(error)
                 return bytes(instruction.encoding.length)
             except ValueError as error:
-                failure = failure or error
+                failure = error
             else:
                 self.floors[key] = index
                 return data
@@ -232,13 +233,15 @@ class _Assembler:
         return (value & ((1 << 8 * size) - 1)).to_bytes(size, "big" if big else "little")
 
     def _pad(self, address: int, missing: int) -> bytes:
-        """Bytes that fill the gap: instructions that do nothing as far as they fit, zeros before them."""
+        """Bytes that fill the gap: instructions that do nothing, the long ones last; zeros where none fits."""
         if self.padding is None:
             self.padding = [assemble(self.architecture, text).bytes for text in self.architecture.padding]
-        out = b"\0" * min(missing, -address % self.architecture.unit)
+        zeros = b"\0" * min(missing, -address % self.architecture.unit)
+        missing -= len(zeros)
+        out = b""
         for nop in self.padding:
-            out += nop * ((missing - len(out)) // len(nop))
-        return out + b"\0" * (missing - len(out))
+            out = nop * ((missing - len(out)) // len(nop)) + out
+        return zeros + b"\0" * (missing - len(out)) + out
 
 
 def _statements(text: str) -> Iterator[_Statement]:
