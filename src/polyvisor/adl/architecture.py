@@ -6,16 +6,15 @@ import ast
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from .assembly import Kind, Place, Pseudo, Syntax, parse_syntax
 from .encoding import Candidates, Encoding, Node, decode_tree, parse_pattern
 from .functions import Function
 from .state import State
-from .types import DescriptionError, Int, u32
+from .types import DescriptionError, Int, u32, u64
 
 S = TypeVar("S", bound=type[State])
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,6 @@ def _compiled(text: str) -> Any:
     return _conditions[text]
 
 
-class Hook(Generic[F]):
-    """A decorator that stores one function of the architecture."""
-
-    def __init__(self, name: str, parameters: str, inline: bool = False) -> None:
-        self.name, self.parameters, self.inline = name, parameters, inline
-
-
 # What an architecture may define besides instructions; the engine calls these.
 HOOKS: dict[str, str] = {
     "translate": "(cpu, vaddr, access: u32, context: u32) -> tuple[paddr, page_bits: u32]; page_bits is the size of "
@@ -75,7 +67,8 @@ HOOKS: dict[str, str] = {
     "on_trap": "(cpu, values...): enter a trap; sets cpu.next_pc",
     "on_illegal": "(cpu, word): no instruction matches; raises a Trap",
     "on_bus_error": "(cpu, vaddr, access: u32): no memory or device answers; raises a Trap",
-    "on_breakpoint": "(cpu): reserved for debuggers",
+    "length": "(cpu, first: u64) -> u32: bytes of the instruction whose first unit is given, matched or not; "
+    "without it, an instruction is as long as the encodings that match its beginning",
     "poll": "(cpu): take an interrupt that is pending and enabled, by raising its Trap",
     "wake": "(cpu) -> bool: whether a waiting hart should go on",
     "deadline": "(cpu) -> u64: the clock() value at which poll or wake may change by time alone; all ones for never",
@@ -109,6 +102,7 @@ class Architecture:
     padding: tuple[str, ...] = ()
     modifiers: dict[str, Callable[[int, Place], int]] = field(default_factory=dict)
     state_type: type[State] | None = None
+    reasons: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._tree: Node | None = None
@@ -203,13 +197,21 @@ class Architecture:
                 return instruction
         return None
 
-    def may_continue(self, word: int, have: int) -> bool:
-        """Whether the ``have`` bytes in ``word`` can be the start of a longer instruction."""
+    def prefixes(self, have: int) -> tuple[tuple[int, int], ...]:
+        """(mask, value) of ``have`` bytes that can be the start of a longer instruction; there may be false ones."""
         known = (1 << 8 * have) - 1
-        return any(
-            i.encoding.length > have and (word ^ i.encoding.value) & i.encoding.mask & known == 0
-            for i in self.instructions
-        )
+        longer = [i.encoding for i in self.instructions if i.encoding.length > have]
+        common = known
+        for encoding in longer:
+            common &= encoding.mask
+        return tuple(sorted({(common, e.value & common) for e in longer}))
+
+    def complete(self, word: int, have: int) -> bool:
+        """Whether no instruction longer than ``have`` bytes starts with those in ``word``."""
+        if "length" in self.hooks:
+            first = word & ((1 << 8 * self.unit) - 1)
+            return int(self.hooks["length"](None, u64(first))) <= have
+        return all(word & mask != value for mask, value in self.prefixes(have))
 
     def named(self, name: str) -> list[Instruction]:
         """The instructions with that mnemonic (several, where it has several encodings)."""

@@ -93,6 +93,7 @@ class Function:
     def __init__(self, python: Callable[..., Any], *, inline: bool = True) -> None:
         self.python = python
         self.inline = inline
+        self.engine = False  # the engine's own functions may write cpu.pc
         self.name = python.__name__
         self.__doc__ = python.__doc__
         self.__name__ = python.__name__

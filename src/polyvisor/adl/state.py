@@ -110,7 +110,7 @@ class Registers:
 
     def write(self, block: memoryview, index: int, value: Any) -> None:
         value = checked(self.type, value, f"{self.name}[{int(index)}]")
-        if index != self.zero:
+        if self.zero is None or index != self.zero:
             self._struct.pack_into(block, self._at(index), int(value))
 
     def _at(self, index: int) -> int:

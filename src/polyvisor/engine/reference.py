@@ -84,8 +84,8 @@ class ReferenceCpu:
     def fetch(self) -> int:
         """The bytes at pc as a little-endian number: as many as an instruction can have, if they can be fetched.
 
-        Units after the first are fetched only when the first ones do not make a whole instruction, so
-        that an instruction at the end of a page does not fault for bytes it does not have.
+        A unit is fetched only when those before it do not make a whole instruction, so that an instruction at
+        the end of a page does not fault for bytes it does not have.
         """
         architecture = self.architecture
         word = 0
@@ -98,11 +98,7 @@ class ReferenceCpu:
                 architecture.hooks["on_bus_error"](self, address, u32(FETCH))
                 raise AssertionError("on_bus_error must raise a Trap") from None
             word |= int.from_bytes(data, "little") << (8 * offset)
-            have = offset + architecture.unit
-            found = architecture.decode(word)
-            if found is not None and found.encoding.length <= have:
-                break
-            if found is None and not architecture.may_continue(word, have):
+            if architecture.complete(word, offset + architecture.unit):
                 break
         return word
 

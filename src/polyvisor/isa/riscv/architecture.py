@@ -1,6 +1,6 @@
 """The RV64 architecture object and how its operands are written."""
 
-from polyvisor.adl import Architecture
+from polyvisor.adl import Architecture, u32, u64
 
 X_NAMES = (
     "zero ra sp gp tp t0 t1 t2 s0 s1 a0 a1 a2 a3 a4 a5 a6 a7 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11 t3 t4 t5 t6".split()
@@ -25,3 +25,9 @@ rv64.kind("x", X_NAMES, aliases={**{f"x{i}": i for i in range(32)}, "fp": 8})
 rv64.kind("f", F_NAMES, aliases={f"f{i}": i for i in range(32)})
 rv64.kind("rm", ("rne", "rtz", "rdn", "rup", "rmm", "", "", "dyn"), default=7)
 rv64.kind("pc", pc=True)
+
+
+@rv64.hook("length")
+def length(cpu, first: u64) -> u32:
+    """16 bits, or 32 where the two low bits are 11 (Unprivileged ISA, "Base Instruction-Length Encoding")."""
+    return u32(4) if first & 3 == 3 else u32(2)

@@ -1,0 +1,148 @@
+"""Decoded pages: for each page of RAM that code runs on, an array of records, shared by all CPUs of a machine.
+
+Records live in slots of one arena.  Slots are aligned to their size, so a record's page is found from its
+address; only the part of a slot that is used takes memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import struct
+import threading
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from . import layout as at
+from .layout import Layout
+from .memory import Memory, Ram
+from .native import NativeCode
+
+
+class Executor(Protocol):
+    """What the pages need of a CPU that runs from them."""
+
+    def drop_writes(self) -> None:
+        """Make the CPU forget its permissions to write; returns when it has, or cannot use them before it does."""
+
+    def drop_code(self) -> None:
+        """Make the CPU forget all translations, likewise."""
+
+
+class CodePages:
+    """The decoded pages of one machine. ``limit`` is how many pages may be decoded at a time."""
+
+    def __init__(self, code: NativeCode, memory: Memory, limit: int = 3072) -> None:
+        self.code = code
+        self.layout: Layout = code.layout
+        self.memory = memory
+        self.limit = limit
+        self.lock = threading.Lock()
+        self.executors: list[Executor] = []
+        self.activations = 0
+        self.discards = 0
+        size = self.layout.slot_size
+        self._arena = mmap.mmap(-1, (limit + 1) * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self._arena))
+        self._first = -(-start // size) * size
+        self._used = 0
+        self._active: list[tuple[int, int]] = []  # where each used slot's address is kept, and its page's flags
+        self._template = self._records(code.decode)
+        self._keep: list[Any] = []
+        self.descriptors = (ctypes.c_uint64 * (5 * len(memory.ram)))()
+        for i, ram in enumerate(memory.ram):
+            self._describe(i, ram)
+
+    def _records(self, handler: int) -> bytes:
+        """A slot's records that all have ``handler``, but for those behind the page's end, which are `cross`."""
+        layout = self.layout
+        blank = bytes(layout.record_size - 8)
+        inside = (struct.pack("=Q", handler) + blank) * layout.records
+        return inside + (struct.pack("=Q", self.code.cross) + blank) * layout.extra_records
+
+    def private_slot(self, handler: int) -> tuple[Any, int]:
+        """Records of a CPU's own, all with ``handler``: the object that keeps them, and their address."""
+        size = self.layout.slot_size
+        keep = mmap.mmap(-1, 2 * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(keep))
+        slot = -(-start // size) * size
+        blank = bytes(self.layout.record_size - 8)
+        data = (struct.pack("=Q", handler) + blank) * (self.layout.records + self.layout.extra_records)
+        ctypes.memmove(slot, data, len(data))
+        return keep, slot
+
+    def _describe(self, index: int, ram: Ram) -> None:
+        pages = ram.size // self.layout.page_size
+        slots = mmap.mmap(-1, max(8 * pages, 4096), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        flags = mmap.mmap(-1, max(pages, 4096), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        addresses = [ctypes.addressof(ctypes.c_char.from_buffer(m)) for m in (slots, flags)]
+        self._keep += [slots, flags]
+        self.descriptors[5 * index : 5 * index + 5] = [ram.base, ram.size, ram.host, *addresses]
+
+    def _page(self, physical: int) -> tuple[int, int, int]:
+        """Host addresses of a physical page's bytes, its place for a slot, and its flags."""
+        for i in range(0, len(self.descriptors), 5):
+            base, size, host, slots, flags = self.descriptors[i : i + 5]
+            if base <= physical < base + size:
+                number = (physical - base) // self.layout.page_size
+                return host + number * self.layout.page_size, slots + 8 * number, flags + number
+        raise ValueError(f"{physical:#x} is not RAM")
+
+    def activate(self, physical: int) -> None:
+        """Let code be decoded on the page at ``physical``: from now on, writes to it are noticed."""
+        with self.lock:
+            host, place, flag = self._page(physical)
+            slot = ctypes.c_uint64.from_address(place)
+            flags = ctypes.c_uint8.from_address(flag)
+            if slot.value and flags.value & at.PAGE_CODE:
+                return
+            if not slot.value and self._used == self.limit:
+                self._discard_all()
+            writable = flags.value & at.PAGE_WRITABLE
+            flags.value = (flags.value | at.PAGE_CODE) & ~at.PAGE_WRITABLE
+            if writable:
+                for executor in self.executors:
+                    executor.drop_writes()
+            if not slot.value:
+                address = self._first + self._used * self.layout.slot_size
+                self._used += 1
+                self._active.append((place, flag))
+                ctypes.memmove(address, self._template, len(self._template))
+                self._write_header(address, host, flag, physical & ~(self.layout.page_size - 1))
+                slot.value = address
+            else:
+                header = slot.value + self.layout.header_offset
+                ctypes.c_uint64.from_address(header + at.HEADER_WRITES).value = 0
+            self.activations += 1
+
+    def _write_header(self, slot: int, host: int, flag: int, physical: int) -> None:
+        header = slot + self.layout.header_offset
+        data = struct.pack("=5Q", 0, host, flag, 0, physical)
+        ctypes.memmove(header, data, len(data))
+
+    def _discard_all(self) -> None:
+        """Forget all decoded pages. Every other CPU is out of native code, or waits to be, when this returns."""
+        for executor in self.executors:
+            executor.drop_code()
+        for place, flag in self._active:
+            ctypes.c_uint64.from_address(place).value = 0
+            ctypes.c_uint8.from_address(flag).value &= ~at.PAGE_CODE
+        self._active.clear()
+        self._used = 0
+        self.discards += 1
+
+    def wrote(self, executors: Sequence[Any], address: int, length: int) -> None:
+        """RAM was written from outside the CPUs: drop what was decoded from it, page by page."""
+        if not executors:
+            return
+        page = self.layout.page_size
+        end = address + length
+        while address < end:
+            part = min(end, (address // page + 1) * page) - address
+            _, _, flag = self._page(address)
+            flags = ctypes.c_uint8.from_address(flag)
+            if flags.value & at.PAGE_CODE:
+                self.code.external_write(executors[0].address, address, part)
+            else:
+                flags.value |= at.PAGE_DIRTY
+            address += part

@@ -1,0 +1,243 @@
+"""A CPU that runs natively: its block, and the loop around native code."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from polyvisor.adl import State
+
+from . import layout as at
+from .codepages import CodePages
+from .layout import EngineState
+from .lowering import reason_number
+from .memory import BusError, Memory
+from .native import NativeCode
+
+_READ = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
+_WRITE = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
+
+# How long to wait, in seconds, before looking again whether another CPU has left native code.
+_PAUSE = 0.0002
+
+
+@dataclass(frozen=True)
+class Exit:
+    """Why a CPU returned.
+
+    ``kind`` is ``stop`` (asked to), ``leave`` (``reason`` is what the description gave), ``limit`` (the number of
+    instructions asked for was executed), ``step`` or ``breakpoint``.
+    """
+
+    kind: str
+    reason: str = ""
+
+
+class Cpu:
+    """One CPU of a machine: its state lives in ``block``, and :meth:`run` executes.
+
+    ``frequency`` is that of the time counter in Hz; ``virtual`` makes time follow executed instructions, one of
+    which then takes a nanosecond.
+    """
+
+    def __init__(
+        self, code: NativeCode, memory: Memory, pages: CodePages, *, frequency: int = 1_000_000_000, virtual: bool = False
+    ) -> None:
+        self.code = code
+        self.memory = memory
+        self.pages = pages
+        layout = code.layout
+        self.block = mmap.mmap(-1, layout.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.block))
+        view = memoryview(self.block)
+        self.engine: Any = EngineState(view)
+        assert code.architecture.state_type is not None
+        self.state: Any = code.architecture.state_type(view[layout.state_offset :])
+        self.failure: BaseException | None = None
+        self.reasons: dict[int, str] = {}
+        self._outside = threading.Lock()
+        self._breakpoints: set[int] = set()
+        self._scratch = pages.private_slot(code.cross)
+        self._step_slot = pages.private_slot(code.stopped)
+        self._read = _READ(self._device_read)
+        self._write = _WRITE(self._device_write)
+        self._frequency, self._virtual = frequency, virtual
+        self.reset()
+        pages.executors.append(self)
+        if memory.on_write is None:
+            memory.on_write = lambda address, length: pages.wrote(pages.executors, address, length)
+
+    def reset(self) -> None:
+        """Reset values everywhere; translations are forgotten. Not while it runs."""
+        engine, code = self.engine, self.code
+        engine.reset()
+        self.state.reset()
+        descriptors = self.pages.descriptors
+        engine.ram_table = ctypes.addressof(descriptors)
+        engine.ram_end = ctypes.addressof(descriptors) + ctypes.sizeof(descriptors)
+        engine.decode_table = ctypes.addressof(code.table)
+        engine.decode_handler = code.decode
+        engine.scratch = self._scratch[1]
+        engine.step_slot = self._step_slot[1]
+        engine.device_read = ctypes.cast(self._read, ctypes.c_void_p).value
+        engine.device_write = ctypes.cast(self._write, ctypes.c_void_p).value
+        engine.clock_gettime = ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value
+        engine.clock_scale = (self._frequency << 32) // 1_000_000_000
+        engine.clock_virtual = int(self._virtual)
+        code.flush_tlb(self.address)
+
+    # Time
+
+    @property
+    def clock(self) -> int:
+        """The time counter, in ticks."""
+        return int(self.code.read_clock(self.address))
+
+    @clock.setter
+    def clock(self, ticks: int) -> None:
+        self.engine.clock_offset = (int(self.engine.clock_offset) + ticks - self.clock) & (2**64 - 1)
+
+    # Running
+
+    def run(self, instructions: int | None = None) -> Exit:
+        """Execute until something asks for the platform, or for that many instructions (at the next jump).
+
+        An exception raised by a device is raised here.
+        """
+        engine = self.engine
+        engine.stop_at = at.NO_TAG if instructions is None else int(engine.retired) + instructions
+        engine.limit = 0
+        if int(self.state.pc) in self._breakpoints:
+            found = self.step()
+            if found.kind != "step":
+                return found
+        while True:
+            self._enter(self.code.enter)
+            found_exit = self._exit()
+            if found_exit is not None:
+                return found_exit
+
+    def step(self) -> Exit:
+        """Execute one instruction, or take a trap or interrupt that is due."""
+        engine = self.engine
+        while True:
+            engine.stepping = 1
+            engine.limit = 0
+            self._enter(self.code.enter_step)
+            engine.stepping = 0
+            found = self._exit()
+            if found is not None:
+                return found
+
+    def _enter(self, entry: Any) -> None:
+        with self._outside:
+            self.engine.inside = 1
+        try:
+            entry(self.address)
+        finally:
+            self.engine.inside = 0
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
+
+    def _exit(self) -> Exit | None:
+        engine = self.engine
+        match int(engine.exit_reason):
+            case at.EXIT_COMPILE:
+                self.code.handler(int(engine.exit_argument))
+            case at.EXIT_ACTIVATE:
+                self.pages.activate(int(engine.exit_argument))
+                self._install_breakpoints(int(engine.exit_argument))
+            case at.EXIT_LEAVE:
+                left = int(engine.left)
+                engine.left = 0
+                return Exit("leave", self._reason(left))
+            case at.EXIT_STOP:
+                return Exit("stop")
+            case at.EXIT_LIMIT:
+                return Exit("limit")
+            case at.EXIT_STEP:
+                return Exit("step")
+            case at.EXIT_BREAKPOINT:
+                return Exit("breakpoint")
+        return None
+
+    def _reason(self, number: int) -> str:
+        if number not in self.reasons:
+            self.reasons = {reason_number(r): r for r in ("wfi", "sbi", *self.code.architecture.reasons)}
+        return self.reasons.get(number, str(number))
+
+    def stop(self) -> None:
+        """Ask it to return from :meth:`run` soon; from any thread."""
+        self.engine.stop = 1
+        self.engine.limit = 0
+
+    def poke(self) -> None:
+        """Ask it to look at its interrupts soon; from any thread."""
+        self.engine.limit = 0
+
+    # What the decoded pages ask of it
+
+    def _await_effect(self, request: str) -> None:
+        """Wait until native code has served a request byte, or is not running, and so will serve it first."""
+        self.engine.limit = 0
+        while True:
+            with self._outside:
+                if not self.engine.inside:
+                    return
+            if not getattr(self.engine, request):
+                return
+            time.sleep(_PAUSE)
+            self.engine.limit = 0
+
+    def drop_writes(self) -> None:
+        self.engine.flush_writes = 1
+        self._await_effect("flush_writes")
+
+    def drop_code(self) -> None:
+        self.engine.flush_all = 1
+        self._await_effect("flush_all")
+
+    # Devices
+
+    def _device_read(self, block: int, address: int, size: int) -> int:
+        try:
+            device, offset = self.memory.device_at(address, size)
+            return device.read(offset, size)
+        except BusError:
+            self.engine.device_fault = 1
+        except BaseException as error:
+            self._fail(error)
+        return 0
+
+    def _device_write(self, block: int, address: int, size: int, value: int) -> int:
+        try:
+            device, offset = self.memory.device_at(address, size)
+            device.write(offset, size, value & ((1 << 8 * size) - 1))
+        except BusError:
+            self.engine.device_fault = 1
+        except BaseException as error:
+            self._fail(error)
+        return 0
+
+    def _fail(self, error: BaseException) -> None:
+        self.failure = error
+        self.stop()
+
+    # Breakpoints
+
+    def set_breakpoint(self, physical: int) -> None:
+        raise NotImplementedError
+
+    def _install_breakpoints(self, physical: int) -> None:
+        pass
+
+
+def state_of(cpu: Cpu) -> State:
+    """The described state of a CPU."""
+    state: State = cpu.state
+    return state

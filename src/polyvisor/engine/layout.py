@@ -1,0 +1,144 @@
+"""The block of bytes that is a CPU to native code: engine state, described state, TLBs.
+
+Offsets are fixed when an architecture is prepared.  All fields are in host byte order.
+"""
+
+from __future__ import annotations
+
+import math
+
+from polyvisor.adl import Architecture, Field, Registers, State, u8, u32, u64
+
+# Software TLB: per translation context, TLB_SIZE entries of four u64: read tag, write tag, addend, unused.
+# A tag is the virtual address of the page, or all ones.
+TLB_BITS = 9
+TLB_SIZE = 1 << TLB_BITS
+TLB_ENTRY = 32
+# Code TLB: per fetch context, entries of two u64: tag, address of the page's first record.
+CODE_TLB_BITS = 9
+CODE_TLB_SIZE = 1 << CODE_TLB_BITS
+CODE_TLB_ENTRY = 16
+NO_TAG = 2**64 - 1
+
+# Flags of a page of RAM.
+PAGE_CODE = 1  # has decoded records: writes must be noticed
+PAGE_DIRTY = 2  # written since the flag was last cleared
+PAGE_WRITABLE = 4  # some hart may have a write entry for it in its TLB
+
+# A descriptor of RAM: five u64.
+RAM_BASE, RAM_SIZE, RAM_HOST, RAM_SLOTS, RAM_FLAGS = 0, 8, 16, 24, 32
+RAM_DESCRIPTOR = 40
+
+# Why native code returned.
+EXIT_STOP = 1  # asked to, by `stop`
+EXIT_LEAVE = 2  # cpu.leave(reason): the argument is the reason's number
+EXIT_COMPILE = 3  # an instruction has no handler yet: the argument is its index
+EXIT_ACTIVATE = 4  # code runs on a page with no records: the argument is its physical address
+EXIT_STEP = 5  # one instruction was executed
+EXIT_BREAKPOINT = 6  # a breakpoint was reached, before its instruction
+EXIT_LIMIT = 7  # `stop_at` instructions were executed
+
+
+class EngineState(State):
+    """What the engine keeps per CPU, in front of the described state."""
+
+    retired = Field(u64, doc="instructions executed; current only when native code has returned or called out")
+    limit = Field(u64, doc="taken jumps look for work when `retired` reaches this; 0: at once")
+    stop_at = Field(u64, reset=NO_TAG, doc="return when this many instructions were executed")
+    slice = Field(u64, reset=1 << 14, doc="instructions between looks at the clock")
+    next_pc = Field(u64)
+    base = Field(u64, doc="pc of a record = base + (its address >> shift)")
+    tlb = Field(u64, doc="address of the TLB of the current data context")
+    code_tlb = Field(u64, doc="address of the code TLB of the current fetch context")
+    data_context = Field(u32)
+    fetch_context = Field(u32)
+    trap_values = Registers(u64, 4, doc="of the trap being raised")
+    exit_reason = Field(u32)
+    exit_argument = Field(u64)
+    left = Field(u32, doc="number of the reason given to cpu.leave, 0: none")
+    stepping = Field(u32, doc="1: return after one instruction")
+    inside = Field(u8, doc="1 while native code runs")
+    # Requests from other threads: one byte each, so that no one has to read before writing.
+    stop = Field(u8)
+    flush_all = Field(u8, doc="forget all translations")
+    flush_writes = Field(u8, doc="forget all permissions to write")
+    device_fault = Field(u32, doc="set by device_read and device_write where nothing answers")
+    ram_table = Field(u64, doc="address of the first RAM descriptor")
+    ram_end = Field(u64)
+    device_read = Field(u64, doc="C function (block, physical address, size) -> value")
+    device_write = Field(u64, doc="C function (block, physical address, size, value)")
+    clock_gettime = Field(u64, doc="the C library's function")
+    timespec = Registers(u64, 2)
+    clock_virtual = Field(u32, doc="1: time follows executed instructions")
+    clock_scale = Field(u64, doc="ticks per nanosecond (or per instruction), times 2^32")
+    clock_offset = Field(u64, doc="ticks added")
+    decode_table = Field(u64, doc="address of the handlers' addresses, by index of instruction")
+    scratch = Field(u64, doc="address of this hart's own records, all `cross`, for instructions across pages")
+    step_slot = Field(u64, doc="address of this hart's own records, all `stopped`, for single steps")
+    decode_handler = Field(u64, doc="address of the handler that decodes")
+    translations = Field(u64, doc="TLB misses so far")
+    large_pages = Field(u32, doc="1 once a page larger than the smallest was cached since the last flush")
+
+
+class Layout:
+    """Where everything of one architecture's CPU is."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        assert architecture.state_type is not None
+        state = architecture.state_type
+        self.architecture = architecture
+        self.state_offset = -(-EngineState.size // 64) * 64
+        self.members: dict[str, Field | Registers] = {**EngineState.members, **state.members}
+        clash = EngineState.members.keys() & state.members.keys()
+        if clash:
+            raise ValueError(f"{state.__name__} declares {', '.join(sorted(clash))}, which the engine uses itself")
+        self._offsets = {n: m.offset for n, m in EngineState.members.items()}
+        self._offsets |= {n: m.offset + self.state_offset for n, m in state.members.items()}
+        contexts = architecture.contexts
+        self.tlb_offset = -(-(self.state_offset + state.size) // 4096) * 4096
+        self.code_tlb_offset = self.tlb_offset + contexts * TLB_SIZE * TLB_ENTRY
+        self.size = -(-(self.code_tlb_offset + contexts * CODE_TLB_SIZE * CODE_TLB_ENTRY) // 4096) * 4096
+        # Records
+        self.page_size = 1 << architecture.page_bits
+        self.operand_bytes = 8
+        for instruction in architecture.instructions:
+            self.operand_bytes = max(self.operand_bytes, operand_layout(instruction)[1])
+        self.record_size = 1 << math.ceil(math.log2(8 + self.operand_bytes))
+        self.shift = int(math.log2(self.record_size // architecture.unit))
+        self.records = self.page_size // architecture.unit
+        # Behind a page's records: those reached by running off its end, then the header.
+        self.extra_records = architecture.max_length // architecture.unit
+        self.header_offset = (self.records + self.extra_records) * self.record_size
+        self.slot_bytes = -(-(self.header_offset + HEADER_SIZE) // 4096) * 4096
+        self.slot_size = 1 << (self.slot_bytes - 1).bit_length()
+
+    def offset(self, name: str) -> int:
+        """Bytes from the start of the block to member ``name``."""
+        return self._offsets[name]
+
+
+# Header of a page's records, after the last record: u64s.
+HEADER_LOCK = 0  # taken with an atomic exchange
+HEADER_HOST = 8  # host address of the page's bytes
+HEADER_FLAGS = 16  # host address of the page's flags
+HEADER_WRITES = 24  # how many writes hit the page since it was activated
+HEADER_PHYSICAL = 32  # physical address
+HEADER_SIZE = 64
+
+
+def operand_layout(instruction: object) -> tuple[dict[str, tuple[int, int]], int]:
+    """Where an instruction's operands are in a record, from offset 8: name to (offset, bytes); and bytes in all."""
+    operands = sorted(instruction.encoding.operands, key=lambda o: -_storage(o))  # type: ignore[attr-defined]
+    places: dict[str, tuple[int, int]] = {}
+    at = 0
+    for operand in operands:
+        size = _storage(operand)
+        at = -(-at // size) * size
+        places[operand.name] = (at, size)
+        at += size
+    return places, at
+
+
+def _storage(operand: object) -> int:
+    bits = operand.bits + (1 if operand.add and not operand.signed else 0)  # type: ignore[attr-defined]
+    return next(size for size in (1, 2, 4, 8) if bits <= 8 * size)

@@ -1,0 +1,145 @@
+"""A hart: one CPU of a machine and the host thread that runs it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from polyvisor.engine.cpu import Cpu, Exit
+from polyvisor.engine.reference import reference_cpu
+
+# The longest a waiting hart sleeps before it looks again, in seconds; only a safety net.
+_LONGEST_WAIT = 10.0
+_NEVER = 2**64 - 1
+
+
+class Line:
+    """One interrupt input of a hart: a byte of its state, written by the platform alone."""
+
+    def __init__(self, hart: Hart, name: str) -> None:
+        self._hart = hart
+        self._member = f"line_{name}"
+
+    def set(self, level: bool) -> None:
+        """Drive the line; may be called from any thread."""
+        setattr(self._hart.state, self._member, int(level))
+        self._hart.kick()
+
+
+class Hart:
+    """One CPU with its thread. ``handlers`` maps reasons given to ``cpu.leave`` to functions of the hart.
+
+    A hart is ``stopped`` until :meth:`start`; ``wfi`` is handled here.
+    """
+
+    def __init__(self, cpu: Cpu, number: int, frequency: int, failed: Callable[[BaseException], None]) -> None:
+        self.cpu = cpu
+        self.hart_id = number
+        self.frequency = frequency
+        self.handlers: dict[str, Callable[[Any], None]] = {}
+        self.started = False
+        self._failed = failed
+        self._wake = threading.Event()
+        self._halt = False
+        self._paused = threading.Event()
+        self._resume = threading.Event()
+        self._resume.set()
+        self._thread: threading.Thread | None = None
+        self._start_requested: tuple[int, int] | None = None
+        # The same block under CPython, for hooks that only look at the state.
+        architecture = cpu.code.architecture
+        view = memoryview(cpu.block)[cpu.code.layout.state_offset :]
+        self._view = reference_cpu(architecture, cpu.memory, view, lambda: cpu.clock)
+        self._wake_hook = architecture.hooks.get("wake")
+        self._deadline_hook = architecture.hooks.get("deadline")
+
+    # Control, from any thread
+
+    @property
+    def state(self) -> Any:
+        """The described state: ``hart.state.x[10]``, ``hart.state.pc`` ..."""
+        return self.cpu.state
+
+    def line(self, name: str) -> Line:
+        """The interrupt input ``name``: meip, seip, mtip, msip."""
+        return Line(self, name)
+
+    def kick(self) -> None:
+        """Something the hart should look at has changed."""
+        self.cpu.poke()
+        self._wake.set()
+
+    def launch(self) -> None:
+        """Make the thread; the hart runs once it is started."""
+        self._thread = threading.Thread(target=self._main, name=f"hart{self.hart_id}", daemon=True)
+        self._thread.start()
+
+    def halt(self) -> None:
+        """End the thread, wherever the guest is."""
+        self._halt = True
+        self._resume.set()
+        self.cpu.stop()
+        self._wake.set()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the thread has ended."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def pause(self) -> None:
+        """Stop executing; returns when the hart stands still. Not from the hart's own thread."""
+        self._paused.clear()
+        self._resume.clear()
+        self.cpu.stop()
+        self._wake.set()
+        if self._thread is not None and self._thread.is_alive():
+            while not self._paused.wait(0.05) and self._thread.is_alive():
+                self.cpu.stop()
+                self._wake.set()
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        self._resume.set()
+
+    # The thread
+
+    def _main(self) -> None:
+        try:
+            while not self._halt:
+                if not self._resume.is_set():
+                    self._paused.set()
+                    self._resume.wait()
+                    continue
+                if not self.started:
+                    self._wake.wait(_LONGEST_WAIT)
+                    self._wake.clear()
+                    continue
+                self.handle(self.cpu.run())
+        except BaseException as error:
+            self._failed(error)
+
+    def handle(self, found: Exit) -> None:
+        """Do what the guest left native code for."""
+        if found.kind != "leave":
+            return
+        if found.reason == "wfi":
+            self._wait()
+        elif found.reason in self.handlers:
+            self.handlers[found.reason](self)
+        else:
+            raise RuntimeError(f"hart {self.hart_id} asked the platform for {found.reason!r}, which it does not offer")
+
+    def _wait(self) -> None:
+        """Sleep until an interrupt is pending, a timer is due, or someone wants something."""
+        while not self._halt and self._resume.is_set():
+            self._wake.clear()
+            if self._wake_hook is None or self._wake_hook(self._view):
+                return
+            timeout = _LONGEST_WAIT
+            if self._deadline_hook is not None:
+                deadline = int(self._deadline_hook(self._view))
+                if deadline != _NEVER:
+                    timeout = min(timeout, max(0.0, (deadline - self.cpu.clock) / self.frequency))
+            if timeout:
+                self._wake.wait(timeout)
