@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from .assembly import Kind, Syntax, parse_syntax
+from .assembly import Kind, Place, Pseudo, Syntax, parse_syntax
 from .encoding import Candidates, Encoding, Node, decode_tree, parse_pattern
 from .functions import Function
 from .state import State
@@ -83,7 +83,8 @@ class Architecture:
     ``max_length`` bytes of the longest instruction; ``page_bits``: log2 of the smallest page; ``contexts``:
     how many sets of translation rules exist side by side (so that changing privilege keeps the TLB);
     ``prime_adds``: what a primed register field adds; ``default_kinds``: how operands with well-known names
-    are written in assembly.
+    are written in assembly; ``padding``: instructions that do nothing, longest first, with which the assembler aligns;
+    ``modifiers``: what ``%name(value)`` means in an expression.
     """
 
     name: str
@@ -97,7 +98,9 @@ class Architecture:
     instructions: list[Instruction] = field(default_factory=list)
     kinds: dict[str, Kind] = field(default_factory=dict)
     hooks: dict[str, Function] = field(default_factory=dict)
-    pseudo: list[tuple[str, str]] = field(default_factory=list)
+    pseudo: dict[str, list[Pseudo]] = field(default_factory=dict)
+    padding: tuple[str, ...] = ()
+    modifiers: dict[str, Callable[[int, Place], int]] = field(default_factory=dict)
     state_type: type[State] | None = None
     reasons: list[str] = field(default_factory=list)
 
@@ -114,10 +117,15 @@ class Architecture:
 
     def kind(
         self, name: str, names: Sequence[str] = (), *, aliases: Mapping[str, int] | None = None, pc: bool = False,
-        signed: bool = True,
+        signed: bool = True, shift: int = 0, width: int = 0, default: int | None = None,
     ) -> None:
-        """Define how operands of kind ``name`` are written: by ``names``, or as an address if ``pc``."""
-        self.kinds[name] = Kind(name, tuple(names), dict(aliases or {}), pc, signed)
+        """Define how operands of kind ``name`` are written; see :class:`~polyvisor.adl.assembly.Kind`."""
+        self.kinds[name] = Kind(name, tuple(names), dict(aliases or {}), pc, signed, shift, width, default)
+
+    def pseudo_instruction(self, syntax: str, expansion: str | Callable[..., str]) -> None:
+        """Define an instruction of the assembler only; see :class:`~polyvisor.adl.assembly.Pseudo`."""
+        parsed = parse_syntax(syntax, self.default_kinds)
+        self.pseudo.setdefault(parsed.mnemonic, []).append(Pseudo(parsed, expansion))
 
     def instruction(
         self, pattern: str, syntax: str, *, where: str = "", extension: str = ""

@@ -2,31 +2,61 @@
 
 A syntax is the mnemonic and the operands: ``"ld {rd}, {imm}({rs1})"``.  ``{name:kind}`` says how an operand is
 written, where its name alone does not: kinds are defined by the architecture (register names, condition names,
-``pc``-relative addresses).
+``pc``-relative addresses).  A last operand whose kind has a ``default`` may be left out, with the text before it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from .types import DescriptionError
 
 _HOLE = re.compile(r"\{(\w+)(?::(\w+))?\}")
+# An operand's text: a character, a modified value like %lo(x), or anything without a separator.
+_OPERAND = r"((?:'(?:\\.|[^'\\])'|%\w+\([^()]*\)|[^,()'])+?)"
+_ESCAPES = {"n": 10, "t": 9, "r": 13, "0": 0, "a": 7, "b": 8, "f": 12, "v": 11, "e": 27}
+_TOKEN = re.compile(r"\s*('(?:\\.|[^'\\])'|%(\w+)\(([^()]*)\)|[+-]|[\w.$@]+)\s*")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What an expression may depend on: ``symbols``, its ``address``, and the architecture's ``modifiers``.
+
+    ``modifiers`` are functions for ``%name(value)``; ``notes`` is where they leave word for each other.
+    """
+
+    symbols: Mapping[str, int] = field(default_factory=dict)
+    address: int = 0
+    modifiers: Mapping[str, Callable[[int, Place], int]] = field(default_factory=dict)
+    notes: dict[int, int] = field(default_factory=dict)
+
+
+class UnknownSymbolError(ValueError):
+    """An expression names a symbol that has no value (yet)."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How an operand is written: by name (value = index), as an address relative to pc, or as a number."""
+    """How an operand is written.
+
+    By name (value = index in ``names``), with ``aliases`` for some values; if ``names`` is empty, other values are
+    numbers.  ``pc``: written as an address, encoded relative to pc.  ``shift``: the number written is the value
+    shifted right; ``width``: it is shown without sign, with that many bits.  ``default``: see the module.
+    """
 
     name: str
     names: tuple[str, ...] = ()
     aliases: dict[str, int] = field(default_factory=dict)
     pc: bool = False
     signed: bool = True
+    shift: int = 0
+    width: int = 0
+    default: int | None = None
 
     def format(self, value: int, address: int) -> str:
+        """The text of the operand ``value`` of an instruction at ``address``."""
         if self.pc:
             return hex(address + value & 0xFFFF_FFFF_FFFF_FFFF)
         if 0 <= value < len(self.names) and self.names[value]:
@@ -34,39 +64,74 @@ class Kind:
         for alias, number in self.aliases.items():
             if number == value:
                 return alias
+        if self.width:
+            return hex(value >> self.shift & ((1 << self.width) - 1))
+        value >>= self.shift
         return str(value) if abs(value) < 10000 else hex(value)
 
-    def parse(self, text: str, address: int, symbols: Mapping[str, int]) -> int:
+    def parse(self, text: str, place: Place) -> int:
+        """The operand's value. Raises ValueError."""
         if text in self.names:
             return self.names.index(text)
         if text in self.aliases:
             return self.aliases[text]
-        value = evaluate(text, symbols)
-        return value - address if self.pc else value
+        if self.names:
+            names = [n for n in self.names if n]
+            shown = names if len(names) < 10 else [*names[:3], "...", names[-1]]
+            raise ValueError(f"{text!r} is none of {', '.join(shown)}")
+        value = evaluate(text, place)
+        if self.pc:
+            return (value - place.address + (1 << 63)) % (1 << 64) - (1 << 63)
+        if self.width:
+            if not -(1 << self.width - 1) <= value < 1 << self.width:
+                raise ValueError(f"{text} does not fit {self.width} bits")
+            value = (value + (1 << self.width - 1)) % (1 << self.width) - (1 << self.width - 1)
+        return value << self.shift
 
 
 _NUMBER = Kind("number")
 
 
-def evaluate(text: str, symbols: Mapping[str, int]) -> int:
-    """A number, a symbol, or a sum or difference of these. Raises ValueError."""
-    total, sign = 0, 1
-    parts = re.findall(r"[+-]|[^+\-\s]+", text)
-    if not parts:
-        raise ValueError("an operand is missing")
-    for part in parts:
-        if part in "+-":
-            sign = -1 if part == "-" else 1
+def evaluate(text: str, place: Place) -> int:
+    """A sum or difference of numbers, characters, symbols, ``.`` and ``%modifier(expression)``. Raises ValueError."""
+    total, sign, at, complete = 0, 1, 0, False
+    text = text.strip()
+    while at < len(text):
+        token = _TOKEN.match(text, at)
+        if token is None:
+            raise ValueError(f"{text!r} is not an expression of numbers, symbols, + and -")
+        at = token.end()
+        if token[1] in "+-":
+            sign = sign if token[1] == "+" else -sign
+            complete = False
             continue
-        if part in symbols:
-            total += sign * symbols[part]
-        else:
-            try:
-                total += sign * int(part, 0)
-            except ValueError:
-                raise ValueError(f"{part!r} is neither a number nor a known symbol") from None
-        sign = 1
+        if complete:
+            raise ValueError(f"{text!r}: + or - is missing before {token[1]!r}")
+        total += sign * _term(token, place)
+        sign, complete = 1, True
+    if not complete:
+        raise ValueError(f"{text!r} ends where a number or a symbol should follow" if text else "an operand is missing")
     return total
+
+
+def _term(token: re.Match[str], place: Place) -> int:
+    part = token[1]
+    if token[2]:
+        if token[2] not in place.modifiers:
+            raise ValueError(f"there is no modifier %{token[2]}")
+        return place.modifiers[token[2]](evaluate(token[3], place), place)
+    if part[0] == "'":
+        return _ESCAPES.get(part[2], ord(part[2])) if part[1] == "\\" else ord(part[1])
+    if part == ".":
+        return place.address
+    if part in place.symbols:
+        return place.symbols[part]
+    try:
+        return int(part, 0)
+    except ValueError:
+        if part[0].isdigit():
+            raise ValueError(f"{part!r} is not a number") from None
+        raise UnknownSymbolError(f"{part!r} is neither a number nor a known symbol") from None
 
 
 @dataclass(frozen=True)
@@ -80,27 +145,53 @@ class Syntax:
     def format(self, values: Mapping[str, int], kinds: Mapping[str, Kind], address: int = 0) -> str:
         """The text of the instruction with these operands, at ``address``."""
         out = [self.mnemonic]
-        for part in self.parts:
+        parts = self.parts
+        if (last := self._optional(kinds)) is not None and values[last[0]] == kinds[last[1]].default:
+            parts = parts[:-2]
+        for part in parts:
             if isinstance(part, str):
                 out.append(part)
             else:
                 out.append(kinds.get(part[1], _NUMBER).format(values[part[0]], address))
         return "".join(out)
 
-    def match(self, operands: str) -> dict[str, tuple[str, str]] | None:
-        """The operand texts in ``operands`` (what follows the mnemonic): name to (text, kind); None if unlike."""
-        names: list[tuple[str, str]] = []
-        expression = ""
-        for part in self.parts:
-            if isinstance(part, str):
-                expression += r"\s*" + r"\s*".join(re.escape(c) for c in part.replace(" ", "")) + r"\s*"
-            else:
-                names.append(part)
-                expression += r"([^,()]+?)"
+    def match(self, operands: str, kinds: Mapping[str, Kind]) -> dict[str, tuple[str, str]] | None:
+        """The operand texts in ``operands`` (what follows the mnemonic): name to (text, kind); None if unlike.
+
+        An operand left out has an empty text.
+        """
+        names = [part for part in self.parts if not isinstance(part, str)]
+        optional = len(self.parts) - 2 if self._optional(kinds) is not None else len(self.parts)
+        expression = "".join(map(_pattern, self.parts[:optional]))
+        if optional < len(self.parts):
+            expression += "(?:" + "".join(map(_pattern, self.parts[optional:])) + ")?"
         found = re.fullmatch(expression, operands.strip())
         if found is None:
             return None
-        return {name: (text.strip(), kind) for (name, kind), text in zip(names, found.groups(), strict=True)}
+        return {name: ((text or "").strip(), kind) for (name, kind), text in zip(names, found.groups(), strict=True)}
+
+    def parse(self, operands: str, kinds: Mapping[str, Kind], place: Place) -> dict[str, int] | None:
+        """The operands' values; None if the text has another form. Raises ValueError for operands it cannot have."""
+        texts = self.match(operands, kinds)
+        if texts is None:
+            return None
+        values: dict[str, int] = {}
+        for name, (text, kind) in texts.items():
+            how = kinds.get(kind, _NUMBER)
+            values[name] = how.default if not text and how.default is not None else how.parse(text, place)
+        return values
+
+    def _optional(self, kinds: Mapping[str, Kind]) -> tuple[str, str] | None:
+        """The last operand, if it may be left out."""
+        if len(self.parts) < 2 or isinstance(last := self.parts[-1], str) or last[1] not in kinds:
+            return None
+        return last if kinds[last[1]].default is not None else None
+
+
+def _pattern(part: str | tuple[str, str]) -> str:
+    if isinstance(part, str):
+        return r"\s*" + r"\s*".join(re.escape(c) for c in part.replace(" ", "")) + r"\s*"
+    return _OPERAND
 
 
 def parse_syntax(text: str, default_kinds: Mapping[str, str]) -> Syntax:
@@ -120,3 +211,27 @@ def parse_syntax(text: str, default_kinds: Mapping[str, str]) -> Syntax:
     if at < len(rest):
         parts.append(rest[at:])
     return Syntax(text, mnemonic, tuple(parts))
+
+
+@dataclass(frozen=True)
+class Pseudo:
+    """An instruction of the assembler only: ``expansion`` gives the instructions it stands for.
+
+    A text, with the operands' texts put in for ``{name}``, or a function of the place and the operands' texts.
+    """
+
+    syntax: Syntax
+    expansion: str | Callable[..., str]
+
+    def expand(self, operands: str, kinds: Mapping[str, Kind], place: Place) -> str | None:
+        """The text of the instructions, separated by ``;``; None if the operands have another form."""
+        texts = self.syntax.match(operands, kinds)
+        if texts is None:
+            return None
+        given: dict[str, str] = {}
+        for name, (text, kind) in texts.items():
+            how = kinds.get(kind, _NUMBER)
+            if how.names and text not in how.names and text not in how.aliases:
+                return None  # a register must be one, or another form is meant
+            given[name] = text
+        return self.expansion.format(**given) if isinstance(self.expansion, str) else self.expansion(place, **given)

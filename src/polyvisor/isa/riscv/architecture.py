@@ -23,7 +23,7 @@ rv64 = Architecture(
 )
 rv64.kind("x", X_NAMES, aliases={**{f"x{i}": i for i in range(32)}, "fp": 8})
 rv64.kind("f", F_NAMES, aliases={f"f{i}": i for i in range(32)})
-rv64.kind("rm", ("rne", "rtz", "rdn", "rup", "rmm", "", "", "dyn"))
+rv64.kind("rm", ("rne", "rtz", "rdn", "rup", "rmm", "", "", "dyn"), default=7)
 rv64.kind("pc", pc=True)
 
 
