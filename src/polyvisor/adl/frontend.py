@@ -669,6 +669,8 @@ class _Frame:
         return value
 
     def binary(self, op: ast.operator, a: Any, b: Any) -> Any:
+        if isinstance(op, ast.Pow) and not isinstance(a, ssa.Value) and not isinstance(b, ssa.Value):
+            return a**b
         if type(op) not in _BINARY:
             raise DescriptionError(f"operator {type(op).__name__} is not part of the language")
         opcode, compute = _BINARY[type(op)]
