@@ -1,0 +1,231 @@
+"""The `virt` board: the memory map and devices that RISC-V operating systems already support.
+
+The map is in :mod:`polyvisor.boards.memory_map`; what is on it is told to the guest by the device tree of
+:mod:`polyvisor.boards.device_tree`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from polyvisor.devices.aclint import Aclint
+from polyvisor.devices.plic import Plic
+from polyvisor.devices.rtc import GoldfishRtc
+from polyvisor.devices.syscon import Test
+from polyvisor.devices.uart import Uart16550
+from polyvisor.devices.virtio.block import BlockDevice
+from polyvisor.devices.virtio.device import VirtioDevice
+from polyvisor.devices.virtio.rng import RngDevice
+from polyvisor.devices.virtio.transport import VirtioMmio
+from polyvisor.engine.codepages import CodePages
+from polyvisor.engine.cpu import Cpu
+from polyvisor.engine.executor import Executor, ReferenceExecutor
+from polyvisor.engine.memory import Memory
+from polyvisor.engine.native import NativeCode, native_code
+from polyvisor.isa.riscv import rv64
+
+from . import memory_map as at
+from .device_tree import device_tree
+from .htif import Htif
+from .loader import ElfProgram, LoadError, load_elf, load_kernel, place_high
+from .riscv_hart import RiscvHart
+from .sbi import Sbi
+
+TIERS = ("interpreter", "reference")
+MAX_CPUS = 64
+
+# struct fw_dynamic_info, version 2 (OpenSBI, docs/firmware/fw_dynamic.md): magic, version, where to go on, in which
+# mode, options, which hart boots.
+_DYNAMIC_INFO = struct.Struct("<6Q")
+_DYNAMIC_MAGIC = 0x4942534F
+_DYNAMIC_INFO_AT = at.MROM + 0x100
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A raw disk image: a file on the host."""
+
+    path: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class VirtConfig:
+    """What is on the board.
+
+    ``memory`` in bytes; ``cpus`` harts; ``tier`` of the engine; ``virtual_time``: the time counter follows executed
+    instructions instead of the host's clock; ``entropy``: where the guest's random numbers come from.
+    """
+
+    memory: int = 512 << 20
+    cpus: int = 1
+    disks: Sequence[Disk] = ()
+    tier: str = "interpreter"
+    virtual_time: bool = False
+    entropy: Callable[[int], bytes] = field(default=os.urandom)
+
+
+class _Clock:
+    """The board's time counter, as the ACLINT sees it: that of all harts."""
+
+    def __init__(self, harts: Sequence[RiscvHart]) -> None:
+        self._harts = harts
+
+    def ticks(self) -> int:
+        return self._harts[0].cpu.clock
+
+    def set_ticks(self, value: int) -> None:
+        for hart in self._harts:
+            hart.cpu.clock = value
+
+
+class Virt:
+    """The board. ``output`` takes what the console prints; ``power(kind, code)`` is told of ``off`` and ``reset``.
+
+    ``failed`` is told when a hart's thread died of an error of ours or of a device.
+    """
+
+    def __init__(
+        self,
+        config: VirtConfig,
+        *,
+        output: Callable[[bytes], None],
+        power: Callable[[str, int], None],
+        failed: Callable[[BaseException], None],
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        if not 1 <= config.cpus <= MAX_CPUS:
+            raise ValueError(f"{config.cpus} CPUs; the board takes 1 to {MAX_CPUS}")
+        if config.tier not in TIERS:
+            raise ValueError(f"there is no tier {config.tier!r}; there are {', '.join(TIERS)}")
+        if len(config.disks) >= at.VIRTIO_SLOTS:
+            raise ValueError(f"{len(config.disks)} disks; the board takes {at.VIRTIO_SLOTS - 1}")
+        self.config = config
+        self.power = power
+        self.memory = memory = Memory()
+        memory.add_ram(at.MROM, at.MROM_SIZE, "rom")
+        memory.add_ram(at.DRAM, config.memory)
+        self.code: NativeCode | None = None
+        self.pages: CodePages | None = None
+        if config.tier == "interpreter":
+            self.code = native_code(rv64, progress)
+            self.code.warm()
+            self.pages = CodePages(self.code, memory)
+        self.harts = [
+            RiscvHart(self._executor(), number, at.TIMEBASE, failed) for number in range(config.cpus)
+        ]
+        for hart in self.harts:
+            hart.cpu.clock = 0
+        lines = [hart.line(name) for hart in self.harts for name in ("meip", "seip")]
+        self.plic = Plic(at.PLIC_SOURCES, lines)
+        self.aclint = Aclint(self.harts, _Clock(self.harts))
+        self.uart = Uart16550(self.plic.line(at.UART_IRQ), output)
+        self.rtc = GoldfishRtc(self.plic.line(at.RTC_IRQ), time.time_ns)
+        self.test = Test(lambda code: power("off", code), lambda: power("reset", 0))
+        memory.add_device(at.TEST, at.TEST_SIZE, self.test)
+        memory.add_device(at.RTC, at.RTC_SIZE, self.rtc)
+        memory.add_device(at.ACLINT, at.ACLINT_SIZE, self.aclint)
+        memory.add_device(at.PLIC, at.PLIC_SIZE, self.plic)
+        memory.add_device(at.UART, at.UART_SIZE, self.uart)
+        devices: list[VirtioDevice] = [RngDevice(config.entropy)]
+        devices += [BlockDevice.open(disk.path, disk.read_only) for disk in config.disks]
+        self.virtio: list[VirtioMmio] = []
+        for slot in range(at.VIRTIO_SLOTS):
+            device = devices[slot] if slot < len(devices) else None
+            transport = VirtioMmio(memory, self.plic.line(at.VIRTIO_IRQ + slot), device)
+            memory.add_device(at.VIRTIO + slot * at.VIRTIO_STRIDE, at.VIRTIO_SIZE, transport)
+            self.virtio.append(transport)
+        self.sbi = Sbi(self.harts, memory, output, self.uart_input, power)
+        for hart in self.harts:
+            hart.handlers["sbi"] = self.sbi.handle
+        self.htif: Htif | None = None
+        self.program: ElfProgram | None = None
+        self._output = output
+        self._console_input = bytearray()
+        self._input_lock = threading.Lock()
+
+    def _executor(self) -> Executor:
+        virtual = self.config.virtual_time
+        if self.code is None or self.pages is None:
+            return ReferenceExecutor(rv64, self.memory, frequency=at.TIMEBASE, virtual=virtual)
+        return Cpu(self.code, self.memory, self.pages, frequency=at.TIMEBASE, virtual=virtual)
+
+    def uart_input(self, count: int) -> bytes:
+        """Console input that the guest asks the SBI for."""
+        with self._input_lock:
+            data = bytes(self._console_input[:count])
+            del self._console_input[:count]
+            return data
+
+    # What runs on it
+
+    def load_linux(self, kernel: bytes, initrd: bytes | None, command_line: str, firmware: bytes | None = None) -> None:
+        """Place a kernel, an initramfs and the device tree, and make the harts ready.
+
+        With ``firmware`` (machine mode, such as OpenSBI's ``fw_dynamic``), that starts first; without, the platform
+        serves the SBI itself and the kernel starts in supervisor mode. Raises LoadError.
+        """
+        end = at.DRAM + self.config.memory
+        reserved = at.DRAM + at.KERNEL_OFFSET if firmware is not None else at.DRAM
+        placed = load_kernel(self.memory, kernel, at.DRAM, self.config.memory)
+        top = end
+        ramdisk = None
+        if initrd:
+            start = place_high(self.memory, initrd, top, placed.end, "initrd")
+            ramdisk, top = (start, start + len(initrd)), start
+        tree = device_tree(
+            memory_size=self.config.memory,
+            harts=self.config.cpus,
+            command_line=command_line,
+            initrd=ramdisk,
+            rng_seed=self.config.entropy(32),
+        )
+        fdt = place_high(self.memory, tree, top, placed.end, "device tree")
+        if firmware is None:
+            self.harts[0].reset_supervisor_mode(placed.entry, fdt)
+            self.boot_harts = self.harts[:1]
+            return
+        self._load_firmware(firmware, reserved)
+        info = _DYNAMIC_INFO.pack(_DYNAMIC_MAGIC, 2, placed.entry, 1, 0, 0)
+        self.memory.write(_DYNAMIC_INFO_AT, info)
+        for hart in self.harts:
+            hart.reset_machine_mode(at.DRAM, fdt, _DYNAMIC_INFO_AT)
+        self.boot_harts = list(self.harts)
+
+    def _load_firmware(self, firmware: bytes, end: int) -> None:
+        if firmware[:4] == b"\x7fELF":
+            load_elf(self.memory, firmware)
+            return
+        if at.DRAM + len(firmware) > end:
+            raise LoadError(f"the firmware has {len(firmware)} bytes; it must end where the kernel starts, at {end:#x}")
+        self.memory.write(at.DRAM, firmware)
+
+    def load_program(self, data: bytes) -> None:
+        """Place a bare-metal ELF program; all harts start at its entry in machine mode. Raises LoadError."""
+        program = self.program = load_elf(self.memory, data)
+        tree = device_tree(
+            memory_size=self.config.memory, harts=self.config.cpus, command_line="", initrd=None,
+            rng_seed=self.config.entropy(32),
+        )
+        try:
+            fdt = place_high(self.memory, tree, at.DRAM + self.config.memory, program.end, "device tree")
+        except LoadError:
+            fdt = 0  # a program that fills memory does without
+        if program.tohost is not None:
+            self.htif = Htif(self.memory, program.tohost, program.fromhost, self._output)
+        for hart in self.harts:
+            hart.reset_machine_mode(program.entry, fdt)
+        self.boot_harts = list(self.harts)
+
+    def close(self) -> None:
+        """Give back what the board holds on the host."""
+        self.rtc.close()
+        for transport in self.virtio:
+            if transport.device is not None:
+                transport.device.close()
+        self.memory.close()
