@@ -125,6 +125,11 @@ class Uart16550:
                 self._update()
             return len(taken)
 
+    @property
+    def listening(self) -> bool:
+        """Whether the guest has asked for interrupts on received bytes: its driver reads the port."""
+        return bool(self.state.ier & 1)
+
     def read(self, offset: int, size: int) -> int:
         """Raises BusError as the class says."""
         self._check(offset, size)

@@ -1,0 +1,39 @@
+"""The ``polyvisor`` command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import polyvisor
+
+from . import image
+from .run import run
+
+app = typer.Typer(
+    help="Virtual machines described in Python.", no_args_is_help=True, pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(image.app, name="image")
+app.command()(run)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"polyvisor {polyvisor.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Virtual machines described in Python."""
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()

@@ -1,0 +1,254 @@
+"""``polyvisor run``: boot an image, a kernel, or a bare-metal program, with the terminal as its console."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from polyvisor import images
+from polyvisor.boards.loader import LoadError
+from polyvisor.boards.virt import TIERS, Disk, VirtConfig
+from polyvisor.vm.machine import Machine
+
+from .image import errors as image_errors
+from .image import progress as image_progress
+from .monitor import run_monitor
+from .terminal import HELP, Input, Output, cooked_terminal, raw_terminal
+
+# The status when the guest did not end by itself, as `timeout` and shells have it.
+_INTERRUPTED = 130
+_UNITS = {"": 1 << 20, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_LEAST_MEMORY = 16 << 20
+
+
+def fail(message: str, status: int = 2) -> NoReturn:
+    """Say in one line what is wrong, and end."""
+    print(f"polyvisor: {message}", file=sys.stderr)
+    raise typer.Exit(status)
+
+
+def parse_memory(text: str) -> int:
+    """``512M``, ``2G``, ``65536K``, or a number of MiB, in bytes."""
+    match = re.fullmatch(r"(\d+)\s*([kmg]?)(i?b)?", text.strip().lower())
+    if match is None:
+        fail(f"--memory {text!r}: give a size such as 512M or 2G")
+    size = int(match[1]) * _UNITS[match[2]]
+    if size < _LEAST_MEMORY:
+        fail(f"--memory {text!r}: the board needs 16M at least")
+    if size > 1 << 40:
+        fail(f"--memory {text!r}: the board takes 1024G at most")
+    return -(-size // 4096) * 4096
+
+
+def parse_disk(text: str) -> Disk:
+    """``FILE`` or ``FILE,ro``."""
+    path, comma, mode = text.rpartition(",")
+    if comma and mode in ("ro", "rw"):
+        return Disk(path, mode == "ro")
+    return Disk(text)
+
+
+@dataclass(frozen=True)
+class Software:
+    """What to load: a Linux kernel with its parts, or a bare-metal program."""
+
+    kernel: bytes = b""
+    initrd: bytes | None = None
+    append: str = ""
+    firmware: bytes | None = None
+    program: bytes | None = None
+
+
+def read_file(path: Path, what: str) -> bytes:
+    """A file's bytes, or a clear end."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        fail(f"{what} {str(path)!r}: there is no such file")
+    except IsADirectoryError:
+        fail(f"{what} {str(path)!r} is a directory, not a file")
+    except OSError as error:
+        fail(f"{what} {str(path)!r}: {error.strerror}")
+
+
+def choose_software(
+    target: str | None, kernel: Path | None, initrd: Path | None, append: str | None, firmware: Path | None,
+    command: str | None,
+) -> Software:
+    """What the options name; an image is fetched if it is not here yet."""
+    loaded_firmware = read_file(firmware, "firmware") if firmware else None
+    if target is not None and (target in images.KNOWN or any(target == i.name for i in images.local())):
+        with image_errors():
+            with image_progress() as shown:
+                image = images.ensure(target, progress=shown)
+            size = shutil.get_terminal_size() if sys.stdout.isatty() else None
+            line = image.command_line(run=command, winsize=(size.lines, size.columns) if size else None)
+        return Software(
+            kernel=read_file(kernel or image.kernel, "kernel"),
+            initrd=read_file(initrd or image.initrd, "initrd"),
+            append=f"{line} {append}" if append else line,
+            firmware=loaded_firmware,
+        )
+    if command is not None:
+        fail("--run goes with an image, for example: polyvisor run debian --run 'uname -a'")
+    if target is not None:
+        if kernel is not None:
+            fail(f"give either a program ({target!r}) or --kernel, not both")
+        path = Path(target)
+        if not path.exists() and "/" not in target and "." not in target:
+            fail(f"there is no image or file {target!r}; images are: {', '.join(images.KNOWN)}")
+        if initrd or append:
+            fail("--initrd and --append go with a kernel, not with a bare-metal program")
+        return Software(program=read_file(path, "program"))
+    if kernel is None:
+        fail("say what to run: an image (polyvisor run debian), a program (prog.elf), or --kernel FILE")
+    return Software(
+        kernel=read_file(kernel, "kernel"),
+        initrd=read_file(initrd, "initrd") if initrd else None,
+        append=append if append is not None else "console=ttyS0",
+        firmware=loaded_firmware,
+    )
+
+
+class Session:
+    """One `run`: the machine, restarted when the guest asks for a reset, and the terminal around it."""
+
+    def __init__(self, software: Software, config: VirtConfig, no_reboot: bool) -> None:
+        self.software = software
+        self.config = config
+        self.no_reboot = no_reboot
+        self.output = Output(self._quit)
+        self.machine: Machine | None = None
+        self.quit = False
+        self.reset = False
+
+    def run(self) -> int:
+        """Run to the end; gives the exit status."""
+        keys = Input(self._send, self._ready, self._quit, self._monitor, self.output.message)
+        with raw_terminal(0):
+            keys.start()
+            try:
+                while True:
+                    status = self._run_once()
+                    if status is not None:
+                        return status
+            except KeyboardInterrupt:
+                return _INTERRUPTED
+            finally:
+                keys.stop()
+                if self.machine is not None:
+                    self.machine.close()
+
+    def _run_once(self) -> int | None:
+        """One life of the machine; None if it is to start again."""
+        compiled = 0
+
+        def progress(name: str) -> None:
+            nonlocal compiled
+            compiled += 1
+            self.output.status(f"preparing the interpreter for this host (first start only): {compiled} parts")
+
+        self.reset = False
+        machine = Machine(self.config, self.output.write, progress)
+        try:
+            if self.software.program is not None:
+                machine.board.load_program(self.software.program)
+            else:
+                machine.board.load_linux(
+                    self.software.kernel, self.software.initrd, self.software.append, self.software.firmware
+                )
+        except LoadError:
+            machine.close()
+            raise
+        self.machine = machine
+        machine.start()
+        # Waking now and then lets signals through.
+        while not machine.wait(0.2):
+            pass
+        machine.close()
+        if self.quit:
+            return 0
+        if self.reset or (machine.reset_requested and not self.no_reboot):
+            return None
+        code = machine.exit_code or 0
+        return code if code <= 255 else 255
+
+    def _send(self, data: bytes) -> int:
+        return self.machine.type(data) if self.machine is not None else 0
+
+    def _ready(self) -> bool:
+        """Whether the guest takes console input: a program always, a kernel once it listens to the port."""
+        if self.machine is None:
+            return False
+        return self.software.program is not None or self.machine.board.uart.listening
+
+    def _quit(self) -> None:
+        self.quit = True
+        if self.machine is not None:
+            self.machine.stop()
+
+    def _monitor(self) -> None:
+        if self.machine is None:
+            return
+        with cooked_terminal(0):
+            self.output.message("\n")
+            chosen = run_monitor(self.machine, input, self.output.message)
+        if chosen == "quit":
+            self._quit()
+        elif chosen == "reset":
+            self.reset = True
+            self.machine.stop()
+
+
+def run(
+    target: Annotated[
+        str | None, typer.Argument(metavar="[IMAGE|PROGRAM]", help="An image such as debian, or a bare-metal ELF file.")
+    ] = None,
+    kernel: Annotated[Path | None, typer.Option(help="Linux kernel: a RISC-V Image, Image.gz or vmlinux.")] = None,
+    initrd: Annotated[Path | None, typer.Option(help="Initial RAM file system.")] = None,
+    append: Annotated[str | None, typer.Option(help="Kernel command line (added to an image's own).")] = None,
+    firmware: Annotated[
+        Path | None, typer.Option(help="Machine-mode firmware, such as OpenSBI's fw_dynamic.bin; default: built in.")
+    ] = None,
+    memory: Annotated[str, typer.Option("--memory", "-m", help="RAM, for example 512M or 2G.")] = "512M",
+    cpus: Annotated[int, typer.Option("--cpus", "-c", min=1, max=64, help="Number of harts.")] = 1,
+    disk: Annotated[
+        list[str] | None, typer.Option(help="Raw disk image: FILE or FILE,ro. May be given several times.")
+    ] = None,
+    command: Annotated[
+        str | None, typer.Option("--run", help="Run this shell command in the image, then exit with its status.")
+    ] = None,
+    tier: Annotated[str, typer.Option(help=f"Engine: {', '.join(TIERS)}.")] = "interpreter",
+    virtual_time: Annotated[
+        bool, typer.Option("--virtual-time", help="Time follows executed instructions, not the host's clock.")
+    ] = False,
+    no_reboot: Annotated[bool, typer.Option("--no-reboot", help="End when the guest restarts.")] = False,
+) -> None:
+    """Boot an image, a kernel or a program; this terminal is its console. Ctrl-A h shows the keys."""
+    if tier not in TIERS:
+        fail(f"--tier {tier!r}: there are {', '.join(TIERS)}")
+    software = choose_software(target, kernel, initrd, append, firmware, command)
+    config = VirtConfig(
+        memory=parse_memory(memory), cpus=cpus, disks=tuple(map(parse_disk, disk or ())), tier=tier,
+        virtual_time=virtual_time,
+    )
+    session = Session(software, config, no_reboot)
+    try:
+        status = session.run()
+    except LoadError as error:
+        fail(str(error))
+    except (OSError, ValueError) as error:
+        fail(str(error))
+    if threading.active_count() > 1:
+        sys.stdout.flush()
+    raise typer.Exit(status)
+
+
+run.__doc__ = f"{run.__doc__}\n\n\b{HELP}"
