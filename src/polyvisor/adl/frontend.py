@@ -1043,9 +1043,9 @@ def _poke(frame: _Frame, kind: Any, address: Any, value: Any) -> None:
     frame.builder.emit("poke", (frame.builder.value(address, u64), frame.builder.value(value, kind)), (), kind)
 
 
-def _host_exchange(frame: _Frame, kind: Any, address: Any, value: Any) -> Any:
+def _host_atomic(frame: _Frame, operation: str, kind: Any, address: Any, value: Any) -> Any:
     arguments = (frame.builder.value(address, u64), frame.builder.value(value, kind))
-    return frame.builder.one("host_exchange", arguments, kind, kind)
+    return frame.builder.one("host_atomic", arguments, kind, operation)
 
 
 def _host_call(frame: _Frame, cpu: Any, member: str, *arguments: Any) -> Any:
@@ -1069,7 +1069,7 @@ _INTRINSICS: dict[Any, Callable[..., Any]] = {
     },
     host.peek: _peek,
     host.poke: _poke,
-    host.host_exchange: _host_exchange,
+    host.host_atomic: _host_atomic,
     host.host_call: _host_call,
     host.cpu_address: lambda frame, cpu: frame.builder.one("cpu_address", (), u64),
     host.attempt: lambda frame, function, *arguments: frame.call_function(function, arguments, catch=True),

@@ -24,9 +24,9 @@ def poke(type: type[Int], address: Int, value: Int) -> None:
     _compiled_only("poke")
 
 
-def host_exchange(type: type[Int], address: Int, value: Int) -> Any:
-    """Atomically put ``value`` at a host address and give what was there."""
-    _compiled_only("host_exchange")
+def host_atomic(operation: str, type: type[Int], address: Int, value: Int) -> Any:
+    """Atomically change what is at a host address (``swap``, ``and``, ``or``) and give what was there."""
+    _compiled_only("host_atomic")
 
 
 def host_call(cpu: Any, member: str, *arguments: Int) -> Any:

@@ -72,7 +72,7 @@ class Op:
     leave                                                     reason
     call                    arguments -> results              Function; with catch: first result is "trapped"
     peek / poke             host address / and value          type (engine only)
-    host_exchange           host address, value -> old        type (engine only)
+    host_atomic             host address, value -> old        operation (engine only)
     host_call               arguments -> u64                  member that holds the function's address (engine only)
     cpu_address             -> u64                            (engine only)
     ======================  ================================  =================================================
@@ -230,7 +230,7 @@ class Effects:
 TRAPPING = frozenset({"raise", "load", "store", "atomic", "compare_exchange"})
 _NOTED = TRAPPING | {
     "phys_load", "phys_compare_exchange", "fence", "flush_tlb", "flush_tlb_page", "flush_code", "clock",
-    "instructions", "encoding", "leave", "pc", "next_pc", "set_next_pc", "peek", "poke", "host_call", "host_exchange",
+    "instructions", "encoding", "leave", "pc", "next_pc", "set_next_pc", "peek", "poke", "host_call", "host_atomic",
 }
 
 

@@ -61,9 +61,7 @@ class RiscvHart(Hart):
 
     def start(self, pc: int, opaque: int) -> None:
         """Start a stopped hart in supervisor mode at physical address ``pc``."""
-        clock = self.cpu.clock
         self.reset_supervisor_mode(pc, opaque)
-        self.cpu.clock = clock
         self.begin()
 
     def stop_self(self) -> None:

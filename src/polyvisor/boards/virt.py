@@ -80,8 +80,10 @@ class _Clock:
         return self._harts[0].cpu.clock
 
     def set_ticks(self, value: int) -> None:
+        # One offset for all: a kernel takes it as given that no hart's time is behind another's.
+        self._harts[0].cpu.clock = value
         for hart in self._harts:
-            hart.cpu.clock = value
+            hart.cpu.clock_offset = self._harts[0].cpu.clock_offset
 
 
 class Virt:
@@ -119,11 +121,11 @@ class Virt:
         self.harts = [
             RiscvHart(self._executor(), number, at.TIMEBASE, failed) for number in range(config.cpus)
         ]
-        for hart in self.harts:
-            hart.cpu.clock = 0
+        self.clock = _Clock(self.harts)
+        self.clock.set_ticks(0)
         lines = [hart.line(name) for hart in self.harts for name in ("meip", "seip")]
         self.plic = Plic(at.PLIC_SOURCES, lines)
-        self.aclint = Aclint(self.harts, _Clock(self.harts))
+        self.aclint = Aclint(self.harts, self.clock)
         self.uart = Uart16550(self.plic.line(at.UART_IRQ), output)
         self.rtc = GoldfishRtc(self.plic.line(at.RTC_IRQ), time.time_ns)
         self.test = Test(lambda code: power("off", code), lambda: power("reset", 0))

@@ -98,9 +98,8 @@ class CodePages:
                 return
             if not slot.value and self._used == self.limit:
                 self._discard_all()
-            writable = flags.value & at.PAGE_WRITABLE
-            flags.value = (flags.value | at.PAGE_CODE) & ~at.PAGE_WRITABLE
-            if writable:
+            # From here on no write entry is made for the page; those that exist are dropped before any decoding.
+            if self.code.change_flags(flag, at.PAGE_WRITABLE, at.PAGE_CODE) & at.PAGE_WRITABLE:
                 for executor in self.executors:
                     executor.drop_writes()
             if not slot.value:
@@ -126,7 +125,7 @@ class CodePages:
             executor.drop_code()
         for place, flag in self._active:
             ctypes.c_uint64.from_address(place).value = 0
-            ctypes.c_uint8.from_address(flag).value &= ~at.PAGE_CODE
+            self.code.change_flags(flag, at.PAGE_CODE, 0)
         self._active.clear()
         self._used = 0
         self.discards += 1
@@ -144,5 +143,5 @@ class CodePages:
             if flags.value & at.PAGE_CODE:
                 self.code.external_write(executors[0].address, address, part)
             else:
-                flags.value |= at.PAGE_DIRTY
+                self.code.change_flags(flag, 0, at.PAGE_DIRTY)
             address += part

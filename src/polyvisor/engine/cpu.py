@@ -73,9 +73,11 @@ class Cpu:
             memory.on_write = lambda address, length: pages.wrote(pages.executors, address, length)
 
     def reset(self) -> None:
-        """Reset values everywhere; translations are forgotten. Not while it runs."""
+        """Reset values everywhere but in the time counter; translations are forgotten. Not while it runs."""
         engine, code = self.engine, self.code
+        offset = self.clock_offset
         engine.reset()
+        self.clock_offset = offset
         self.state.reset()
         descriptors = self.pages.descriptors
         engine.ram_table = ctypes.addressof(descriptors)
@@ -100,7 +102,16 @@ class Cpu:
 
     @clock.setter
     def clock(self, ticks: int) -> None:
-        self.engine.clock_offset = (int(self.engine.clock_offset) + ticks - self.clock) & (2**64 - 1)
+        self.clock_offset = (self.clock_offset + ticks - self.clock) & (2**64 - 1)
+
+    @property
+    def clock_offset(self) -> int:
+        """Ticks the counter is ahead of the host's clock; CPUs of one machine have the same."""
+        return int(self.engine.clock_offset)
+
+    @clock_offset.setter
+    def clock_offset(self, ticks: int) -> None:
+        self.engine.clock_offset = ticks
 
     @property
     def retired(self) -> int:

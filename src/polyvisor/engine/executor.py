@@ -26,6 +26,8 @@ class Executor(Protocol):
     @clock.setter
     def clock(self, ticks: int) -> None: ...
 
+    clock_offset: int  # ticks the counter is ahead of the host's clock; the same in all CPUs of a machine
+
     @property
     def retired(self) -> int:
         """Instructions executed so far; exact while it stands still."""
@@ -56,7 +58,7 @@ class ReferenceExecutor:
     ) -> None:
         self.architecture = architecture
         self.memory = memory
-        self._frequency, self._virtual, self._offset = frequency, virtual, 0
+        self._frequency, self._virtual, self.clock_offset = frequency, virtual, 0
         self.view = reference_cpu(architecture, memory, None, lambda: self.clock)
         self.state = self.view
         self._stop = False
@@ -64,11 +66,11 @@ class ReferenceExecutor:
     @property
     def clock(self) -> int:
         base = self.retired if self._virtual else time.monotonic_ns()
-        return (base * self._frequency // 1_000_000_000 + self._offset) & (2**64 - 1)
+        return (base * self._frequency // 1_000_000_000 + self.clock_offset) & (2**64 - 1)
 
     @clock.setter
     def clock(self, ticks: int) -> None:
-        self._offset += ticks - self.clock
+        self.clock_offset += ticks - self.clock
 
     @property
     def retired(self) -> int:

@@ -400,9 +400,10 @@ class HelperEmitter(Emitter):
         # compiler must not move them over the release fence that ends a publication.
         self.line(f"store volatile {self.typed(op.arguments[1])}, ptr {pointer}, align 1")
 
-    def op_host_exchange(self, op: ssa.Op) -> None:
+    def op_host_atomic(self, op: ssa.Op) -> None:
         pointer = self.assign(f"inttoptr {self.typed(op.arguments[0])} to ptr")
-        self.define(op, f"atomicrmw xchg ptr {pointer}, {self.typed(op.arguments[1])} seq_cst")
+        word = {"swap": "xchg"}.get(op.detail, op.detail)
+        self.define(op, f"atomicrmw {word} ptr {pointer}, {self.typed(op.arguments[1])} seq_cst")
 
     def op_host_call(self, op: ssa.Op) -> None:
         function = self.assign(f"inttoptr i64 {self.read_field(op.detail)} to ptr")
@@ -418,7 +419,7 @@ _CALLING = frozenset(
     "call phys_load phys_compare_exchange flush_tlb flush_tlb_page clock encoding host_call".split()
 )
 _CHANGING = frozenset(
-    "set setreg store atomic compare_exchange poke host_exchange host_call leave fence flush_tlb flush_tlb_page "
+    "set setreg store atomic compare_exchange poke host_atomic host_call leave fence flush_tlb flush_tlb_page "
     "phys_compare_exchange".split()
 )
 

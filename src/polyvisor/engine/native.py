@@ -287,6 +287,9 @@ class NativeCode:
             self.dispatch, self.cross, self.stopped, self.decode, self.breakpoint = places
             self.flush_tlb = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("plain_flush_tlb"))
             self.read_clock = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(address("plain_clock"))
+            self.change_flags = ctypes.CFUNCTYPE(
+                ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64
+            )(address("plain_change_flags"))
             self.external_write = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)(
                 address("plain_phys_changed")
             )
@@ -298,7 +301,7 @@ class NativeCode:
         roots = {
             name: self.runtime(name)
             for name in ("find_code", "deliver", "flush_tlb", "flush_tlb_page", "clock", "encoding", "slow_address",
-                         "phys_changed", "phys_host", "drop_writes")
+                         "phys_changed", "phys_host", "drop_writes", "change_flags")
         }
         roots["decode_at"] = self._with_decoder("decode_at", decoder)
         roots["prepare_step"] = self._with_decoder("prepare_step", decoder)
@@ -316,6 +319,10 @@ class NativeCode:
         plain = (
             f'define void @plain_flush_tlb(ptr %cpu) {{\n  call void @"{roots["flush_tlb"].name}"(ptr %cpu)\n  ret void\n}}\n'
             f'define i64 @plain_clock(ptr %cpu) {{\n  %v = call i64 @"{roots["clock"].name}"(ptr %cpu)\n  ret i64 %v\n}}\n'
+            f'define i64 @plain_change_flags(i64 %flag, i64 %clear, i64 %set) {{\n'
+            f'  %c = trunc i64 %clear to i8\n  %s = trunc i64 %set to i8\n'
+            f'  %v = call i8 @"{roots["change_flags"].name}"(ptr null, i64 %flag, i8 %c, i8 %s)\n'
+            f'  %w = zext i8 %v to i64\n  ret i64 %w\n}}\n'
             f'define void @plain_phys_changed(ptr %cpu, i64 %a, i64 %n) {{\n'
             f'  call void @"{roots["phys_changed"].name}"(ptr %cpu, i64 %a, i64 %n)\n  ret void\n}}\n'
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from polyvisor.adl import FETCH, READ, WRITE, Function, u8, u32, u64, u128, unlikely
-from polyvisor.adl.host import attempt, cpu_address, host_call, host_exchange, peek, poke
+from polyvisor.adl.host import attempt, cpu_address, host_call, host_atomic, peek, poke
 
 from . import layout as at
 from .layout import (
@@ -92,7 +92,7 @@ def phys_changed(cpu, arch, layout, physical: u64, size: u64) -> None:
 
 @engine(inline=True)
 def lock(slot_header):
-    while host_exchange(u32, slot_header + at.HEADER_LOCK, u32(1)) != 0:
+    while host_atomic("swap", u32, slot_header + at.HEADER_LOCK, u32(1)) != 0:
         pass
 
 
@@ -107,7 +107,8 @@ def note_write(cpu, arch, layout, descriptor: u64, physical: u64, size: u64) -> 
     page = _page_of(arch, descriptor, physical)
     flag = peek(u64, descriptor + RAM_FLAGS) + page
     flags = peek(u8, flag)
-    poke(u8, flag, flags | PAGE_DIRTY)
+    if flags & PAGE_DIRTY == 0:
+        host_atomic("or", u8, flag, u8(PAGE_DIRTY))
     if flags & PAGE_CODE == 0:
         return
     slot = peek(u64, peek(u64, descriptor + RAM_SLOTS) + page * 8)
@@ -123,11 +124,19 @@ def note_write(cpu, arch, layout, descriptor: u64, physical: u64, size: u64) -> 
         first = u64(0)
     if writes == 64:
         # Data, by all appearance: give the page back to plain writes until code runs on it again.
-        poke(u8, flag, (peek(u8, flag) | PAGE_DIRTY) & (255 - PAGE_CODE))
+        host_atomic("and", u8, flag, u8(255 - PAGE_CODE))
         reset_records(cpu, layout, slot, u64(0), u64(layout.records))
     else:
         reset_records(cpu, layout, slot, first // arch.unit, (offset + size + (arch.unit - 1)) // arch.unit)
     unlock(header)
+
+
+@engine()
+def change_flags(cpu, flag: u64, clear: u8, set: u8) -> u8:
+    """Set flags of a page, then clear others, in two atomic steps; gives what they were."""
+    before = host_atomic("or", u8, flag, set)
+    host_atomic("and", u8, flag, ~clear)
+    return before
 
 
 @engine()
@@ -180,10 +189,11 @@ def reach(cpu, arch, layout, vaddr: u64, access: u32) -> tuple[u64, u64]:
         flags = peek(u8, flag)
         if flags & PAGE_CODE == 0:
             if flags & (PAGE_DIRTY | PAGE_WRITABLE) != (PAGE_DIRTY | PAGE_WRITABLE):
-                poke(u8, flag, flags | (PAGE_DIRTY | PAGE_WRITABLE))
+                host_atomic("or", u8, flag, u8(PAGE_DIRTY | PAGE_WRITABLE))
             if peek(u64, entry) != tag:
                 poke(u64, entry, u64(NO_TAG))
             poke(u64, entry + 8, tag)
+            cpu.fence()
             if peek(u8, flag) & PAGE_CODE != 0:
                 # Another hart has begun to run code here at the same moment.
                 poke(u64, entry + 8, u64(NO_TAG))
@@ -525,11 +535,12 @@ def decode_at(cpu, arch, layout, decode_word, record: u64, base: u64) -> u64:
     offset = (record - slot) >> layout.shift
     cpu.base = base
     cpu.pc = base + (record >> layout.shift)
+    lock(header)
     if peek(u8, peek(u64, header + at.HEADER_FLAGS)) & PAGE_CODE == 0:
+        unlock(header)
         cpu.exit_reason = u32(EXIT_ACTIVATE)
         cpu.exit_argument = peek(u64, header + at.HEADER_PHYSICAL)
         return u64(0)
-    lock(header)
     host = peek(u64, header + at.HEADER_HOST) + offset
     word = u64(0)
     have = u64(0)

@@ -1,0 +1,106 @@
+"""Boot the same kernel and initramfs under polyvisor and QEMU (TCG), in turn, and compare wall times.
+
+    python benchmarks/boot.py [--runs 5] [--image debian] [--cpus 1] [--json]
+
+Measured is the time from starting the process to the first line that user space prints.  Warm: the handlers are in
+the on-disk cache; cold (``--cold``): an empty cache directory each time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from polyvisor import images
+
+MARK = b"user space is here"
+COMMAND = f"echo {MARK.decode()}"
+
+
+def time_to_mark(command: list[str], environment: dict[str, str], timeout: float) -> float:
+    """Seconds from the start of ``command`` until it prints the mark."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+    )
+    assert process.stdout is not None
+    seen = b""
+    try:
+        while MARK not in seen:
+            data = os.read(process.stdout.fileno(), 65536)
+            if not data or time.perf_counter() - start > timeout:
+                raise SystemExit(f"{command[0]} did not get to user space:\n{seen[-2000:].decode(errors='replace')}")
+            seen += data
+        return time.perf_counter() - start
+    finally:
+        process.kill()
+        process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--image", default="debian")
+    parser.add_argument("--cpus", type=int, default=1)
+    parser.add_argument("--memory", default="512M")
+    parser.add_argument("--cold", action="store_true", help="start with an empty cache of compiled code each time")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    image = images.ensure(options.image)
+    line = image.command_line(run=COMMAND)
+    qemu = shutil.which("qemu-system-riscv64")
+    ours = [
+        sys.executable, "-m", "polyvisor", "run", "--kernel", str(image.kernel), "--initrd", str(image.initrd),
+        "--append", line, "--memory", options.memory, "--cpus", str(options.cpus),
+    ]
+    peer = [
+        qemu or "", "-M", "virt", "-m", options.memory, "-smp", str(options.cpus), "-nographic", "-no-reboot",
+        "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", line,
+    ]
+    times: dict[str, list[float]] = {"polyvisor": [], "qemu": []}
+    for run in range(options.runs + 1):
+        with tempfile.TemporaryDirectory() as empty:
+            environment = dict(os.environ, **({"POLYVISOR_CACHE": empty} if options.cold else {}))
+            taken = time_to_mark(ours, environment, 300)
+        if run:  # the first one warms up caches, ours and the host's
+            times["polyvisor"].append(taken)
+        if qemu:
+            taken = time_to_mark(peer, dict(os.environ), 300)
+            if run:
+                times["qemu"].append(taken)
+        if run and sys.stderr.isatty():
+            print(f"run {run} of {options.runs}", file=sys.stderr)
+    report(times, options, qemu, Path(image.kernel))
+
+
+def report(times: dict[str, list[float]], options: argparse.Namespace, qemu: str | None, kernel: Path) -> None:
+    result: dict[str, object] = {"cpus": options.cpus, "cold": options.cold, "kernel_bytes": kernel.stat().st_size}
+    for name, values in times.items():
+        if values:
+            result[name] = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    if qemu:
+        version = subprocess.run([qemu, "--version"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
+        result["qemu_version"] = version
+        pairs = [a / b for a, b in zip(times["polyvisor"], times["qemu"], strict=True)]
+        result["ratio"] = {"median": statistics.median(pairs), "min": min(pairs), "max": max(pairs)}
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return
+    print(f"boot to first user-space output, {options.runs} runs, {options.cpus} CPU(s){', cold cache' if options.cold else ''}")
+    for name in ("polyvisor", "qemu", "ratio"):
+        if isinstance(values := result.get(name), dict):
+            unit = "" if name == "ratio" else " s"
+            print(f"  {name:10} {values['median']:.2f}{unit}  ({values['min']:.2f} .. {values['max']:.2f})")
+    print(f"  {result.get('qemu_version', 'QEMU is not installed')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""`polyvisor run` as a user calls it: real kernels, pipes, exit statuses, mistakes."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+from support.guests import guest_image
+
+FIRMWARE = Path("/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin")
+
+
+def run(*arguments: str, stdin: bytes = b"", timeout: float = 120) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "polyvisor", "run", *arguments], input=stdin, capture_output=True, timeout=timeout
+    )
+
+
+def linux(command: str | None = None) -> list[str]:
+    image = guest_image()
+    return [
+        "--kernel", str(image.kernel), "--initrd", str(image.initrd), "--append", image.command_line(run=command),
+    ]
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_linux_boots_and_passes_its_exit_status_on(cpus: int) -> None:
+    done = run(*linux("uname -m; nproc; exit 7"), "--cpus", str(cpus))
+    assert done.returncode == 7, done.stdout + done.stderr
+    assert done.stdout.split() == [b"riscv64", str(cpus).encode()]
+
+
+@pytest.mark.skipif(not FIRMWARE.exists(), reason="Debian's opensbi is not installed")
+@pytest.mark.parametrize("cpus", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_linux_boots_through_real_firmware(cpus: int) -> None:
+    done = run(*linux("nproc"), "--firmware", str(FIRMWARE), "--cpus", str(cpus))
+    assert done.returncode == 0, done.stderr
+    assert b"OpenSBI" in done.stdout
+    assert done.stdout.split()[-1] == str(cpus).encode() or b"reboot: Power down" in done.stdout
+
+
+def test_commands_come_through_a_pipe() -> None:
+    done = run(*linux(), stdin=b"echo two plus two is $((2 + 2))\nexit 3\n")
+    assert done.returncode == 3, done.stderr
+    assert b"two plus two is 4" in done.stdout
+
+
+def test_the_end_of_a_pipe_ends_the_shell() -> None:
+    done = run(*linux(), stdin=b"")
+    assert done.returncode == 0, done.stderr
+
+
+def test_reboot_starts_again_unless_told_otherwise() -> None:
+    done = run(*linux("reboot -f; sleep 60"), "--no-reboot")
+    assert done.returncode == 0, done.stderr
+
+
+class Terminal:
+    """A run on a pseudo-terminal."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.master, slave = pty.openpty()
+        self.before = termios.tcgetattr(slave)
+        self.slave = slave
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "polyvisor", "run", *arguments], stdin=slave, stdout=slave, stderr=slave,
+            start_new_session=True,
+        )
+        self.seen = b""
+
+    def expect(self, text: bytes, timeout: float = 60) -> None:
+        end = time.monotonic() + timeout
+        while text not in self.seen:
+            left = end - time.monotonic()
+            assert left > 0, f"no {text!r} in {self.seen[-2000:]!r}"
+            readable, _, _ = select.select([self.master], [], [], left)
+            if readable:
+                self.seen += os.read(self.master, 65536)
+        self.seen = self.seen.split(text, 1)[1]
+
+    def type(self, data: bytes) -> None:
+        os.write(self.master, data)
+
+    def close(self) -> int:
+        try:
+            status = self.process.wait(30)
+            # What lflag says now is what the user's shell would find.
+            assert termios.tcgetattr(self.slave)[:4] == self.before[:4], "the terminal was not restored"
+            return status
+        finally:
+            self.process.kill()
+            os.close(self.master)
+            os.close(self.slave)
+
+
+def test_a_terminal_has_a_shell_with_job_control() -> None:
+    terminal = Terminal(*linux())
+    terminal.expect(b"powers the machine off")
+    terminal.type(b"sleep 100\r")
+    time.sleep(1)
+    terminal.type(b"\x03")  # Ctrl-C is the guest's
+    terminal.type(b"echo status $?\r")
+    terminal.expect(b"status 130")
+    terminal.type(b"\x01c")
+    terminal.expect(b"(polyvisor) ")
+    terminal.type(b"info\n")
+    terminal.expect(b"hart 0: started")
+    terminal.type(b"cont\n")
+    terminal.type(b"exit 5\r")
+    assert terminal.close() == 5
+
+
+def test_the_escape_cuts_the_power_and_restores_the_terminal() -> None:
+    terminal = Terminal(*linux())
+    terminal.expect(b"powers the machine off")
+    terminal.type(b"\x01x")
+    assert terminal.close() == 0
+
+
+def test_a_signal_restores_the_terminal() -> None:
+    terminal = Terminal(*linux())
+    terminal.expect(b"powers the machine off")
+    terminal.process.terminate()
+    assert terminal.close() == 143
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nosuch"], "there is no image or file 'nosuch'"),
+        (["./nosuch.elf"], "there is no such file"),
+        (["--kernel", "/nonexistent/vmlinuz"], "there is no such file"),
+        (["--kernel", "/"], "is a directory"),
+        ([], "say what to run"),
+        (["--kernel", "{empty}"], "the kernel file is empty"),
+        (["--kernel", "{text}"], "not a RISC-V Linux kernel"),
+        (["--kernel", "{x86}"], "is for x86"),
+        (["--kernel", "{arm64}"], "is for arm64"),
+        (["{x86elf}"], "is for x86-64"),
+        (["--kernel", "{truncated}"], "truncated"),
+        (["--kernel", "{linux}", "--memory", "20M"], "--memory"),
+        (["--kernel", "{linux}", "--memory", "lots"], "512M or 2G"),
+        (["--kernel", "{linux}", "--memory", "1M"], "at least"),
+        (["--kernel", "{linux}", "--tier", "warp"], "interpreter, reference"),
+        (["--kernel", "{linux}", "--initrd", "/nonexistent"], "there is no such file"),
+        (["--kernel", "{linux}", "--disk", "/nonexistent/disk"], "/nonexistent/disk"),
+    ],
+)
+def test_mistakes_get_one_clear_line(arguments: list[str], says: str, tmp_path: Path) -> None:
+    def make(name: str, content: bytes) -> str:
+        path = tmp_path / name
+        path.write_bytes(content)
+        return str(path)
+
+    files = {
+        "empty": make("empty", b""),
+        "text": make("text", b"hello world\n" * 100),
+        "x86": make("x86", bytes(0x202) + b"HdrS" + bytes(1000)),
+        "arm64": make("arm64", bytes(0x38) + b"ARMd" + bytes(1000)),
+        "x86elf": sys.executable,
+    }
+    if any("{linux}" in a or "{truncated}" in a for a in arguments):
+        files["linux"] = str(guest_image().kernel)
+        files["truncated"] = make("truncated", guest_image().kernel.read_bytes()[: 1 << 20])
+    done = run(*(a.format(**files) for a in arguments), timeout=60)
+    assert done.returncode == 2
+    lines = done.stderr.decode().strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("polyvisor: ")
+    assert says in lines[0]
+
+
+def test_an_unknown_option_is_refused() -> None:
+    done = run("--frobnicate")
+    assert done.returncode == 2
+    assert b"--frobnicate" in done.stderr
