@@ -84,6 +84,8 @@ class Cpu:
         engine.ram_end = ctypes.addressof(descriptors) + ctypes.sizeof(descriptors)
         engine.decode_table = ctypes.addressof(code.table)
         engine.decode_handler = code.decode
+        engine.cross_handler = code.cross
+        engine.stopped_handler = code.stopped
         engine.scratch = self._scratch[1]
         engine.step_slot = self._step_slot[1]
         engine.device_read = ctypes.cast(self._read, ctypes.c_void_p).value

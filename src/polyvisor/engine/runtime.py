@@ -586,6 +586,8 @@ def decode_across(cpu, arch, layout, decode_word, offset: u64, start: u64, known
         cpu.exit_argument = index
         return u64(0)
     poke(u64, record, handler)
+    for following in range(1, arch.max_length // arch.unit + 1):
+        poke(u64, record + following * layout.record_size, cpu.cross_handler)
     cpu.base = pc - (record >> layout.shift)
     return record
 
@@ -605,6 +607,9 @@ def prepare_step(cpu, arch, layout, decode_word) -> u64:
     record = cpu.step_slot + ((pc & (layout.page_size - 1)) << layout.shift)
     for offset in range(0, layout.record_size, 8):
         poke(u64, record + offset, peek(u64, found + offset))
+    # An earlier step may have left its instruction in what follows.
+    for following in range(1, arch.max_length // arch.unit + 1):
+        poke(u64, record + following * layout.record_size, cpu.stopped_handler)
     cpu.base = pc - (record >> layout.shift)
     cpu.limit = u64(0)
     cpu.stepping = u32(2)

@@ -1,0 +1,1 @@
+"""Virtio devices (OASIS Virtual I/O Device 1.2)."""
