@@ -5,8 +5,13 @@ from . import (
     base,
     bitmanip,
     compressed,
+    compressed_float,
+    double,
     multiply,
     pseudo,
+)
+from . import (
+    float as single,
 )
 from .architecture import rv64
 from .state import Hart
@@ -16,7 +21,10 @@ PARTS = (
     base,
     multiply,
     atomics,
+    single,
+    double,
     compressed,
+    compressed_float,
     bitmanip,
     pseudo,
 )
