@@ -669,6 +669,8 @@ class _Frame:
         return value
 
     def binary(self, op: ast.operator, a: Any, b: Any) -> Any:
+        if isinstance(op, ast.Pow) and not isinstance(a, ssa.Value) and not isinstance(b, ssa.Value):
+            return a**b
         if type(op) not in _BINARY:
             raise DescriptionError(f"operator {type(op).__name__} is not part of the language")
         opcode, compute = _BINARY[type(op)]
@@ -839,6 +841,10 @@ class _Frame:
             if target is bool:
                 raise DescriptionError("bool(x) is not part of the language; write x != 0")
             return self.cast(target, arguments[0])
+        if target is getattr and len(arguments) == 2 and arguments[0] is CPU:
+            return self.attribute(CPU, arguments[1])
+        if target is setattr and len(arguments) == 3 and arguments[0] is CPU:
+            return self.set_member(arguments[1], arguments[2])
         if target in _INTRINSICS:
             return _INTRINSICS[target](self, *arguments)
         if any(_is_runtime(a) for a in arguments):

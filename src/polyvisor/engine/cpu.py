@@ -9,14 +9,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from polyvisor.adl import State
-
 from . import layout as at
 from .codepages import CodePages
 from .layout import EngineState
 from .lowering import reason_number
 from .memory import BusError, Memory
 from .native import NativeCode
+from .reference import reference_cpu
 
 _READ = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
 _WRITE = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
@@ -30,7 +29,7 @@ class Exit:
     """Why a CPU returned.
 
     ``kind`` is ``stop`` (asked to), ``leave`` (``reason`` is what the description gave), ``limit`` (the number of
-    instructions asked for was executed), ``step`` or ``breakpoint``.
+    instructions asked for was executed) or ``step``.
     """
 
     kind: str
@@ -57,10 +56,12 @@ class Cpu:
         self.engine: Any = EngineState(view)
         assert code.architecture.state_type is not None
         self.state: Any = code.architecture.state_type(view[layout.state_offset :])
+        self.architecture = code.architecture
+        # The same block as described functions see it under CPython, for hooks that only look at the state.
+        self.view: Any = reference_cpu(code.architecture, memory, view[layout.state_offset :], lambda: self.clock)
         self.failure: BaseException | None = None
         self.reasons: dict[int, str] = {}
         self._outside = threading.Lock()
-        self._breakpoints: set[int] = set()
         self._scratch = pages.private_slot(code.cross)
         self._step_slot = pages.private_slot(code.stopped)
         self._read = _READ(self._device_read)
@@ -101,6 +102,11 @@ class Cpu:
     def clock(self, ticks: int) -> None:
         self.engine.clock_offset = (int(self.engine.clock_offset) + ticks - self.clock) & (2**64 - 1)
 
+    @property
+    def retired(self) -> int:
+        """Instructions executed; exact while it stands still."""
+        return int(self.engine.retired)
+
     # Running
 
     def run(self, instructions: int | None = None) -> Exit:
@@ -111,10 +117,6 @@ class Cpu:
         engine = self.engine
         engine.stop_at = at.NO_TAG if instructions is None else int(engine.retired) + instructions
         engine.limit = 0
-        if int(self.state.pc) in self._breakpoints:
-            found = self.step()
-            if found.kind != "step":
-                return found
         while True:
             self._enter(self.code.enter)
             found_exit = self._exit()
@@ -151,7 +153,6 @@ class Cpu:
                 self.code.handler(int(engine.exit_argument))
             case at.EXIT_ACTIVATE:
                 self.pages.activate(int(engine.exit_argument))
-                self._install_breakpoints(int(engine.exit_argument))
             case at.EXIT_LEAVE:
                 left = int(engine.left)
                 engine.left = 0
@@ -162,8 +163,6 @@ class Cpu:
                 return Exit("limit")
             case at.EXIT_STEP:
                 return Exit("step")
-            case at.EXIT_BREAKPOINT:
-                return Exit("breakpoint")
         return None
 
     def _reason(self, number: int) -> str:
@@ -202,6 +201,10 @@ class Cpu:
         self.engine.flush_all = 1
         self._await_effect("flush_all")
 
+    def flush(self) -> None:
+        """Forget translations before anything else is executed; from any thread, returns when that is certain."""
+        self.drop_code()
+
     # Devices
 
     def _device_read(self, block: int, address: int, size: int) -> int:
@@ -227,17 +230,3 @@ class Cpu:
     def _fail(self, error: BaseException) -> None:
         self.failure = error
         self.stop()
-
-    # Breakpoints
-
-    def set_breakpoint(self, physical: int) -> None:
-        raise NotImplementedError
-
-    def _install_breakpoints(self, physical: int) -> None:
-        pass
-
-
-def state_of(cpu: Cpu) -> State:
-    """The described state of a CPU."""
-    state: State = cpu.state
-    return state

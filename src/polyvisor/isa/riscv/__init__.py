@@ -6,12 +6,17 @@ from . import (
     bitmanip,
     compressed,
     compressed_float,
+    csr,
+    csr_machine,
+    csr_supervisor,
     double,
+    float,
+    interrupts,
+    mmu,
     multiply,
+    pmp,
     pseudo,
-)
-from . import (
-    float as single,
+    trap,
 )
 from .architecture import rv64
 from .state import Hart
@@ -21,11 +26,18 @@ PARTS = (
     base,
     multiply,
     atomics,
-    single,
+    float,
     double,
     compressed,
     compressed_float,
     bitmanip,
+    csr,
+    csr_machine,
+    csr_supervisor,
+    interrupts,
+    trap,
+    pmp,
+    mmu,
     pseudo,
 )
 

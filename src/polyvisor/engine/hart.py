@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from polyvisor.engine.cpu import Cpu, Exit
-from polyvisor.engine.reference import reference_cpu
+from .cpu import Exit
+from .executor import Executor
 
 # The longest a waiting hart sleeps before it looks again, in seconds; only a safety net.
 _LONGEST_WAIT = 10.0
@@ -33,7 +33,7 @@ class Hart:
     A hart is ``stopped`` until :meth:`start`; ``wfi`` is handled here.
     """
 
-    def __init__(self, cpu: Cpu, number: int, frequency: int, failed: Callable[[BaseException], None]) -> None:
+    def __init__(self, cpu: Executor, number: int, frequency: int, failed: Callable[[BaseException], None]) -> None:
         self.cpu = cpu
         self.hart_id = number
         self.frequency = frequency
@@ -46,13 +46,8 @@ class Hart:
         self._resume = threading.Event()
         self._resume.set()
         self._thread: threading.Thread | None = None
-        self._start_requested: tuple[int, int] | None = None
-        # The same block under CPython, for hooks that only look at the state.
-        architecture = cpu.code.architecture
-        view = memoryview(cpu.block)[cpu.code.layout.state_offset :]
-        self._view = reference_cpu(architecture, cpu.memory, view, lambda: cpu.clock)
-        self._wake_hook = architecture.hooks.get("wake")
-        self._deadline_hook = architecture.hooks.get("deadline")
+        self._wake_hook = cpu.architecture.hooks.get("wake")
+        self._deadline_hook = cpu.architecture.hooks.get("deadline")
 
     # Control, from any thread
 
@@ -74,6 +69,11 @@ class Hart:
         """Make the thread; the hart runs once it is started."""
         self._thread = threading.Thread(target=self._main, name=f"hart{self.hart_id}", daemon=True)
         self._thread.start()
+
+    def begin(self) -> None:
+        """Let the hart execute from its pc."""
+        self.started = True
+        self._wake.set()
 
     def halt(self) -> None:
         """End the thread, wherever the guest is."""
@@ -124,21 +124,21 @@ class Hart:
         if found.kind != "leave":
             return
         if found.reason == "wfi":
-            self._wait()
+            self.wait()
         elif found.reason in self.handlers:
             self.handlers[found.reason](self)
         else:
             raise RuntimeError(f"hart {self.hart_id} asked the platform for {found.reason!r}, which it does not offer")
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         """Sleep until an interrupt is pending, a timer is due, or someone wants something."""
         while not self._halt and self._resume.is_set():
             self._wake.clear()
-            if self._wake_hook is None or self._wake_hook(self._view):
+            if self._wake_hook is None or self._wake_hook(self.cpu.view):
                 return
             timeout = _LONGEST_WAIT
             if self._deadline_hook is not None:
-                deadline = int(self._deadline_hook(self._view))
+                deadline = int(self._deadline_hook(self.cpu.view))
                 if deadline != _NEVER:
                     timeout = min(timeout, max(0.0, (deadline - self.cpu.clock) / self.frequency))
             if timeout:

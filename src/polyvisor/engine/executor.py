@@ -1,0 +1,103 @@
+"""What a tier of the engine offers to whoever runs a CPU, and the reference tier in that shape."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+from polyvisor.adl import Architecture
+
+from .cpu import Exit
+from .memory import Memory
+from .reference import reference_cpu
+
+
+class Executor(Protocol):
+    """A CPU that can be run: the native tiers' :class:`~polyvisor.engine.cpu.Cpu`, or :class:`ReferenceExecutor`."""
+
+    state: Any
+    memory: Memory
+    architecture: Architecture
+
+    @property
+    def clock(self) -> int:
+        """The time counter, in ticks."""
+
+    @clock.setter
+    def clock(self, ticks: int) -> None: ...
+
+    @property
+    def retired(self) -> int:
+        """Instructions executed so far; exact while it stands still."""
+
+    @property
+    def view(self) -> Any:
+        """The CPU as described functions see it, to evaluate hooks that only look at its state."""
+
+    def run(self, instructions: int | None = None) -> Exit: ...
+
+    def step(self) -> Exit: ...
+
+    def stop(self) -> None: ...
+
+    def poke(self) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def flush(self) -> None:
+        """Forget translations before anything else is executed; from any thread, returns when that is certain."""
+
+
+class ReferenceExecutor:
+    """Tier 1 as an executor: every instruction is run by CPython."""
+
+    def __init__(
+        self, architecture: Architecture, memory: Memory, *, frequency: int = 1_000_000_000, virtual: bool = False
+    ) -> None:
+        self.architecture = architecture
+        self.memory = memory
+        self._frequency, self._virtual, self._offset = frequency, virtual, 0
+        self.view = reference_cpu(architecture, memory, None, lambda: self.clock)
+        self.state = self.view
+        self._stop = False
+
+    @property
+    def clock(self) -> int:
+        base = self.retired if self._virtual else time.monotonic_ns()
+        return (base * self._frequency // 1_000_000_000 + self._offset) & (2**64 - 1)
+
+    @clock.setter
+    def clock(self, ticks: int) -> None:
+        self._offset += ticks - self.clock
+
+    @property
+    def retired(self) -> int:
+        return int(self.view.retired)
+
+    def reset(self) -> None:
+        self.view.reset()
+        self.view.retired = 0
+
+    def run(self, instructions: int | None = None) -> Exit:
+        end = None if instructions is None else self.retired + instructions
+        while end is None or self.retired < end:
+            if self._stop:
+                self._stop = False
+                return Exit("stop")
+            reason = self.view.step()
+            if reason is not None:
+                return Exit("leave", reason)
+        return Exit("limit")
+
+    def step(self) -> Exit:
+        reason = self.view.step()
+        return Exit("step") if reason is None else Exit("leave", reason)
+
+    def stop(self) -> None:
+        self._stop = True
+
+    def poke(self) -> None:
+        """Nothing: it polls before every instruction."""
+
+    def flush(self) -> None:
+        """Nothing: it keeps no translations."""
