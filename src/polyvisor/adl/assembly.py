@@ -41,9 +41,10 @@ class UnknownSymbolError(ValueError):
 class Kind:
     """How an operand is written.
 
-    By name (value = index in ``names``), with ``aliases`` for some values; if ``names`` is empty, other values are
-    numbers.  ``pc``: written as an address, encoded relative to pc.  ``shift``: the number written is the value
-    shifted right; ``width``: it is shown without sign, with that many bits.  ``default``: see the module.
+    By name (value = index in ``names``; a number where that is empty), with ``aliases`` for some values; without
+    ``names``, other values are numbers.  ``pc``: written as an address, encoded relative to pc.  ``shift``: the number
+    written is the value shifted right; ``width``: it is shown without sign, with that many bits.  ``default``: see
+    the module.
     """
 
     name: str
@@ -76,6 +77,8 @@ class Kind:
         if text in self.aliases:
             return self.aliases[text]
         if self.names:
+            if text.isdecimal() and int(text) < len(self.names) and not self.names[int(text)]:
+                return int(text)
             names = [n for n in self.names if n]
             shown = names if len(names) < 10 else [*names[:3], "...", names[-1]]
             raise ValueError(f"{text!r} is none of {', '.join(shown)}")

@@ -272,10 +272,10 @@ def test_other_mstatus_bits_stay():
     ("word", "text"),
     [
         # Words from the encodings in the manual, as GNU as writes them.
-        (0x0031_7053, "fadd.s ft0, ft2, ft3, dyn"),
+        (0x0031_7053, "fadd.s ft0, ft2, ft3"),
         (0x0231_0053, "fadd.d ft0, ft2, ft3, rne"),
-        (0x2031_70C3, "fmadd.s ft1, ft2, ft3, ft4, dyn"),
-        (0x5801_7053, "fsqrt.s ft0, ft2, dyn"),
+        (0x2031_70C3, "fmadd.s ft1, ft2, ft3, ft4"),
+        (0x5801_7053, "fsqrt.s ft0, ft2"),
         (0xC201_1553, "fcvt.w.d a0, ft2, rtz"),
         (0xF205_0053, "fmv.d.x ft0, a0"),
         (0xE001_0553, "fmv.x.w a0, ft2"),

@@ -55,6 +55,8 @@ def ours(word: int, length: int) -> str | None:
     found = rv64.decode(word)
     if found is None or found.encoding.length != length or found.extension not in EXTENSIONS:
         return None
+    if found.name.startswith("c.f"):
+        return None
     return found.name
 
 
