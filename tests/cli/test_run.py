@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from support.guests import guest_image
 
 FIRMWARE = Path("/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin")

@@ -23,11 +23,11 @@ METADATA = '!0 = !{!"branch_weights", i32 2000, i32 1}\n!1 = !{!"branch_weights"
 
 def llvm_type(type: ssa.Type) -> str:
     """The LLVM type of a value of ``type``."""
-    return "i1" if type is bool else f"i{type.bits}"  # type: ignore[union-attr]
+    return "i1" if type is bool else f"i{type.bits}"
 
 
 def _signed(value: ssa.Value) -> bool:
-    return value.type is not bool and value.type.signed  # type: ignore[union-attr]
+    return value.type is not bool and value.type.signed
 
 
 class Emitter:

@@ -154,6 +154,7 @@ class Function:
     parameters: list[Value]
     results: tuple[Type, ...]
     blocks: list[Block]
+    _effects: Effects | None = field(default=None, repr=False)
 
     def ops(self) -> Iterator[Op]:
         for block in self.blocks:
@@ -174,9 +175,6 @@ class Function:
         if self._effects is None:
             self._effects = _effects(self)
         return self._effects
-
-    def __post_init__(self) -> None:
-        self._effects: Effects | None = None
 
     def __str__(self) -> str:
         lines = [f"function {self.name}({', '.join(map(repr, self.parameters))}) -> {_names(self.results)}"]
@@ -205,7 +203,8 @@ def _show(end: Terminator | None) -> str:
         case Branch():
             return f"branch {end.condition} {to(end.then)} else {to(end.otherwise)}"
         case Switch():
-            return f"switch {end.value} " + ", ".join(f"{k:#x}: {to(j)}" for k, j in end.cases) + f" else {to(end.default)}"
+            cases = ", ".join(f"{k:#x}: {to(j)}" for k, j in end.cases)
+            return f"switch {end.value} {cases} else {to(end.default)}"
         case Return():
             return f"return {', '.join(map(repr, end.values))}"
         case Raise():

@@ -24,7 +24,7 @@ from polyvisor.devices.virtio.transport import VirtioMmio
 from polyvisor.engine.codepages import CodePages
 from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.executor import Executor, ReferenceExecutor
-from polyvisor.engine.memory import Memory
+from polyvisor.engine.memory import Device, Memory
 from polyvisor.engine.native import NativeCode, native_code
 from polyvisor.isa.riscv import rv64
 
@@ -128,9 +128,10 @@ class Virt:
         self.uart = Uart16550(self.plic.line(at.UART.irq), output)
         self.rtc = GoldfishRtc(self.plic.line(at.RTC.irq), time.time_ns)
         self.test = Test(lambda code: power("off", code), lambda: power("reset", 0))
-        for region, device in (
-            (at.TEST, self.test), (at.RTC, self.rtc), (at.CLINT, self.aclint), (at.PLIC, self.plic), (at.UART, self.uart)
-        ):
+        fixed: dict[at.Region, Device] = {
+            at.TEST: self.test, at.RTC: self.rtc, at.CLINT: self.aclint, at.PLIC: self.plic, at.UART: self.uart
+        }
+        for region, device in fixed.items():
             memory.add_device(region.base, region.size, device)
         devices: list[VirtioDevice] = [RngDevice(config.entropy)]
         devices += [BlockDevice.open(disk.path, disk.read_only) for disk in config.disks]

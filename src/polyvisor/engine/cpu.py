@@ -44,7 +44,13 @@ class Cpu:
     """
 
     def __init__(
-        self, code: NativeCode, memory: Memory, pages: CodePages, *, frequency: int = 1_000_000_000, virtual: bool = False
+        self,
+        code: NativeCode,
+        memory: Memory,
+        pages: CodePages,
+        *,
+        frequency: int = 1_000_000_000,
+        virtual: bool = False,
     ) -> None:
         self.code = code
         self.memory = memory

@@ -317,8 +317,10 @@ class NativeCode:
             **{n: roots[n].name for n in ("find_code", "deliver", "decode_at", "prepare_step")},
         )
         plain = (
-            f'define void @plain_flush_tlb(ptr %cpu) {{\n  call void @"{roots["flush_tlb"].name}"(ptr %cpu)\n  ret void\n}}\n'
-            f'define i64 @plain_clock(ptr %cpu) {{\n  %v = call i64 @"{roots["clock"].name}"(ptr %cpu)\n  ret i64 %v\n}}\n'
+            f'define void @plain_flush_tlb(ptr %cpu) {{\n'
+            f'  call void @"{roots["flush_tlb"].name}"(ptr %cpu)\n  ret void\n}}\n'
+            f'define i64 @plain_clock(ptr %cpu) {{\n'
+            f'  %v = call i64 @"{roots["clock"].name}"(ptr %cpu)\n  ret i64 %v\n}}\n'
             f'define i64 @plain_change_flags(i64 %flag, i64 %clear, i64 %set) {{\n'
             f'  %c = trunc i64 %clear to i8\n  %s = trunc i64 %set to i8\n'
             f'  %v = call i8 @"{roots["change_flags"].name}"(ptr null, i64 %flag, i8 %c, i8 %s)\n'

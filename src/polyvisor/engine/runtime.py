@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from polyvisor.adl import FETCH, READ, WRITE, Function, u8, u32, u64, u128, unlikely
-from polyvisor.adl.host import attempt, cpu_address, host_call, host_atomic, peek, poke
+from polyvisor.adl.host import attempt, cpu_address, host_atomic, host_call, peek, poke
 
 from . import layout as at
 from .layout import (
@@ -421,9 +421,8 @@ def find_code(cpu, arch, layout) -> u64:
     if cpu.left != 0:
         cpu.exit_reason = u32(EXIT_LEAVE)
         return u64(0)
-    if cpu.retired >= cpu.limit:
-        if look_around(cpu, arch, layout):
-            return u64(0)
+    if cpu.retired >= cpu.limit and look_around(cpu, arch, layout):
+        return u64(0)
     if cpu.stepping != 0:
         cpu.limit = u64(0)
         if cpu.stepping == 2:
@@ -444,9 +443,8 @@ def find_code(cpu, arch, layout) -> u64:
         if cpu.stepping != 0:
             cpu.exit_reason = u32(EXIT_STEP)
             return u64(0)
-        if cpu.retired >= cpu.limit:
-            if look_around(cpu, arch, layout):
-                return u64(0)
+        if cpu.retired >= cpu.limit and look_around(cpu, arch, layout):
+            return u64(0)
         trapped, slot = attempt(find_slot, cpu, arch, layout, cpu.pc)
     if slot == 0:
         return u64(0)
