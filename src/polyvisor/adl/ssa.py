@@ -87,6 +87,8 @@ class Op:
 
 @dataclass(slots=True)
 class Jump:
+    """Go to a block, giving its parameters these values."""
+
     target: Block
     arguments: list[Value]
 
@@ -103,6 +105,8 @@ class Branch:
 
 @dataclass(slots=True)
 class Switch:
+    """Go on by the value of an integer."""
+
     value: Value
     cases: list[tuple[int, Jump]]
     default: Jump
@@ -110,6 +114,8 @@ class Switch:
 
 @dataclass(slots=True)
 class Return:
+    """End the function with these results."""
+
     values: tuple[Value, ...]
 
 
@@ -125,6 +131,8 @@ Terminator = Jump | Branch | Switch | Return | Raise
 
 @dataclass(eq=False, slots=True)
 class Block:
+    """A basic block."""
+
     number: int
     parameters: list[Value] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)

@@ -149,55 +149,75 @@ class Int(int):
 
 
 class u8(Int):  # noqa: N801  (the names of the types are the language's)
+    """8 bits, unsigned."""
+
     bits = 8
     __slots__ = ()
 
 
 class u16(Int):  # noqa: N801
+    """16 bits, unsigned."""
+
     bits = 16
     __slots__ = ()
 
 
 class u32(Int):  # noqa: N801
+    """32 bits, unsigned."""
+
     bits = 32
     __slots__ = ()
 
 
 class u64(Int):  # noqa: N801
+    """64 bits, unsigned."""
+
     bits = 64
     __slots__ = ()
 
 
 class u128(Int):  # noqa: N801
+    """128 bits, unsigned."""
+
     bits = 128
     __slots__ = ()
 
 
 class i8(Int):  # noqa: N801
+    """8 bits, signed."""
+
     bits = 8
     signed = True
     __slots__ = ()
 
 
 class i16(Int):  # noqa: N801
+    """16 bits, signed."""
+
     bits = 16
     signed = True
     __slots__ = ()
 
 
 class i32(Int):  # noqa: N801
+    """32 bits, signed."""
+
     bits = 32
     signed = True
     __slots__ = ()
 
 
 class i64(Int):  # noqa: N801
+    """64 bits, signed."""
+
     bits = 64
     signed = True
     __slots__ = ()
 
 
 class i128(Int):  # noqa: N801
+    """128 bits, signed."""
+
     bits = 128
     signed = True
     __slots__ = ()
