@@ -75,6 +75,7 @@ class Cpu:
     def reset(self) -> None:
         """Reset values everywhere; translations are forgotten. Not while it runs."""
         engine, code = self.engine, self.code
+        last_step = int(engine.step_record)
         engine.reset()
         self.state.reset()
         descriptors = self.pages.descriptors
@@ -83,7 +84,10 @@ class Cpu:
         engine.decode_table = ctypes.addressof(code.table)
         engine.decode_handler = code.decode
         engine.scratch = self._scratch[1]
-        engine.step_slot = self._step_slot[1]
+        if last_step:
+            ctypes.c_uint64.from_address(last_step).value = code.stopped
+        engine.step_slot = engine.step_record = self._step_slot[1]
+        engine.stopped_handler = code.stopped
         engine.device_read = ctypes.cast(self._read, ctypes.c_void_p).value
         engine.device_write = ctypes.cast(self._write, ctypes.c_void_p).value
         engine.clock_gettime = ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value

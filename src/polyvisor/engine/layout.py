@@ -75,6 +75,8 @@ class EngineState(State):
     decode_table = Field(u64, doc="address of the handlers' addresses, by index of instruction")
     scratch = Field(u64, doc="address of this hart's own records, all `cross`, for instructions across pages")
     step_slot = Field(u64, doc="address of this hart's own records, all `stopped`, for single steps")
+    step_record = Field(u64, doc="the record among `step_slot`'s that is not `stopped`")
+    stopped_handler = Field(u64, doc="address of the handler `stopped`")
     decode_handler = Field(u64, doc="address of the handler that decodes")
     translations = Field(u64, doc="TLB misses so far")
     large_pages = Field(u32, doc="1 once a page larger than the smallest was cached since the last flush")

@@ -592,6 +592,9 @@ def prepare_step(cpu, arch, layout, decode_word) -> u64:
             return found
     pc = cpu.pc
     record = cpu.step_slot + ((pc & (layout.page_size - 1)) << layout.shift)
+    # The one of the last step must stop again, if this one leads there.
+    poke(u64, cpu.step_record, cpu.stopped_handler)
+    cpu.step_record = record
     for offset in range(0, layout.record_size, 8):
         poke(u64, record + offset, peek(u64, found + offset))
     cpu.base = pc - (record >> layout.shift)
