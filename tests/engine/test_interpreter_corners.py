@@ -63,3 +63,33 @@ def test_a_step_after_a_limited_run(cpu):
     before = cpu.retired
     assert cpu.step().kind == "step"
     assert cpu.retired == before + 1
+
+
+def ld(rd: int, rs1: int) -> int:
+    return rs1 << 15 | 3 << 12 | rd << 7 | 0x03
+
+
+def sd(rs2: int, rs1: int) -> int:
+    return rs2 << 20 | rs1 << 15 | 3 << 12 | 0x23
+
+
+@pytest.mark.parametrize("instruction, cause", [(ld(6, 5), 5), (sd(6, 5), 7)])
+@pytest.mark.parametrize("address, fault", [
+    (BASE + 0x10000 - 3, BASE + 0x10000), (BASE - 3, BASE - 3), (BASE + 0x10000 - 8, None), (BASE - 8, BASE - 8),
+])
+@pytest.mark.parametrize("tier", ["native", "reference"])
+def test_the_part_outside_memory_is_what_faults(cpu, instruction, cause, address, fault, tier):
+    """An access that begins in RAM and ends outside it reports the address where it leaves it."""
+    load(cpu, instruction, WFI)
+    cpu.state.mtvec = BASE + 4
+    cpu.state.x[5] = address
+    before = cpu.memory.read(BASE + 0xFF00, 0x100)
+    if tier == "native":
+        cpu.step()
+    else:
+        cpu.view.step()
+    if fault is None:
+        assert cpu.state.mcause == 0
+    else:
+        assert (cpu.state.mcause, cpu.state.mtval) == (cause, fault)
+    assert cpu.memory.read(BASE + 0xFF00, 0x100) == before
