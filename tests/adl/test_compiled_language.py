@@ -7,7 +7,6 @@ import random
 import sys
 
 import pytest
-from support import expressions
 
 from polyvisor.adl import DescriptionError
 from polyvisor.engine.codepages import CodePages
@@ -15,6 +14,7 @@ from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.memory import Memory
 from polyvisor.engine.native import NativeCode
 from polyvisor.engine.reference import reference_cpu
+from support import expressions
 
 CORNERS = [0, 1, 2, 127, 128, 255, 256, 32767, 32768, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from support import fuzz
 
 from polyvisor.isa.riscv import rv64
+from support import fuzz
 
 
 @pytest.fixture(scope="module")

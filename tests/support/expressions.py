@@ -101,7 +101,8 @@ class Writer:
                 return rng.choice((
                     f"({n} {rng.choice(('//', '%'))} {d} if {test} else {other})",
                     f"({a()} {rng.choice(('//', '%'))} {literal})",
-                    f"({literal} {rng.choice(('//', '%'))} ({d} | 1) if ({d} | 1) != {-1 if signed else 0} else {other})",
+                    f"({literal} {rng.choice(('//', '%'))} ({d} | 1) "
+                    f"if ({d} | 1) != {-1 if signed else 0} else {other})",
                 ))
             case 8 | 9:
                 return f"{kind}({self.number(rng.choice(TYPES), depth - 1)})"
