@@ -250,7 +250,7 @@ def address(rng: random.Random, translated: bool) -> int:
         return (rng.choice((RAM, RAM_END, RAM_END, 0, 1 << 38, 2**64 - 8, 1 << 56, 1 << 63)) + near) % 2**64
     if translated:
         return VIRTUAL + rng.randrange(VIRTUAL_PAGES + 1) * PAGE + near
-    return RAM + rng.randrange(CODE if kind < 0.2 else DATA, TABLES) * PAGE + near
+    return RAM + rng.randrange(CODE if kind < 0.3 else DATA, TABLES) * PAGE + near
 
 
 # Page tables
@@ -337,7 +337,7 @@ def random_state(rng: random.Random, setting: Setting, pc: int) -> Any:
     status = rng.choice((0, 1, 2, 3, 3, 3)) << 13 | rng.choice((0, 1, 3)) << 11
     for name, bit in _MSTATUS.items():
         rare = name in ("MPRV", "TVM", "TW", "TSR")
-        if rng.random() < (0.06 if rare else 0.5):
+        if rng.random() < (0.03 if rare else 0.5):
             status |= 1 << bit
     state.mstatus = status
     state.medeleg = rng.choice((0, 0xB3FF, rng.getrandbits(16) & 0xB3FF))
@@ -507,7 +507,10 @@ class Item:
             word = int.from_bytes(self.data, "little")
             width = self.values["width"]
             code = _li(a, goal + self.extra) + _li(b, word) + struct.pack("<I", b << 20 | a << 15 | width << 12 | 0x23)
-            return code + (b"\x0f\x10\x00\x00" if self.values["fence"] else b"")
+            code += b"\x0f\x10\x00\x00" if self.values["fence"] else b""
+            if self.values["go"]:  # and run it
+                code += _li(a, goal) + _i(0x67, 0, self.values["rd"], a, 0)
+            return code
         if self.kind == "remap":  # change a page table entry, and say so
             a, b = self.values["rs1"], self.values["rs2"]
             code = _li(a, LEAVES + 8 * self.extra) + _li(b, self.values["entry"])
@@ -530,24 +533,27 @@ class Program:
     gaps: dict[int, int]  # items before which there is a jump over that many bytes
     lines: list[tuple[int, str, int]] = field(default_factory=list)  # after how many steps which line changes to what
     base: int = RAM + CODE * PAGE
+    recover: tuple[int, ...] = ()  # items at which execution goes on after failed fetches
 
-    def layout(self) -> bytes:
-        """The code from the first code page on."""
+    def layout(self) -> tuple[bytes, dict[int, int]]:
+        """The code, and the items' addresses."""
         addresses: dict[int, int] = {}
         for _ in range(2):
             code = bytearray()
             for item in self.items:
                 gap = self.gaps.get(item.number, 0)
                 if gap:
-                    code += _jump_over(gap) + bytes(gap - 4)
+                    code += _jump_over(gap) + b"\x02\x90" * (gap // 2 - 2)  # c.ebreak
                 here = self.base + self.start + len(code)
                 addresses[item.number] = here
                 code += item.bytes(here, addresses)
-        return bytes(code) + WFI
+        return bytes(code) + WFI, addresses
 
     def load(self, pair: Pair) -> None:
-        code = self.layout()
+        code, addresses = self.layout()
         image = bytearray(self.image)
+        for n, number in enumerate(self.recover):
+            struct.pack_into("<I", image, RECOVER + 4 * n, addresses.get(number, self.base + self.start))
         at = CODE * PAGE + self.start
         room = DATA * PAGE - at
         image[at : at + min(len(code), room)] = code[:room]
@@ -582,54 +588,66 @@ def _csr(number: int, operation: int, rd: int, rs1: int) -> bytes:
     return struct.pack("<I", number << 20 | rs1 << 15 | operation << 12 | rd << 7 | 0x73)
 
 
-def _handler(mode: str, ret: int, recover: int) -> bytes:
-    """A trap handler: interrupts are disabled, failed fetches go on at ``recover``, other instructions are skipped."""
-    n = {k: NAMES[mode + k] for k in ("scratch", "cause", "epc", "ie")}
-    skip = _csr(n["epc"], 2, 5, 0) + struct.pack("<I", 4 << 20 | 5 << 15 | 5 << 7 | 0x13) + _csr(n["epc"], 1, 0, 5)
-    end = _csr(n["scratch"], 2, 5, 0) + struct.pack("<I", ret)
-    fetch = _li(5, recover) + _csr(n["epc"], 1, 0, 5)
-    quiet = _csr(n["ie"], 1, 0, 0) + end
-    begin = _csr(n["scratch"], 1, 0, 5) + _csr(n["cause"], 2, 5, 0)
-    # blt x5, x0, quiet; andi x5, x5, -14 (1 and 12 and 0 give 0; so does 13, which is a load: no harm); beqz fetch
-    b1 = 4 + 4 + 4 + len(skip) + len(end) + len(fetch) + len(end)
-    code = begin + encode(BY_MNEMONIC["blt"], {"rs1": 5, "rs2": 0, "imm": b1})
-    code += struct.pack("<I", (-14 & 0xFFF) << 20 | 5 << 15 | 7 << 12 | 5 << 7 | 0x13)
-    code += encode(BY_MNEMONIC["beq"], {"rs1": 5, "rs2": 0, "imm": 4 + len(skip) + len(end)})
-    return code + skip + end + fetch + end + quiet
+def _i(opcode: int, funct3: int, rd: int, rs1: int, imm: int) -> bytes:
+    return struct.pack("<I", (imm & 0xFFF) << 20 | rs1 << 15 | funct3 << 12 | rd << 7 | opcode)
 
 
+def _s(funct3: int, rs2: int, rs1: int, imm: int) -> bytes:
+    return struct.pack("<I", (imm >> 5 & 0x7F) << 25 | rs2 << 20 | rs1 << 15 | funct3 << 12 | (imm & 31) << 7 | 0x23)
+
+
+# In the handlers' page: where traps lead, where execution goes on, one after the other, and what the handlers keep.
 M_HANDLER, S_HANDLER = RAM + 0x100, RAM + 0x400
-RECOVER = RAM + 0x800
-HANDLER_CODE = (
-    bytes(0x100) + _handler("m", 0x3020_0073, RECOVER)
-).ljust(0x400, b"\0") + _handler("s", 0x1020_0073, RECOVER)
-# What failed fetches go on at: a jump to the first code page, so a program goes round.
-HANDLER_CODE = HANDLER_CODE.ljust(0x800, b"\0") + encode(BY_MNEMONIC["jal"], {"rd": 0, "imm": PAGE - 0x800})
+RECOVER, RECOVER_COUNT, COUNTER, KEPT = 0x700, 16, 0x7E8, 0x7F0
+
+
+def _handler(mode: str, ret: int) -> bytes:
+    """A trap handler: interrupts are disabled, failed fetches go on elsewhere, other instructions are skipped."""
+    n = {k: NAMES[mode + k] for k in ("scratch", "cause", "epc", "ie")}
+    base = struct.pack("<I", RAM | 5 << 7 | 0x37)
+    end = _csr(n["scratch"], 2, 5, 0) + struct.pack("<I", ret)
+    skip = _csr(n["epc"], 2, 5, 0) + _i(0x13, 0, 5, 5, 4) + _csr(n["epc"], 1, 0, 5) + end
+    elsewhere = base + _s(3, 6, 5, KEPT) + _i(0x03, 2, 6, 5, COUNTER) + _i(0x13, 0, 6, 6, 4)
+    elsewhere += _i(0x13, 7, 6, 6, 4 * (RECOVER_COUNT - 1)) + _s(2, 6, 5, COUNTER)
+    elsewhere += struct.pack("<I", 6 << 20 | 5 << 15 | 5 << 7 | 0x33) + _i(0x03, 6, 5, 5, RECOVER)
+    elsewhere += _csr(n["epc"], 1, 0, 5) + base + _i(0x03, 3, 6, 5, KEPT) + end
+    quiet = _csr(n["ie"], 1, 0, 0) + end
+    code = _csr(n["scratch"], 1, 0, 5) + _csr(n["cause"], 2, 5, 0)
+    code += encode(BY_MNEMONIC["blt"], {"rs1": 5, "rs2": 0, "imm": 24 + len(skip) + len(elsewhere)})
+    # 3 is a breakpoint, of which gaps are full; 0, 1 and 12 are failed fetches; 13 comes along, which is a load.
+    beq = BY_MNEMONIC["beq"]
+    code += _i(0x13, 0, 5, 5, -3) + encode(beq, {"rs1": 5, "rs2": 0, "imm": 16 + len(skip)})
+    code += _i(0x13, 0, 5, 5, 3)
+    code += _i(0x13, 7, 5, 5, -14) + encode(beq, {"rs1": 5, "rs2": 0, "imm": 4 + len(skip)})
+    return code + skip + elsewhere + quiet
+
+
+HANDLER_CODE = (bytes(0x100) + _handler("m", 0x3020_0073)).ljust(0x400, b"\0") + _handler("s", 0x1020_0073)
 
 _GROUPS: dict[str, list[Instruction]] = {"branch": [], "access": [], "csr": [], "float": [], "system": [], "plain": []}
-for _i in rv64.instructions:
-    _names = {o.name for o in _i.encoding.operands}
-    _text = _i.function.python.__code__.co_names
-    if _i.name in ("mret", "sret", "wfi", "ecall", "ebreak", "c.ebreak") or _i.name.startswith(("sf", "si", "fence")):
-        _GROUPS["system"].append(_i)
+for _one in rv64.instructions:
+    _names = {o.name for o in _one.encoding.operands}
+    _text = _one.function.python.__code__.co_names
+    if _one.name in ("mret", "sret", "wfi", "ecall", "ebreak", "c.ebreak") or _one.name.startswith(("sf", "si", "fence")):
+        _GROUPS["system"].append(_one)
     elif "csr" in _names:
-        _GROUPS["csr"].append(_i)
+        _GROUPS["csr"].append(_one)
     elif "imm" in _names and "next_pc" in _text:
-        _GROUPS["branch"].append(_i)
-    elif "rs1" in _names and _i.encoding.length == 4 and _i.encoding.mask & 0x7F == 0x7F and (
-        _i.encoding.value & 0x7F in (0x03, 0x07, 0x23, 0x27, 0x2F)
+        _GROUPS["branch"].append(_one)
+    elif "rs1" in _names and _one.encoding.length == 4 and _one.encoding.mask & 0x7F == 0x7F and (
+        _one.encoding.value & 0x7F in (0x03, 0x07, 0x23, 0x27, 0x2F)
     ):
-        _GROUPS["access"].append(_i)
-    elif _i.extension in ("F", "D"):
-        _GROUPS["float"].append(_i)
+        _GROUPS["access"].append(_one)
+    elif _one.extension in ("F", "D"):
+        _GROUPS["float"].append(_one)
     else:
-        _GROUPS["plain"].append(_i)
+        _GROUPS["plain"].append(_one)
 
 
 def random_item(rng: random.Random, number: int, count: int, setting: Setting) -> Item:
     kind = rng.random()
     free = lambda: rng.choice(_REGISTERS[1:])  # noqa: E731
-    target = min(count - 1, max(0, number + round(rng.gauss(2, 8))))
+    target = min(count - 1, max(0, number + round(rng.gauss(5, 8))))
     if kind < 0.40:
         chosen = rng.choice(_GROUPS["plain"])
         return Item("op", number, chosen, operands(rng, chosen, False))
@@ -655,8 +673,10 @@ def random_item(rng: random.Random, number: int, count: int, setting: Setting) -
     if kind < 0.90:
         chosen = rng.choice(_GROUPS["plain"] + _GROUPS["float"])
         width, fence = rng.choice((0, 1, 2, 2, 2, 3)), int(rng.random() < 0.3)
-        values = {"rs1": free(), "rs2": free(), "width": width, "fence": fence}
+        values = {"rs1": free(), "rs2": free(), "width": width, "fence": fence, "go": 0, "rd": free()}
+        values["go"] = int(rng.random() < 0.5)
         data = encode(chosen, operands(rng, chosen, False))
+        target = min(count - 1, max(0, number + rng.randrange(-12, 13)))
         return Item("patch", number, None, values, target, alias + rng.choice((0, 0, 0, -2, 2, -1)), data=data)
     if kind < 0.95:
         chosen = rng.choice(_GROUPS["csr"])
@@ -677,12 +697,10 @@ def random_program(seed: int) -> Program:
     base = VIRTUAL if setting.translated else RAM + CODE * PAGE
     state = random_state(rng, setting, base + start)
     image = fresh_image(rng, setting.translated and setting.privilege == 0)
-    if start:
-        jump = encode(BY_MNEMONIC["jal"], {"rd": 0, "imm": start}) if start >= 4 else b"\x01\0"
-        image[CODE * PAGE : CODE * PAGE + len(jump)] = jump
     items = [random_item(rng, n, count, setting) for n in range(count)]
-    gaps = {rng.randrange(count): rng.choice((8, 500, 2048, 4096 - 6, 4094)) for _ in range(rng.randrange(4))}
-    program = Program(items, seed, setting, start, bytes(state.block), bytes(image), gaps, base=base)
+    gaps = {rng.randrange(count): rng.choice((8, 500, 2048, 4096 - 6, 4094, 4090)) for _ in range(rng.randrange(7))}
+    recover = tuple(rng.randrange(count) for _ in range(RECOVER_COUNT))
+    program = Program(items, seed, setting, start, bytes(state.block), bytes(image), gaps, base=base, recover=recover)
     moment = 0
     for _ in range(rng.choice((0, 0, 3, 12))):
         moment += rng.randrange(1, 30)
