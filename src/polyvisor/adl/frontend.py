@@ -279,15 +279,15 @@ class Builder:
         v = known_or_value
         if isinstance(v, ssa.Value):
             if type is not None and v.type is not type:
-                raise DescriptionError(f"{what} has type {type.__name__}, not {v.type.__name__}; convert it")
+                raise DescriptionError(f"{what} needs type {type.__name__}, not {v.type.__name__}; convert it")
             return v
         if isinstance(v, bool):
             if type not in (None, bool):
-                raise DescriptionError(f"{what} has type {type.__name__}, not bool; convert it")
+                raise DescriptionError(f"{what} needs type {type.__name__}, not bool; convert it")
             return ssa.Const(bool, v)
         if isinstance(v, Int):
             if type not in (None, v.__class__):
-                raise DescriptionError(f"{what} has type {type.__name__}, not {v.__class__.__name__}; convert it")
+                raise DescriptionError(f"{what} needs type {type.__name__}, not {v.__class__.__name__}; convert it")
             return ssa.Const(v.__class__, int(v))
         if isinstance(v, int):
             if type is None or type is bool:
@@ -330,6 +330,12 @@ class Builder:
                 self._merge(f"{name}[{i}]", [v[i] for v in values], block, arguments) for i in range(len(first))
             )
         kinds = {v.type if isinstance(v, ssa.Value) else type(v) for v in values}
+        if int in kinds and len(kinds) == 2:
+            number = next(v for v in values if type(v) is int)
+            raise DescriptionError(
+                f"{name} is a plain number on one way and has a type on another; give it the type everywhere, "
+                f"for example u64({number})"
+            )
         kinds.discard(int)
         if len(kinds) != 1 or not _is_type(kind := kinds.pop()):
             if all(type(v) is int for v in values):
@@ -707,6 +713,8 @@ class _Frame:
             case ast.Invert():
                 if not isinstance(value, ssa.Value):
                     return ~value
+                if value.type is bool:
+                    raise DescriptionError("~ of a bool; write not x")
                 return self.builder.one("xor", (value, ssa.Const(value.type, -1)), value.type)
         return value
 
@@ -806,6 +814,8 @@ class _Frame:
         if isinstance(base, Table):
             return _TableEntry(base, index)
         if isinstance(base, tuple) and base and all(type(v) is type(base[0]) and isinstance(v, Int) for v in base):
+            if index.type is bool or index.type.signed:
+                raise DescriptionError("an index is an unsigned integer")
             return self.builder.one("lookup", (index,), type(base[0]), tuple(int(v) for v in base))
         raise DescriptionError("only a constant tuple of numbers of one type can be indexed at run time")
 

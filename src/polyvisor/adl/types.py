@@ -111,6 +111,12 @@ class Int(int):
         remainder = abs(int(self)) % abs(divisor)
         return type(self)(-remainder if self < 0 else remainder)
 
+    def __rfloordiv__(self, other: Any) -> Self:
+        return type(self)(self._peer(other)) // self
+
+    def __rmod__(self, other: Any) -> Self:
+        return type(self)(self._peer(other)) % self
+
     def __lshift__(self, other: Any) -> Self:
         return type(self)(int(self) << self._amount(other))
 
@@ -119,6 +125,9 @@ class Int(int):
 
     def __neg__(self) -> Self:
         return type(self)(-int(self))
+
+    def __pos__(self) -> Self:
+        return self
 
     def __invert__(self) -> Self:
         return type(self)(~int(self))

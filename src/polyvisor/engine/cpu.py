@@ -145,6 +145,7 @@ class Cpu:
     def step(self) -> Exit:
         """Execute one instruction, or take a trap or interrupt that is due."""
         engine = self.engine
+        engine.stop_at = at.NO_TAG
         while True:
             engine.stepping = 1
             engine.limit = 0

@@ -244,7 +244,7 @@ def load_across(cpu, arch, layout, vaddr: u64, size: u64) -> u64:
     host, _ = reach(cpu, arch, layout, vaddr, u32(READ))
     host2, _ = reach(cpu, arch, layout, vaddr + first, u32(READ))
     if host == 0 or host2 == 0:
-        arch.hooks["on_bus_error"](cpu, vaddr, u32(READ))
+        arch.hooks["on_bus_error"](cpu, vaddr if host == 0 else vaddr + first, u32(READ))
     value = u64(0)
     i = u64(0)
     while i < size:
@@ -275,7 +275,7 @@ def store_across(cpu, arch, layout, vaddr: u64, size: u64, value: u64) -> None:
     host, physical = reach(cpu, arch, layout, vaddr, u32(WRITE))
     host2, physical2 = reach(cpu, arch, layout, vaddr + first, u32(WRITE))
     if host == 0 or host2 == 0:
-        arch.hooks["on_bus_error"](cpu, vaddr, u32(WRITE))
+        arch.hooks["on_bus_error"](cpu, vaddr if host == 0 else vaddr + first, u32(WRITE))
     i = u64(0)
     while i < size:
         target = host + i if i < first else host2 + (i - first)
