@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
+
 from support.privileged import CODE, DATA, ECALL, SIZE, TABLES, TIERS, Machine, machine
 
 OFF, TOR, NA4, NAPOT = 0, 8, 16, 24
