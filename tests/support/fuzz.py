@@ -628,7 +628,8 @@ _GROUPS: dict[str, list[Instruction]] = {"branch": [], "access": [], "csr": [], 
 for _one in rv64.instructions:
     _names = {o.name for o in _one.encoding.operands}
     _text = _one.function.python.__code__.co_names
-    if _one.name in ("mret", "sret", "wfi", "ecall", "ebreak", "c.ebreak") or _one.name.startswith(("sf", "si", "fence")):
+    _leaving = ("mret", "sret", "wfi", "ecall", "ebreak", "c.ebreak")
+    if _one.name in _leaving or _one.name.startswith(("sf", "si", "fence")):
         _GROUPS["system"].append(_one)
     elif "csr" in _names:
         _GROUPS["csr"].append(_one)

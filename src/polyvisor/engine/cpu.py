@@ -81,7 +81,7 @@ class Cpu:
     def reset(self) -> None:
         """Reset values everywhere but in the time counter; translations are forgotten. Not while it runs."""
         engine, code = self.engine, self.code
-        offset = self.clock_offset
+        offset, scratch_record = self.clock_offset, int(engine.scratch_record)
         engine.reset()
         self.clock_offset = offset
         self.state.reset()
@@ -93,6 +93,7 @@ class Cpu:
         engine.cross_handler = code.cross
         engine.stopped_handler = code.stopped
         engine.scratch = self._scratch[1]
+        engine.scratch_record = scratch_record or self._scratch[1]
         engine.step_slot = self._step_slot[1]
         engine.device_read = ctypes.cast(self._read, ctypes.c_void_p).value
         engine.device_write = ctypes.cast(self._write, ctypes.c_void_p).value

@@ -296,7 +296,7 @@ class HelperEmitter(Emitter):
             self.line(f"br label %{done}")
             self.begin(miss)
         if not self.miss():
-            _, (host, physical) = self.invoke(self.runtime("slow_address"), [f"i64 {vaddr}"])
+            _, (host, physical) = self.invoke(self.runtime("slow_address"), [f"i64 {vaddr}", f"i64 {size}"])
             old = change(self.assign(f"inttoptr i64 {host} to ptr"))
             self.invoke(self.runtime("phys_changed"), [f"i64 {physical}", f"i64 {size}"])
             ways.append((old, self.label))

@@ -8,6 +8,7 @@ OFF, TOR, NA4, NAPOT = 0, 1, 2, 3
 LOCKED = 1 << 7
 ADDRESS_MASK = (1 << 54) - 1
 PAGE = 4096
+PMP_GRAIN = 2  # log2 of the bytes that always have the same rules
 
 
 @function
