@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
@@ -16,6 +17,7 @@ from polyvisor import images
 from polyvisor.boards.loader import LoadError
 from polyvisor.boards.virt import TIERS, Disk, VirtConfig
 from polyvisor.vm.machine import Machine
+from polyvisor.vm.trace import start_trace
 
 from .image import errors as image_errors
 from .image import progress as image_progress
@@ -117,13 +119,28 @@ def choose_software(
     )
 
 
+def open_trace(path: Path | None) -> contextlib.AbstractContextManager[TextIO | None]:
+    """The file that ``--trace`` names, opened for writing; nothing without it."""
+    if path is None:
+        return contextlib.nullcontext()
+    if str(path) == "-":
+        return contextlib.nullcontext(sys.stderr)
+    try:
+        return path.open("w", buffering=1 << 16)
+    except OSError as error:
+        fail(f"--trace {str(path)!r}: {error.strerror}")
+
+
 class Session:
     """One `run`: the machine, restarted when the guest asks for a reset, and the terminal around it."""
 
-    def __init__(self, software: Software, config: VirtConfig, no_reboot: bool) -> None:
+    def __init__(
+        self, software: Software, config: VirtConfig, no_reboot: bool, trace: TextIO | None = None
+    ) -> None:
         self.software = software
         self.config = config
         self.no_reboot = no_reboot
+        self.trace = trace
         self.output = Output(self._quit)
         self.machine: Machine | None = None
         self.quit = False
@@ -168,6 +185,8 @@ class Session:
             machine.close()
             raise
         self.machine = machine
+        if self.trace is not None:
+            start_trace(machine, self.trace)
         machine.start()
         # Waking now and then lets signals through.
         while not machine.wait(0.2):
@@ -229,6 +248,9 @@ def run(
     virtual_time: Annotated[
         bool, typer.Option("--virtual-time", help="Time follows executed instructions, not the host's clock.")
     ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write every executed instruction to this file (- for standard error); slow.")
+    ] = None,
     no_reboot: Annotated[bool, typer.Option("--no-reboot", help="End when the guest restarts.")] = False,
 ) -> None:
     """Boot an image, a kernel or a program; this terminal is its console. Ctrl-A h shows the keys."""
@@ -239,9 +261,9 @@ def run(
         memory=parse_memory(memory), cpus=cpus, disks=tuple(map(parse_disk, disk or ())), tier=tier,
         virtual_time=virtual_time,
     )
-    session = Session(software, config, no_reboot)
     try:
-        status = session.run()
+        with open_trace(trace) as file:
+            status = Session(software, config, no_reboot, file).run()
     except LoadError as error:
         fail(str(error))
     except (OSError, ValueError) as error:
