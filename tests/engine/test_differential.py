@@ -63,5 +63,5 @@ def test_a_difference_is_found_and_shrunk(pair, monkeypatch):
     with pytest.raises(fuzz.Mismatch) as caught:
         for seed in range(300):
             fuzz.check_program(pair, seed, 200, "step")
-    assert " sub {" in str(caught.value)
+    assert "sub {" in str(caught.value)
     assert str(caught.value).count(" op ") < 5

@@ -79,6 +79,8 @@ class Pair:
             memory.add_ram(RAM, RAM_PAGES * PAGE)
             memory.add_device(DEVICE, PAGE, probe)
         code = native_code(rv64)
+        for index in range(len(rv64.instructions) + 1):
+            code.handler(index)  # now, so that no run takes long
         # Few pages, so that all are discarded now and then.
         self.native = Cpu(code, self.memories[0], CodePages(code, self.memories[0], 7), virtual=True)
         self.reference = reference_cpu(rv64, self.memories[1])
@@ -134,8 +136,7 @@ class Pair:
     def step(self) -> str:
         """One step of both; gives what differs in state afterwards."""
         expected = self.reference.step()
-        with self.watch:
-            exit = self.native.step()
+        exit = self.native.step()
         found = self.difference(memory=False)
         if exit.kind != ("step" if expected is None else "leave") or exit.reason != (expected or ""):
             found += f"\nexit: native {exit}, reference {expected}"
@@ -511,12 +512,14 @@ class Item:
             if self.values["go"]:  # and run it
                 code += _li(a, goal) + _i(0x67, 0, self.values["rd"], a, 0)
             return code
-        if self.kind == "remap":  # change a page table entry, and say so
+        if self.kind == "remap":  # change a page table entry, and say so; use the page before and after
             a, b = self.values["rs1"], self.values["rs2"]
-            code = _li(a, LEAVES + 8 * self.extra) + _li(b, self.values["entry"])
-            code += struct.pack("<I", b << 20 | a << 15 | 3 << 12 | 0x23)
+            use = _s(3, b, a, 8) if self.values["store"] else _i(0x03, 3, b, a, 8)
+            code = _li(a, VIRTUAL + self.extra * PAGE) + use
+            code += _li(a, LEAVES + 8 * self.extra) + _li(b, self.values["entry"]) + _s(3, b, a, 0)
             code += _li(a, VIRTUAL + self.extra * PAGE)
-            return code + struct.pack("<I", 0x1200_0073 | (a << 15 if self.values["one"] else 0)) + _li(a, 0)
+            code += struct.pack("<I", 0x1200_0073 | (a << 15 if self.values["one"] else 0))
+            return code + use + _li(a, 0)
         return self.data
 
 
@@ -628,7 +631,7 @@ _GROUPS: dict[str, list[Instruction]] = {"branch": [], "access": [], "csr": [], 
 for _one in rv64.instructions:
     _names = {o.name for o in _one.encoding.operands}
     _text = _one.function.python.__code__.co_names
-    if _one.name in ("mret", "sret", "wfi", "ecall", "ebreak", "c.ebreak") or _one.name.startswith(("sf", "si", "fence")):
+    if _one.name in "mret sret wfi ecall ebreak c.ebreak".split() or _one.name.startswith(("sf", "si", "fence")):
         _GROUPS["system"].append(_one)
     elif "csr" in _names:
         _GROUPS["csr"].append(_one)
@@ -681,9 +684,10 @@ def random_item(rng: random.Random, number: int, count: int, setting: Setting) -
     if kind < 0.95:
         chosen = rng.choice(_GROUPS["csr"])
         return Item("op", number, chosen, operands(rng, chosen, False))
-    if kind < 0.97 and setting.translated:
+    if kind < 0.98 and setting.translated:
         page = rng.randrange(DATA - CODE, 16)
         values = {"rs1": free(), "rs2": 16, "entry": table_entry(rng) % 2**31, "one": int(rng.random() < 0.5)}
+        values["store"] = rng.getrandbits(1)
         return Item("remap", number, None, values, extra=page)
     chosen = rng.choice(_GROUPS["system"])
     return Item("op", number, chosen, operands(rng, chosen, False))
