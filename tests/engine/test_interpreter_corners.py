@@ -160,10 +160,12 @@ def test_two_addresses_of_one_page_of_code(cpu):
 
 
 def translated(cpu, *entries: int) -> int:
-    """Sv39 tables: the first gigabyte is as it is, and ``entries`` are the pages from 0x4000_0000. Their address."""
+    """Sv39 tables: RAM is as it is, in small pages, and ``entries`` are the pages from 0x4000_0000. Their address."""
     tables = BASE + 0x8000
-    cpu.memory.write(tables, struct.pack("<QQ", 0xCF, (tables + 0x1000) >> 12 << 10 | 1))
-    cpu.memory.write(tables + 0x1000, struct.pack("<Q", (tables + 0x2000) >> 12 << 10 | 1))
+    cpu.memory.write(tables, struct.pack("<QQ", *[(tables + 0x1000) >> 12 << 10 | 1] * 2))
+    for index, table in ((0, 0x2000), (BASE >> 21 & 511, 0x3000)):
+        cpu.memory.write(tables + 0x1000 + 8 * index, struct.pack("<Q", (tables + table) >> 12 << 10 | 1))
+    cpu.memory.write(tables + 0x3000, struct.pack("<16Q", *(BASE + 0x1000 * n >> 12 << 10 | 0xCF for n in range(16))))
     cpu.memory.write(tables + 0x2000, struct.pack(f"<{len(entries)}Q", *entries))
     cpu.state.pmpcfg[0], cpu.state.pmpaddr[0], cpu.state.pmp_used = 0x1F, 2**54 - 1, 1
     cpu.state.satp = 8 << 60 | tables >> 12
