@@ -181,7 +181,7 @@ class Session:
         return code if code <= 255 else 255
 
     def _send(self, data: bytes) -> int:
-        return self.machine.type(data) if self.machine is not None else 0
+        return self.machine.send(data) if self.machine is not None else 0
 
     def _ready(self) -> bool:
         """Whether the guest takes console input: a program always, a kernel once it listens to the port."""

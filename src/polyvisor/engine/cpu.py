@@ -44,7 +44,13 @@ class Cpu:
     """
 
     def __init__(
-        self, code: NativeCode, memory: Memory, pages: CodePages, *, frequency: int = 1_000_000_000, virtual: bool = False
+        self,
+        code: NativeCode,
+        memory: Memory,
+        pages: CodePages,
+        *,
+        frequency: int = 1_000_000_000,
+        virtual: bool = False,
     ) -> None:
         self.code = code
         self.memory = memory
@@ -140,6 +146,7 @@ class Cpu:
     def step(self) -> Exit:
         """Execute one instruction, or take a trap or interrupt that is due."""
         engine = self.engine
+        engine.stop_at = at.NO_TAG
         while True:
             engine.stepping = 1
             engine.limit = 0

@@ -126,6 +126,11 @@ class ReferenceCpu:
         if first < size:
             second = type(address)(int(address) + first)
             pieces.append((second, self._translate(second, size - first, access), size - first))
+            # Devices do not answer halves of an access.
+            for vaddr, paddr, part in pieces:
+                if not self.memory.is_ram(paddr, part):
+                    self.architecture.hooks["on_bus_error"](self, vaddr, u32(access))
+                    raise AssertionError("on_bus_error must raise a Trap")
         return pieces
 
     def load(self, type: type[Int], address: Int) -> Int:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from polyvisor.adl import FETCH, READ, WRITE, Function, u8, u32, u64, u128, unlikely
-from polyvisor.adl.host import attempt, cpu_address, host_call, host_atomic, peek, poke
+from polyvisor.adl.host import attempt, cpu_address, host_atomic, host_call, peek, poke
 
 from . import layout as at
 from .layout import (
@@ -251,7 +251,7 @@ def load_across(cpu, arch, layout, vaddr: u64, size: u64) -> u64:
     host, _ = reach(cpu, arch, layout, vaddr, first, u32(READ))
     host2, _ = reach(cpu, arch, layout, vaddr + first, size - first, u32(READ))
     if host == 0 or host2 == 0:
-        arch.hooks["on_bus_error"](cpu, vaddr, u32(READ))
+        arch.hooks["on_bus_error"](cpu, vaddr if host == 0 else vaddr + first, u32(READ))
     value = u64(0)
     i = u64(0)
     while i < size:
@@ -282,7 +282,7 @@ def store_across(cpu, arch, layout, vaddr: u64, size: u64, value: u64) -> None:
     host, physical = reach(cpu, arch, layout, vaddr, first, u32(WRITE))
     host2, physical2 = reach(cpu, arch, layout, vaddr + first, size - first, u32(WRITE))
     if host == 0 or host2 == 0:
-        arch.hooks["on_bus_error"](cpu, vaddr, u32(WRITE))
+        arch.hooks["on_bus_error"](cpu, vaddr if host == 0 else vaddr + first, u32(WRITE))
     i = u64(0)
     while i < size:
         target = host + i if i < first else host2 + (i - first)
@@ -428,9 +428,8 @@ def find_code(cpu, arch, layout) -> u64:
     if cpu.left != 0:
         cpu.exit_reason = u32(EXIT_LEAVE)
         return u64(0)
-    if cpu.retired >= cpu.limit:
-        if look_around(cpu, arch, layout):
-            return u64(0)
+    if cpu.retired >= cpu.limit and look_around(cpu, arch, layout):
+        return u64(0)
     if cpu.stepping != 0:
         cpu.limit = u64(0)
         if cpu.stepping == 2:
@@ -451,9 +450,8 @@ def find_code(cpu, arch, layout) -> u64:
         if cpu.stepping != 0:
             cpu.exit_reason = u32(EXIT_STEP)
             return u64(0)
-        if cpu.retired >= cpu.limit:
-            if look_around(cpu, arch, layout):
-                return u64(0)
+        if cpu.retired >= cpu.limit and look_around(cpu, arch, layout):
+            return u64(0)
         trapped, slot = attempt(find_slot, cpu, arch, layout, cpu.pc)
     if slot == 0:
         return u64(0)
