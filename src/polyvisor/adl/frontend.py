@@ -239,6 +239,7 @@ class Builder:
         self.parameters: list[ssa.Value] = []
 
     def new_block(self) -> ssa.Block:
+        """An empty block, not yet entered."""
         block = ssa.Block(len(self.blocks))
         self.blocks.append(block)
         return block
@@ -252,11 +253,13 @@ class Builder:
         return self._new(type)
 
     def parameter(self, type: ssa.Type) -> ssa.Value:
+        """A new parameter of the function."""
         value = self._new(type)
         self.parameters.append(value)
         return value
 
     def block_parameter(self, block: ssa.Block, type: ssa.Type) -> ssa.Value:
+        """A new parameter of ``block``: its jumps pass a value for it."""
         value = self._new(type)
         block.parameters.append(value)
         return value
@@ -265,15 +268,18 @@ class Builder:
         self, opcode: str, arguments: Sequence[ssa.Value] = (), types: Sequence[ssa.Type] = (), detail: Any = None,
         catch: bool = False,
     ) -> tuple[ssa.Value, ...]:
+        """Add an operation where the builder stands; gives its results. In unreachable code nothing is added."""
         results = tuple(self._new(t) for t in types)
         if self.block is not None:
             self.block.ops.append(ssa.Op(opcode, tuple(arguments), results, detail, catch))
         return results
 
     def one(self, opcode: str, arguments: Sequence[ssa.Value], type: ssa.Type, detail: Any = None) -> ssa.Value:
+        """Add an operation that has one result."""
         return self.emit(opcode, arguments, (type,), detail)[0]
 
     def end(self, terminator: ssa.Terminator) -> None:
+        """End the current block; what is emitted before another is entered goes nowhere."""
         if self.block is not None:
             self.block.end = terminator
         self.block = None
@@ -355,6 +361,7 @@ class Builder:
         return parameter
 
     def finish(self, name: str, results: tuple[ssa.Type, ...]) -> ssa.Function:
+        """The function made of the blocks that can be reached."""
         reachable: list[ssa.Block] = []
         todo = [self.blocks[0]]
         seen: set[int] = set()

@@ -91,9 +91,11 @@ class Emitter:
     # Text
 
     def line(self, text: str) -> None:
+        """Add an instruction."""
         self.lines.append("  " + text)
 
     def temporary(self) -> str:
+        """A fresh name for a value."""
         self._temporaries += 1
         return f"%t{self._temporaries}"
 
@@ -104,6 +106,7 @@ class Emitter:
         return name
 
     def new_label(self, hint: str) -> str:
+        """A fresh name for an LLVM block."""
         self._temporaries += 1
         return f"{hint}{self._temporaries}"
 
@@ -113,6 +116,7 @@ class Emitter:
         self.label = label
 
     def operand(self, value: ssa.Value) -> str:
+        """The value as it is written in an instruction, without its type."""
         if isinstance(value, ssa.Const):
             if value.type is bool:
                 return "true" if value.value else "false"
@@ -120,13 +124,16 @@ class Emitter:
         return f"%v{value.number}"
 
     def typed(self, value: ssa.Value) -> str:
+        """The value with its type before it."""
         return f"{llvm_type(value.type)} {self.operand(value)}"
 
     def branch(self, condition: str, then: str, otherwise: str, hint: bool | None = None) -> None:
+        """Add a conditional branch; ``hint``: it is nearly always, or nearly never, taken."""
         weights = "" if hint is None else ", !prof !0" if hint else ", !prof !1"
         self.line(f"br i1 {condition}, label %{then}, label %{otherwise}{weights}")
 
     def declare(self, symbol: str, declaration: str) -> str:
+        """Note that the text needs ``symbol``, declared so."""
         self.declarations[symbol] = declaration
         return symbol
 
@@ -166,6 +173,7 @@ class Emitter:
         return f"b{jump.target.number}"
 
     def end(self, end: ssa.Terminator) -> None:
+        """Write the end of a block."""
         match end:
             case ssa.Jump():
                 self.line(f"br label %{self.jump(end)}")
@@ -181,9 +189,11 @@ class Emitter:
                 self.emit_raise(values)
 
     def edge(self, jump: ssa.Jump) -> str:
+        """The label to jump to for an edge that leaves the block; a subclass may put code on it."""
         return self.jump(jump)
 
     def op(self, op: ssa.Op) -> None:
+        """Write an operation: ``op_`` and its opcode if there is such a method, else it only computes."""
         handler: Callable[[ssa.Op], None] | None = getattr(self, f"op_{op.opcode}", None)
         if handler is not None:
             handler(op)
@@ -191,6 +201,7 @@ class Emitter:
             self.pure(op)
 
     def define(self, op: ssa.Op, text: str, index: int = 0) -> None:
+        """Add the instruction that gives the operation's result number ``index``."""
         self.line(f"%v{op.results[index].number} = {text}")
 
     def pure(self, op: ssa.Op) -> None:
@@ -233,6 +244,7 @@ class Emitter:
             raise DescriptionError(f"{self.function.name}: operation {code} cannot be used here")
 
     def divide_128(self, op: ssa.Op) -> None:
+        """Write a division or remainder of 128 bits without a library of the compiler."""
         self.declare("llvm.ctlz.i128", "declare i128 @llvm.ctlz.i128(i128, i1)")
         self.declare("divide.128", _DIVIDE_128)
         n, d = (self.operand(a) for a in op.arguments)
@@ -252,6 +264,7 @@ class Emitter:
         self.define(op, f"add i128 {result}, 0")
 
     def cast(self, value: ssa.Value, to: ssa.Type) -> str:
+        """The instruction that converts a value, without its result."""
         source, target = llvm_type(value.type), llvm_type(to)
         have, want = int(source[1:]), int(target[1:])
         if have == want:
@@ -260,6 +273,7 @@ class Emitter:
         return f"{word} {source} {self.operand(value)} to {target}"
 
     def ieee(self, op: ssa.Op) -> None:
+        """Write an operation of the host's floating-point arithmetic."""
         kind = "double" if llvm_type(op.arguments[0].type) == "i64" else "float"
         values = [self.assign(f"bitcast {self.typed(a)} to {kind}") for a in op.arguments]
         if op.opcode in _IEEE:
@@ -276,6 +290,7 @@ class Emitter:
         self.define(op, f"bitcast {kind} {result} to {llvm_type(op.results[0].type)}")
 
     def lookup(self, op: ssa.Op) -> None:
+        """Write the choice of an element of a constant tuple."""
         # A chain of selects keeps compiled code free of references to data, so it can be loaded anywhere.
         kind, index = llvm_type(op.results[0].type), op.arguments[0]
         chosen = str(op.detail[-1])
@@ -287,7 +302,9 @@ class Emitter:
     # Left to subclasses
 
     def emit_return(self, values: Sequence[ssa.Value]) -> None:
+        """Write the end of a function that returns; for subclasses."""
         raise NotImplementedError
 
     def emit_raise(self, values: Sequence[ssa.Value]) -> None:
+        """Write the end of a function that raises a trap; for subclasses."""
         raise NotImplementedError

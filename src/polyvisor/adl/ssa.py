@@ -165,6 +165,7 @@ class Function:
     _effects: Effects | None = field(default=None, repr=False)
 
     def ops(self) -> Iterator[Op]:
+        """All operations, block by block."""
         for block in self.blocks:
             yield from block.ops
 

@@ -43,6 +43,7 @@ class Field:
 
     @property
     def alignment(self) -> int:
+        """Bytes its place in the block is a multiple of."""
         return self.type.bits // 8
 
     @overload
@@ -92,10 +93,12 @@ class Registers:
 
     @property
     def size(self) -> int:
+        """Bytes they take in the block."""
         return self.count * self.type.bits // 8
 
     @property
     def alignment(self) -> int:
+        """Bytes their place in the block is a multiple of."""
         return self.type.bits // 8
 
     @overload
@@ -106,9 +109,11 @@ class Registers:
         return self if instance is None else RegisterView(instance, self)
 
     def read(self, block: memoryview, index: int) -> Int:
+        """The register numbered ``index`` of the CPU that ``block`` is."""
         return self.type(self._struct.unpack_from(block, self._at(index))[0])
 
     def write(self, block: memoryview, index: int, value: Any) -> None:
+        """Set the register numbered ``index``; nothing happens to the zero register."""
         value = checked(self.type, value, f"{self.name}[{int(index)}]")
         if self.zero is None or index != self.zero:
             self._struct.pack_into(block, self._at(index), int(value))

@@ -57,14 +57,16 @@ class SbiHart(Protocol):
     """What the interface asks of a hart. Every method may be called from any hart's thread."""
 
     @property
-    def hart_id(self) -> int: ...
+    def hart_id(self) -> int:
+        """The number that the SBI and the guest know it by."""
 
     @property
     def state(self) -> Any:
         """``state.x[n]`` reads and writes integer register n, as an unsigned number of 64 bits."""
 
     @property
-    def status(self) -> HartStatus: ...
+    def status(self) -> HartStatus:
+        """Its state, as hart state management names them."""
 
     def start(self, pc: int, opaque: int) -> None:
         """Leave the stopped state: supervisor mode at ``pc``, satp 0, interrupts off, a0 the id, a1 ``opaque``."""

@@ -137,6 +137,7 @@ class Input:
         self._thread = threading.Thread(target=self._main, name="console input", daemon=True)
 
     def start(self) -> None:
+        """Begin to pass on what is typed."""
         self._thread.start()
 
     def stop(self) -> None:

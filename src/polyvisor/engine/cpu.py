@@ -215,10 +215,12 @@ class Cpu:
             self.engine.limit = 0
 
     def drop_writes(self) -> None:
+        """Forget permissions to write; see :class:`~polyvisor.engine.codepages.Executor`."""
         self.engine.flush_writes = 1
         self._await_effect("flush_writes")
 
     def drop_code(self) -> None:
+        """Forget all translations, likewise."""
         self.engine.flush_all = 1
         self._await_effect("flush_all")
 

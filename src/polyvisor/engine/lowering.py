@@ -71,9 +71,11 @@ class HelperEmitter(Emitter):
         return self.assign(f"getelementptr i8, ptr %cpu, i64 {self.layout.offset(name)}")
 
     def read_field(self, name: str, kind: str = "i64") -> str:
+        """Read a state member as ``kind``."""
         return self.assign(f"load {kind}, ptr {self.place(name)}")
 
     def write_field(self, name: str, value: str, kind: str = "i64") -> None:
+        """Write a state member as ``kind``."""
         self.line(f"store {kind} {value}, ptr {self.place(name)}")
 
     def op_get(self, op: ssa.Op) -> None:
@@ -166,6 +168,7 @@ class HelperEmitter(Emitter):
             self.alias(result, part)
 
     def alias(self, result: ssa.Value, name: str) -> None:
+        """Let ``name`` be the operation's result."""
         kind = llvm_type(result.type)
         same = f"or i1 {name}, false" if kind == "i1" else f"add {kind} {name}, 0"
         self.line(f"%v{result.number} = {same}")
@@ -191,6 +194,7 @@ class HelperEmitter(Emitter):
         self._return([*map(self.typed, values), *(["i1 false"] if self.function.effects.traps else [])])
 
     def store_trap(self, values: Sequence[ssa.Value]) -> None:
+        """Put a trap's values where `deliver` finds them."""
         base = self.place("trap_values")
         for i, value in enumerate(values):
             place = self.assign(f"getelementptr i64, ptr {base}, i64 {i}")
@@ -508,6 +512,7 @@ class HandlerEmitter(HelperEmitter):
     # Restarting
 
     def op(self, op: ssa.Op) -> None:
+        """Write an operation; before a call, restart as the slow variant or make the state in memory current."""
         if op.opcode in _CALLING and self.fast:
             if not self._changed:
                 # Not reached again in this block: what follows is dead code until the next label.
@@ -537,6 +542,7 @@ class HandlerEmitter(HelperEmitter):
         self._changed = self._changed_at_entry[block.number]
 
     def restart(self) -> None:
+        """Begin the instruction again as the slow variant."""
         self.restarts = True
         slow = f"{self.symbol}.slow"
         self.declare(slow, f'declare preserve_nonecc void @"{slow}"({HANDLER_ARGUMENTS})')
@@ -567,6 +573,7 @@ class HandlerEmitter(HelperEmitter):
         self._tail("@trapped", "%rec", "%icount", "%base")
 
     def emit_raise(self, values: Sequence[ssa.Value]) -> None:
+        """Restart where nothing was changed yet, else store the trap and have it delivered."""
         if self.fast and not self._changed:
             self.restart()
             return
@@ -599,6 +606,7 @@ class HandlerEmitter(HelperEmitter):
     # The end of the instruction
 
     def emit_return(self, values: Sequence[ssa.Value]) -> None:
+        """Go on: by way of the dispatcher, at a jump target, or at the next record."""
         count = self.assign("add i64 %icount, 1")
         if self._syncs:
             sync, plain = self.new_label("sync"), self.new_label("plain")
@@ -684,7 +692,6 @@ def _changed_blocks(function: ssa.Function) -> dict[int, bool]:
                     if not entry[jump.target.number]:
                         entry[jump.target.number] = moving = True
     return entry
-
 
 
 def integer(bits: int) -> Any:

@@ -58,6 +58,7 @@ class Ram:
 
     @property
     def end(self) -> int:
+        """The address behind its last byte."""
         return self.base + self.size
 
 

@@ -38,6 +38,7 @@ class ReferenceCpu:
     block: memoryview
 
     def prepare(self, architecture: Architecture, memory: Memory, clock: Callable[[], int] | None = None) -> None:
+        """Set up what is beside the described state; ``clock`` gives the time counter, by default instructions."""
         self.architecture = architecture
         self.memory = memory
         self.retired = 0

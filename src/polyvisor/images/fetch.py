@@ -39,6 +39,7 @@ class Fetcher:
         self._opener.addheaders = [("User-Agent", "polyvisor")]
 
     def url(self, path: str) -> str:
+        """Where ``path`` of the mirror is."""
         # "+" is common in Debian versions and means a space to some object stores unless it is escaped.
         return f"{self.base}/{urllib.parse.quote(path, safe='/~:')}"
 

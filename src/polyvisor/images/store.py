@@ -52,10 +52,12 @@ class Image:
 
     @property
     def kernel(self) -> Path:
+        """The kernel, a flat ``Image``."""
         return self.directory / KERNEL
 
     @property
     def initrd(self) -> Path:
+        """The uncompressed initial file system."""
         return self.directory / INITRD
 
     @property
