@@ -94,7 +94,8 @@ def report(times: dict[str, list[float]], options: argparse.Namespace, qemu: str
     if options.json:
         print(json.dumps(result, indent=2))
         return
-    print(f"boot to first user-space output, {options.runs} runs, {options.cpus} CPU(s){', cold cache' if options.cold else ''}")
+    cold = ", cold cache" if options.cold else ""
+    print(f"boot to first user-space output, {options.runs} runs, {options.cpus} CPU(s){cold}")
     for name in ("polyvisor", "qemu", "ratio"):
         if isinstance(values := result.get(name), dict):
             unit = "" if name == "ratio" else " s"

@@ -16,7 +16,6 @@ from typing import Any
 import pysequoia
 import pytest
 import zstandard
-from conftest import Record
 from fake_mirror import (
     BUSYBOX,
     KERNEL,
@@ -31,6 +30,7 @@ from fake_mirror import (
 )
 from typer.testing import CliRunner
 
+from conftest import Record
 from polyvisor import images
 from polyvisor.cli.image import app
 from polyvisor.images import ImageError, cpio, initramfs, kernel, modules, store

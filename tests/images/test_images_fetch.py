@@ -5,9 +5,9 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from conftest import Record
 from fake_mirror import Server
 
+from conftest import Record
 from polyvisor.images import ImageError, fetch
 from polyvisor.images.errors import storage_errors
 from polyvisor.images.fetch import Fetcher

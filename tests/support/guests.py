@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from polyvisor import images
+from polyvisor.engine.codecache import cache_root
 
 _FROZEN = "frozen-guest"
 
@@ -23,11 +25,22 @@ def frozen_packages() -> Path | None:
 
 @cache
 def guest_image() -> images.Image:
-    """A bootable Linux. Skips the test where there is neither the frozen set nor a network."""
+    """A bootable Linux, in a cache of the tests' own. Skips the test where there is neither packages nor a network."""
     packages = frozen_packages()
+    directory = cache_root() / "tests"
+    directory.mkdir(parents=True, exist_ok=True)
+    before = os.environ.get("POLYVISOR_CACHE")
+    os.environ["POLYVISOR_CACHE"] = str(directory)
     try:
-        if packages is not None:
-            return images.build_from_packages(packages)
-        return images.ensure("debian")
+        # One of the processes that run tests side by side builds it.
+        with (directory / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if packages is not None and not any(image.name == "debian" for image in images.local()):
+                images.build_from_packages(packages)
+            return images.ensure("debian")
     except images.ImageError as error:
         pytest.skip(f"no guest image: {error}")
+    finally:
+        del os.environ["POLYVISOR_CACHE"]
+        if before is not None:
+            os.environ["POLYVISOR_CACHE"] = before

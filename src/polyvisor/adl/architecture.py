@@ -61,7 +61,8 @@ def _compiled(text: str) -> Any:
 # What an architecture may define besides instructions; the engine calls these.
 HOOKS: dict[str, str] = {
     "translate": "(cpu, vaddr, access: u32, context: u32) -> tuple[paddr, page_bits: u32]; page_bits is the size of "
-    "the page as a power of two, or 0 if the result must not be cached; traps where the access is not allowed",
+    "the page as a power of two, or less than the architecture's if the result holds only for as much, and must not be "
+    "cached; traps where the access is not allowed",
     "data_context": "(cpu) -> u32: which translation rules loads and stores follow now, 0 <= it < contexts",
     "fetch_context": "(cpu) -> u32: which translation rules instruction fetches follow now",
     "on_trap": "(cpu, values...): enter a trap; sets cpu.next_pc",

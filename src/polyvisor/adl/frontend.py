@@ -279,20 +279,20 @@ class Builder:
         v = known_or_value
         if isinstance(v, ssa.Value):
             if type is not None and v.type is not type:
-                raise DescriptionError(f"{what} has type {type.__name__}, not {v.type.__name__}; convert it")
+                raise DescriptionError(f"{what} needs type {type.__name__}, not {v.type.__name__}; convert it")
             return v
         if isinstance(v, bool):
             if type not in (None, bool):
-                raise DescriptionError(f"{what} has type {type.__name__}, not bool; convert it")  # type: ignore[union-attr]
+                raise DescriptionError(f"{what} needs type {type.__name__}, not bool; convert it")
             return ssa.Const(bool, v)
         if isinstance(v, Int):
             if type not in (None, v.__class__):
-                raise DescriptionError(f"{what} has type {type.__name__}, not {v.__class__.__name__}; convert it")  # type: ignore[union-attr]
+                raise DescriptionError(f"{what} needs type {type.__name__}, not {v.__class__.__name__}; convert it")
             return ssa.Const(v.__class__, int(v))
         if isinstance(v, int):
             if type is None or type is bool:
                 raise DescriptionError(f"the number {v} needs a type here, for example u64({v})")
-            if not type.fits(v):  # type: ignore[union-attr]
+            if not type.fits(v):
                 raise DescriptionError(f"{v} does not fit {what}, of type {type.__name__}; convert it on purpose")
             return ssa.Const(type, v)
         raise DescriptionError(f"{what} is a number, not {v!r}")
@@ -330,6 +330,12 @@ class Builder:
                 self._merge(f"{name}[{i}]", [v[i] for v in values], block, arguments) for i in range(len(first))
             )
         kinds = {v.type if isinstance(v, ssa.Value) else type(v) for v in values}
+        if int in kinds and len(kinds) == 2:
+            number = next(v for v in values if type(v) is int)
+            raise DescriptionError(
+                f"{name} is a plain number on one way and has a type on another; give it the type everywhere, "
+                f"for example u64({number})"
+            )
         kinds.discard(int)
         if len(kinds) != 1 or not _is_type(kind := kinds.pop()):
             if all(type(v) is int for v in values):
@@ -521,9 +527,8 @@ class _Frame:
                     raise DescriptionError(f"only registers of the CPU can be assigned to, not {ast.unparse(target)}")
                 member = self.builder.compiler.members[registers.name]
                 position = self.index(self.expression(index), member)
-                self.builder.emit(
-                    "setreg", (position, self.builder.value(value, member.type, ast.unparse(target))), (), registers.name
-                )
+                given = self.builder.value(value, member.type, ast.unparse(target))
+                self.builder.emit("setreg", (position, given), (), registers.name)
             case _:
                 raise DescriptionError(f"cannot assign to {ast.unparse(target)}")
 
@@ -545,7 +550,7 @@ class _Frame:
             if not 0 <= int(value) < member.count:
                 raise DescriptionError(f"{member.name} has {member.count} registers; there is no number {int(value)}")
             return ssa.Const(u32, int(value))
-        if value.type is bool or value.type.signed:  # type: ignore[union-attr]
+        if value.type is bool or value.type.signed:
             raise DescriptionError("an index is an unsigned integer")
         return value
 
@@ -687,7 +692,7 @@ class _Frame:
 
     def shift_amount(self, kind: Any, amount: Any) -> ssa.Value:
         if isinstance(amount, ssa.Value):
-            if amount.type is bool or amount.type.signed:  # type: ignore[union-attr]
+            if amount.type is bool or amount.type.signed:
                 raise DescriptionError("a shift amount is an unsigned integer")
             return self.cast(kind, amount)
         if kind is bool:
@@ -708,6 +713,8 @@ class _Frame:
             case ast.Invert():
                 if not isinstance(value, ssa.Value):
                     return ~value
+                if value.type is bool:
+                    raise DescriptionError("~ of a bool; write not x")
                 return self.builder.one("xor", (value, ssa.Const(value.type, -1)), value.type)
         return value
 
@@ -807,6 +814,8 @@ class _Frame:
         if isinstance(base, Table):
             return _TableEntry(base, index)
         if isinstance(base, tuple) and base and all(type(v) is type(base[0]) and isinstance(v, Int) for v in base):
+            if index.type is bool or index.type.signed:
+                raise DescriptionError("an index is an unsigned integer")
             return self.builder.one("lookup", (index,), type(base[0]), tuple(int(v) for v in base))
         raise DescriptionError("only a constant tuple of numbers of one type can be indexed at run time")
 
@@ -926,9 +935,8 @@ class _Frame:
                 self.builder.emit("store", stored, (), kind)
                 return None
             case "atomic", [str(operation), kind, where, what]:
-                return self.builder.one(
-                    "atomic", (value(where, address, "the address"), value(what, kind)), _unsigned(kind), (operation, kind)
-                )
+                pair = (value(where, address, "the address"), value(what, kind))
+                return self.builder.one("atomic", pair, _unsigned(kind), (operation, kind))
             case "compare_exchange", [kind, where, expected, new]:
                 values = (value(where, address, "the address"), value(expected, kind), value(new, kind))
                 return self.builder.one("compare_exchange", values, _unsigned(kind), kind)
@@ -969,9 +977,8 @@ def _as_load(target: ast.expr) -> ast.expr:
 
 def _assigned(body: Sequence[ast.stmt]) -> set[str]:
     """Names that a loop's body assigns."""
-    return {
-        n.id for statement in body for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-    }
+    nodes = [node for statement in body for node in ast.walk(statement)]
+    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 # Builtin functions
@@ -984,12 +991,18 @@ def _unary(opcode: str, python: Callable[..., Any]) -> Callable[..., Any]:
     return build
 
 
+def _width(x: ssa.Value) -> int:
+    if x.type is bool:
+        raise DescriptionError("this takes a number, not a bool; convert it first, for example u64(flag)")
+    return x.type.bits
+
+
 def _bits(frame: _Frame, x: Any, high: Any, low: Any) -> Any:
     if not isinstance(x, ssa.Value):
         return builtins.bits(x, high, low)
-    if not 0 <= low <= high < x.type.bits:  # type: ignore[union-attr]
+    if not 0 <= low <= high < _width(x):
         raise DescriptionError(f"bits {high}..{low} of {x.type.__name__}")
-    logical = frame.cast(integer_type(x.type.bits, False), x)  # type: ignore[union-attr]
+    logical = frame.cast(integer_type(_width(x), False), x)
     moved = frame.binary(ast.RShift(), logical, low) if low else logical
     masked = frame.binary(ast.BitAnd(), moved, (1 << (high - low + 1)) - 1)
     return frame.cast(x.type, masked)
@@ -1000,7 +1013,7 @@ def _bit(frame: _Frame, x: Any, n: Any) -> Any:
         return builtins.bit(x, n)
     if isinstance(n, ssa.Value):
         raise DescriptionError("bit(x, n) takes a constant n; write (x >> n) & 1 != 0")
-    logical = frame.cast(integer_type(x.type.bits, False), x)  # type: ignore[union-attr]
+    logical = frame.cast(integer_type(_width(x), False), x)
     masked = frame.binary(ast.BitAnd(), logical, 1 << int(n))
     return frame.compare_values(ast.NotEq(), masked, 0)
 
@@ -1008,7 +1021,7 @@ def _bit(frame: _Frame, x: Any, n: Any) -> Any:
 def _sext(frame: _Frame, x: Any, n: Any) -> Any:
     if not isinstance(x, ssa.Value):
         return builtins.sext(x, n)
-    width: int = x.type.bits  # type: ignore[union-attr]
+    width = _width(x)
     if n == width:
         return x
     signed = frame.cast(integer_type(width, True), x)

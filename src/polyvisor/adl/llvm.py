@@ -20,14 +20,57 @@ _IEEE = {"ieee_add": "fadd", "ieee_sub": "fsub", "ieee_mul": "fmul", "ieee_div":
 # Metadata every module ends with: weights for branches that are nearly always, or nearly never, taken.
 METADATA = '!0 = !{!"branch_weights", i32 2000, i32 1}\n!1 = !{!"branch_weights", i32 1, i32 2000}\n'
 
+# Division of 128-bit numbers would be a call into a compiler's library, which need not be there.
+_DIVIDE_128 = """define internal i128 @"divide.128"(i128 %n, i128 %d) nounwind noinline {
+entry:
+  %either = or i128 %n, %d
+  %high = lshr i128 %either, 64
+  %small = icmp eq i128 %high, 0
+  br i1 %small, label %short, label %long
+short:
+  %n64 = trunc i128 %n to i64
+  %d64 = trunc i128 %d to i64
+  %q64 = udiv i64 %n64, %d64
+  %qshort = zext i64 %q64 to i128
+  ret i128 %qshort
+long:
+  %zeros = call i128 @llvm.ctlz.i128(i128 %n, i1 false)
+  %count = sub i128 128, %zeros
+  br label %loop
+loop:
+  %i = phi i128 [ %count, %long ], [ %below, %next ]
+  %q = phi i128 [ 0, %long ], [ %qnew, %next ]
+  %r = phi i128 [ 0, %long ], [ %rnew, %next ]
+  %end = icmp eq i128 %i, 0
+  br i1 %end, label %done, label %next
+next:
+  %below = sub i128 %i, 1
+  %moved = lshr i128 %n, %below
+  %digit = and i128 %moved, 1
+  %carry = icmp slt i128 %r, 0
+  %double = shl i128 %r, 1
+  %row = or i128 %double, %digit
+  %enough = icmp uge i128 %row, %d
+  %take = or i1 %carry, %enough
+  %less = sub i128 %row, %d
+  %rnew = select i1 %take, i128 %less, i128 %row
+  %qdouble = shl i128 %q, 1
+  %one = zext i1 %take to i128
+  %qnew = or i128 %qdouble, %one
+  br label %loop
+done:
+  ret i128 %q
+}
+"""
+
 
 def llvm_type(type: ssa.Type) -> str:
     """The LLVM type of a value of ``type``."""
-    return "i1" if type is bool else f"i{type.bits}"  # type: ignore[union-attr]
+    return "i1" if type is bool else f"i{type.bits}"
 
 
 def _signed(value: ssa.Value) -> bool:
-    return value.type is not bool and value.type.signed  # type: ignore[union-attr]
+    return value.type is not bool and value.type.signed
 
 
 class Emitter:
@@ -160,6 +203,8 @@ class Emitter:
             self.define(op, f"{_ARITHMETIC[code]} {kind} {a}, {b}")
         elif code == "shr":
             self.define(op, f"{'ashr' if _signed(args[0]) else 'lshr'} {kind} {a}, {b}")
+        elif code in ("div", "rem") and kind == "i128":
+            self.divide_128(op)
         elif code in ("div", "rem"):
             self.define(op, f"{'s' if _signed(args[0]) else 'u'}{code} {kind} {a}, {b}")
         elif code in ("eq", "ne"):
@@ -186,6 +231,25 @@ class Emitter:
             self.lookup(op)
         else:
             raise DescriptionError(f"{self.function.name}: operation {code} cannot be used here")
+
+    def divide_128(self, op: ssa.Op) -> None:
+        self.declare("llvm.ctlz.i128", "declare i128 @llvm.ctlz.i128(i128, i1)")
+        self.declare("divide.128", _DIVIDE_128)
+        n, d = (self.operand(a) for a in op.arguments)
+        magnitudes, signs = [n, d], []
+        if _signed(op.arguments[0]):
+            signs = [self.assign(f"ashr i128 {v}, 127") for v in (n, d)]
+            flipped = [self.assign(f"xor i128 {v}, {sign}") for v, sign in zip((n, d), signs, strict=True)]
+            magnitudes = [self.assign(f"sub i128 {v}, {sign}") for v, sign in zip(flipped, signs, strict=True)]
+        a, b = magnitudes
+        result = self.assign(f'call i128 @"divide.128"(i128 {a}, i128 {b})')
+        if op.opcode == "rem":
+            product = self.assign(f"mul i128 {result}, {b}")
+            result = self.assign(f"sub i128 {a}, {product}")
+        if signs:
+            sign = signs[0] if op.opcode == "rem" else self.assign(f"xor i128 {signs[0]}, {signs[1]}")
+            result = self.assign(f"sub i128 {self.assign(f'xor i128 {result}, {sign}')}, {sign}")
+        self.define(op, f"add i128 {result}, 0")
 
     def cast(self, value: ssa.Value, to: ssa.Type) -> str:
         source, target = llvm_type(value.type), llvm_type(to)

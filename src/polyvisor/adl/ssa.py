@@ -87,6 +87,8 @@ class Op:
 
 @dataclass(slots=True)
 class Jump:
+    """Go to a block, giving its parameters these values."""
+
     target: Block
     arguments: list[Value]
 
@@ -103,6 +105,8 @@ class Branch:
 
 @dataclass(slots=True)
 class Switch:
+    """Go on by the value of an integer."""
+
     value: Value
     cases: list[tuple[int, Jump]]
     default: Jump
@@ -110,6 +114,8 @@ class Switch:
 
 @dataclass(slots=True)
 class Return:
+    """End the function with these results."""
+
     values: tuple[Value, ...]
 
 
@@ -125,6 +131,8 @@ Terminator = Jump | Branch | Switch | Return | Raise
 
 @dataclass(eq=False, slots=True)
 class Block:
+    """A basic block."""
+
     number: int
     parameters: list[Value] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
@@ -154,6 +162,7 @@ class Function:
     parameters: list[Value]
     results: tuple[Type, ...]
     blocks: list[Block]
+    _effects: Effects | None = field(default=None, repr=False)
 
     def ops(self) -> Iterator[Op]:
         for block in self.blocks:
@@ -174,9 +183,6 @@ class Function:
         if self._effects is None:
             self._effects = _effects(self)
         return self._effects
-
-    def __post_init__(self) -> None:
-        self._effects: Effects | None = None
 
     def __str__(self) -> str:
         lines = [f"function {self.name}({', '.join(map(repr, self.parameters))}) -> {_names(self.results)}"]
@@ -205,7 +211,8 @@ def _show(end: Terminator | None) -> str:
         case Branch():
             return f"branch {end.condition} {to(end.then)} else {to(end.otherwise)}"
         case Switch():
-            return f"switch {end.value} " + ", ".join(f"{k:#x}: {to(j)}" for k, j in end.cases) + f" else {to(end.default)}"
+            cases = ", ".join(f"{k:#x}: {to(j)}" for k, j in end.cases)
+            return f"switch {end.value} {cases} else {to(end.default)}"
         case Return():
             return f"return {', '.join(map(repr, end.values))}"
         case Raise():

@@ -111,6 +111,12 @@ class Int(int):
         remainder = abs(int(self)) % abs(divisor)
         return type(self)(-remainder if self < 0 else remainder)
 
+    def __rfloordiv__(self, other: Any) -> Self:
+        return type(self)(self._peer(other)) // self
+
+    def __rmod__(self, other: Any) -> Self:
+        return type(self)(self._peer(other)) % self
+
     def __lshift__(self, other: Any) -> Self:
         return type(self)(int(self) << self._amount(other))
 
@@ -119,6 +125,9 @@ class Int(int):
 
     def __neg__(self) -> Self:
         return type(self)(-int(self))
+
+    def __pos__(self) -> Self:
+        return self
 
     def __invert__(self) -> Self:
         return type(self)(~int(self))
@@ -149,55 +158,75 @@ class Int(int):
 
 
 class u8(Int):  # noqa: N801  (the names of the types are the language's)
+    """8 bits, unsigned."""
+
     bits = 8
     __slots__ = ()
 
 
 class u16(Int):  # noqa: N801
+    """16 bits, unsigned."""
+
     bits = 16
     __slots__ = ()
 
 
 class u32(Int):  # noqa: N801
+    """32 bits, unsigned."""
+
     bits = 32
     __slots__ = ()
 
 
 class u64(Int):  # noqa: N801
+    """64 bits, unsigned."""
+
     bits = 64
     __slots__ = ()
 
 
 class u128(Int):  # noqa: N801
+    """128 bits, unsigned."""
+
     bits = 128
     __slots__ = ()
 
 
 class i8(Int):  # noqa: N801
+    """8 bits, signed."""
+
     bits = 8
     signed = True
     __slots__ = ()
 
 
 class i16(Int):  # noqa: N801
+    """16 bits, signed."""
+
     bits = 16
     signed = True
     __slots__ = ()
 
 
 class i32(Int):  # noqa: N801
+    """32 bits, signed."""
+
     bits = 32
     signed = True
     __slots__ = ()
 
 
 class i64(Int):  # noqa: N801
+    """64 bits, signed."""
+
     bits = 64
     signed = True
     __slots__ = ()
 
 
 class i128(Int):  # noqa: N801
+    """128 bits, signed."""
+
     bits = 128
     signed = True
     __slots__ = ()

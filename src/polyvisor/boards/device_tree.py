@@ -1,160 +1,216 @@
-"""The flattened device tree that tells an operating system what is on the `virt` board.
+"""The flattened device tree a guest finds its machine in (Devicetree Specification v0.4, chapter 5).
 
-Written from the Devicetree Specification 0.4 and the bindings in Linux, Documentation/devicetree/bindings.
+Bindings are those of the Linux kernel's Documentation/devicetree/bindings.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Sequence
 
-from fdt import FDT, Node, PropBytes, Property, PropStrings, PropWords
+import fdt
 
-from . import memory_map as at
+from polyvisor.boards import memory_map as at
 
-EXTENSIONS = tuple("i m a f d c zicntr zicsr zifencei zihpm zba zbb zbs sstc svadu svinval".split())
-_ISA = "rv64imafdc_" + "_".join(EXTENSIONS[6:])
-_PLIC, _TEST, _FIRST_INTC = 1, 2, 16  # phandles; interrupt controllers of harts follow the last
+DEFAULT_EXTENSIONS: tuple[str, ...] = (
+    *("i", "m", "a", "f", "d", "c", "zicntr", "zicsr", "zifencei", "zihpm"),
+    *("zba", "zbb", "zbs", "sstc", "svadu", "svinval"),
+)
+
+_MMU_TYPES = ("riscv,none", "riscv,sv39", "riscv,sv48", "riscv,sv57")
+
+# Interrupt numbers of a hart (Privileged ISA, "Machine Cause Register").
+_MACHINE_SOFTWARE = 3
+_MACHINE_TIMER = 7
+_SUPERVISOR_EXTERNAL = 9
+_MACHINE_EXTERNAL = 11
+
+
+class DeviceTreeError(ValueError):
+    """What was asked for cannot be described in a device tree."""
 
 
 def device_tree(
-    *, memory_size: int, harts: int, command_line: str, initrd: tuple[int, int] | None, rng_seed: bytes
+    *,
+    memory_size: int,
+    harts: int,
+    command_line: str = "",
+    initrd: tuple[int, int] | None = None,
+    rng_seed: bytes = b"",
+    extensions: Sequence[str] = DEFAULT_EXTENSIONS,
+    mmu: str = "riscv,sv57",
 ) -> bytes:
-    """The tree as a blob.
+    """The device tree of a ``virt`` board, as a blob of version 17.
 
-    ``memory_size`` bytes of RAM, ``harts`` CPUs, the kernel's ``command_line``, where the ``initrd`` starts and ends,
-    and ``rng_seed``, random bytes that start the kernel's random number generator.
+    ``memory_size`` is in bytes; ``harts`` counts harts numbered from 0; ``initrd`` is (first address, address after
+    the last byte); ``rng_seed`` is entropy for the guest and is left out when empty. ``extensions`` are lower-case
+    names beginning with "i" (bindings/riscv/extensions.yaml); ``mmu`` is a value of ``mmu-type``.
+    Raises :class:`DeviceTreeError`.
     """
-    root = _node(
-        "/", ("#address-cells", 2), ("#size-cells", 2), ("compatible", "riscv-virtio"), ("model", "polyvisor,virt")
-    )
+    _check(memory_size, harts, command_line, initrd, extensions, mmu)
+    intcs = list(range(1, harts + 1))
+    plic, test = harts + 1, harts + 2
+
+    tree = fdt.FDT()
+    tree.entries = []  # memory reservations; the library's default is one list shared by all trees
+    root = tree.root
+    _cells(root, 2, 2)
+    _strings(root, "compatible", "riscv-virtio")
+    _strings(root, "model", "polyvisor,virt")
     root.append(_chosen(command_line, initrd, rng_seed))
-    root.append(_node(f"memory@{at.DRAM:x}", ("device_type", "memory"), ("reg", _reg(at.DRAM, memory_size))))
-    root.append(_cpus(harts))
-    root.append(_soc(harts))
-    for name, value in (("poweroff", 0x5555), ("reboot", 0x7777)):
-        root.append(
-            _node(name, ("compatible", f"syscon-{name}"), ("regmap", _TEST), ("offset", 0), ("value", value))
-        )
-    tree = FDT()
-    tree.root = root
-    blob: bytes = tree.to_dtb(version=17)
+    root.append(_node(f"memory@{at.DRAM_BASE:x}", device_type="memory", reg=_u64(at.DRAM_BASE, memory_size)))
+    root.append(_cpus(intcs, extensions, mmu))
+    root.append(_soc(intcs, plic, test))
+    for name, value in (("poweroff", at.TEST_POWER_OFF), ("reboot", at.TEST_REBOOT)):
+        compatible = f"syscon-{name}"
+        root.append(_node(name, compatible=compatible, regmap=[test], offset=[at.TEST_OFFSET], value=[value]))
+    blob: bytes = tree.to_dtb(version=17, last_comp_version=16, boot_cpuid_phys=0)
     return blob
 
 
-def _node(name: str, *properties: tuple[str, Any]) -> Node:
-    node = Node(name)
-    for key, value in properties:
-        match value:
-            case None:
-                node.append(Property(key))
-            case str():
-                node.append(PropStrings(key, value))
-            case tuple() if isinstance(value[0], str):
-                node.append(PropStrings(key, *value))
-            case bytes():
-                node.append(PropBytes(key, data=value))
-            case int():
-                node.append(PropWords(key, value))
-            case _:
-                node.append(PropWords(key, *value))
-    return node
+def _check(
+    memory_size: int,
+    harts: int,
+    command_line: str,
+    initrd: tuple[int, int] | None,
+    extensions: Sequence[str],
+    mmu: str,
+) -> None:
+    if not 0 < memory_size <= 2**64 - at.DRAM_BASE:
+        raise DeviceTreeError(f"a machine cannot have {memory_size} bytes of RAM")
+    if not 1 <= harts <= at.MAX_HARTS:
+        raise DeviceTreeError(f"a machine has 1 to {at.MAX_HARTS} harts, not {harts}")
+    if "\0" in command_line:
+        raise DeviceTreeError("the kernel command line contains a NUL character")
+    if initrd is not None and not 0 <= initrd[0] <= initrd[1] < 2**64:
+        raise DeviceTreeError(f"the initrd cannot be at {initrd[0]:#x}..{initrd[1]:#x}")
+    if not extensions or extensions[0] != "i":
+        raise DeviceTreeError("the list of extensions must begin with the base, 'i'")
+    for name in extensions:
+        if not re.fullmatch(r"[a-z]|[szx][a-z0-9]+", name):
+            raise DeviceTreeError(f"{name!r} is not the name of an extension")
+    if mmu not in _MMU_TYPES:
+        raise DeviceTreeError(f"mmu-type is one of {', '.join(_MMU_TYPES)}, not {mmu!r}")
 
 
-def _cells(value: int) -> list[int]:
-    return [value >> 32, value & 0xFFFF_FFFF]
+def isa_string(extensions: Sequence[str]) -> str:
+    """The ``riscv,isa`` string of a 64-bit hart: single letters, then the longer names, as ordered in the list."""
+    letters = "".join(name for name in extensions if len(name) == 1)
+    return "_".join([f"rv64{letters}", *(name for name in extensions if len(name) > 1)])
 
 
-def _reg(base: int, size: int) -> list[int]:
-    return _cells(base) + _cells(size)
+# Nodes
 
 
-def _chosen(command_line: str, initrd: tuple[int, int] | None, rng_seed: bytes) -> Node:
-    node = _node(
-        "chosen", ("stdout-path", f"/soc/serial@{at.UART:x}"), ("bootargs", command_line), ("rng-seed", rng_seed)
-    )
+def _chosen(command_line: str, initrd: tuple[int, int] | None, rng_seed: bytes) -> fdt.Node:
+    chosen = fdt.Node("chosen")
+    # Bytes: the library's strings are never empty and never more than ASCII.
+    chosen.append(fdt.PropBytes("bootargs", data=command_line.encode("utf-8", "surrogateescape") + b"\0"))
+    _strings(chosen, "stdout-path", f"/soc/serial@{at.UART.base:x}")
     if initrd is not None:
-        for key, address in zip(("linux,initrd-start", "linux,initrd-end"), initrd, strict=True):
-            node.append(PropWords(key, *_cells(address)))
-    return node
+        chosen.append(fdt.PropWords("linux,initrd-start", *_u64(initrd[0])))
+        chosen.append(fdt.PropWords("linux,initrd-end", *_u64(initrd[1])))
+    if rng_seed:
+        chosen.append(fdt.PropBytes("rng-seed", data=bytes(rng_seed)))
+    return chosen
 
 
-def _cpus(harts: int) -> Node:
-    cpus = _node("cpus", ("#address-cells", 1), ("#size-cells", 0), ("timebase-frequency", at.TIMEBASE))
-    for hart in range(harts):
-        cpu = _node(
-            f"cpu@{hart:x}",
-            ("device_type", "cpu"),
-            ("reg", hart),
-            ("status", "okay"),
-            ("compatible", "riscv"),
-            ("riscv,isa", _ISA),
-            ("riscv,isa-base", "rv64i"),
-            ("riscv,isa-extensions", EXTENSIONS),
-            ("mmu-type", "riscv,sv57"),
-        )
-        cpu.append(
-            _node(
-                "interrupt-controller",
-                ("#interrupt-cells", 1),
-                ("interrupt-controller", None),
-                ("compatible", "riscv,cpu-intc"),
-                ("phandle", _FIRST_INTC + hart),
-            )
-        )
+def _cpus(intcs: Sequence[int], extensions: Sequence[str], mmu: str) -> fdt.Node:
+    cpus = _node("cpus")
+    _cells(cpus, 1, 0)
+    cpus.append(fdt.PropWords("timebase-frequency", at.TIMEBASE_FREQUENCY))
+    for number, phandle in enumerate(intcs):
+        cpu = _node(f"cpu@{number:x}", device_type="cpu", reg=[number], status="okay", compatible="riscv")
+        _strings(cpu, "riscv,isa", isa_string(extensions))
+        _strings(cpu, "riscv,isa-base", "rv64i")
+        _strings(cpu, "riscv,isa-extensions", *extensions)
+        _strings(cpu, "mmu-type", mmu)
+        intc = _node("interrupt-controller", compatible="riscv,cpu-intc", phandle=[phandle])
+        _interrupt_controller(intc)
+        cpu.append(intc)
         cpus.append(cpu)
     return cpus
 
 
-def _soc(harts: int) -> Node:
-    soc = _node("soc", ("#address-cells", 2), ("#size-cells", 2), ("compatible", "simple-bus"), ("ranges", None))
-    soc.append(
-        _node(
-            f"test@{at.TEST:x}",
-            ("compatible", ("sifive,test1", "sifive,test0", "syscon")),
-            ("reg", _reg(at.TEST, at.TEST_SIZE)),
-            ("phandle", _TEST),
-        )
-    )
-    soc.append(_interrupting("rtc", at.RTC, at.RTC_SIZE, at.RTC_IRQ, "google,goldfish-rtc"))
-    soc.append(_interrupting("serial", at.UART, at.UART_SIZE, at.UART_IRQ, "ns16550a", at.UART_CLOCK))
-    for slot in range(at.VIRTIO_SLOTS):
-        base = at.VIRTIO + slot * at.VIRTIO_STRIDE
-        soc.append(_interrupting("virtio_mmio", base, at.VIRTIO_SIZE, at.VIRTIO_IRQ + slot, "virtio,mmio"))
-    # Of each hart: machine software and timer interrupt; machine and supervisor external interrupt.
-    timers = [cell for h in range(harts) for cell in (_FIRST_INTC + h, 3, _FIRST_INTC + h, 7)]
-    external = [cell for h in range(harts) for cell in (_FIRST_INTC + h, 11, _FIRST_INTC + h, 9)]
-    soc.append(
-        _node(
-            f"clint@{at.ACLINT:x}",
-            ("compatible", ("sifive,clint0", "riscv,clint0")),
-            ("reg", _reg(at.ACLINT, at.ACLINT_SIZE)),
-            ("interrupts-extended", timers),
-        )
-    )
-    soc.append(
-        _node(
-            f"plic@{at.PLIC:x}",
-            ("compatible", ("sifive,plic-1.0.0", "riscv,plic0")),
-            ("reg", _reg(at.PLIC, at.PLIC_SIZE)),
-            ("#address-cells", 0),
-            ("#interrupt-cells", 1),
-            ("interrupt-controller", None),
-            ("interrupts-extended", external),
-            ("riscv,ndev", at.PLIC_SOURCES - 1),
-            ("phandle", _PLIC),
-        )
-    )
+def _soc(intcs: Sequence[int], plic: int, test: int) -> fdt.Node:
+    soc = _node("soc", compatible="simple-bus")
+    _cells(soc, 2, 2)
+    soc.append(fdt.Property("ranges"))
+
+    finisher = _device("test", at.TEST)
+    _strings(finisher, "compatible", "sifive,test1", "sifive,test0", "syscon")
+    finisher.append(fdt.PropWords("phandle", test))
+    soc.append(finisher)
+
+    rtc = _device("rtc", at.RTC, plic)
+    _strings(rtc, "compatible", "google,goldfish-rtc")
+    soc.append(rtc)
+
+    clint = _device("clint", at.CLINT)
+    _strings(clint, "compatible", "sifive,clint0", "riscv,clint0")
+    clint.append(_lines(intcs, _MACHINE_SOFTWARE, _MACHINE_TIMER))
+    soc.append(clint)
+
+    controller = _device("interrupt-controller", at.PLIC)
+    _strings(controller, "compatible", "sifive,plic-1.0.0", "riscv,plic0")
+    controller.append(_lines(intcs, _MACHINE_EXTERNAL, _SUPERVISOR_EXTERNAL))
+    controller.append(fdt.PropWords("riscv,ndev", at.PLIC_SOURCES - 1))
+    controller.append(fdt.PropWords("phandle", plic))
+    controller.append(fdt.PropWords("#address-cells", 0))
+    _interrupt_controller(controller)
+    soc.append(controller)
+
+    serial = _device("serial", at.UART, plic)
+    _strings(serial, "compatible", "ns16550a")
+    serial.append(fdt.PropWords("clock-frequency", at.UART_CLOCK))
+    soc.append(serial)
+
+    for slot in at.VIRTIO:
+        virtio = _device("virtio_mmio", slot, plic)
+        _strings(virtio, "compatible", "virtio,mmio")
+        soc.append(virtio)
     return soc
 
 
-def _interrupting(name: str, base: int, size: int, irq: int, compatible: str, clock: int | None = None) -> Node:
-    node = _node(
-        f"{name}@{base:x}",
-        ("compatible", compatible),
-        ("reg", _reg(base, size)),
-        ("interrupts", irq),
-        ("interrupt-parent", _PLIC),
-    )
-    if clock is not None:
-        node.append(PropWords("clock-frequency", clock))
+def _device(name: str, region: at.Region, plic: int | None = None) -> fdt.Node:
+    node = _node(f"{name}@{region.base:x}", reg=_u64(region.base, region.size))
+    if plic is not None:
+        node.append(fdt.PropWords("interrupt-parent", plic))
+        node.append(fdt.PropWords("interrupts", region.irq))
     return node
+
+
+def _lines(intcs: Sequence[int], *causes: int) -> fdt.PropWords:
+    words = [word for intc in intcs for cause in causes for word in (intc, cause)]
+    return fdt.PropWords("interrupts-extended", *words)
+
+
+# Properties
+
+
+def _node(name: str, **properties: str | list[int]) -> fdt.Node:
+    node = fdt.Node(name)
+    for key, value in properties.items():
+        if isinstance(value, str):
+            _strings(node, key, value)
+        else:
+            node.append(fdt.PropWords(key, *value))
+    return node
+
+
+def _strings(node: fdt.Node, name: str, *values: str) -> None:
+    node.append(fdt.PropStrings(name, *values))
+
+
+def _cells(node: fdt.Node, address: int, size: int) -> None:
+    node.append(fdt.PropWords("#address-cells", address))
+    node.append(fdt.PropWords("#size-cells", size))
+
+
+def _interrupt_controller(node: fdt.Node) -> None:
+    node.append(fdt.PropWords("#interrupt-cells", 1))
+    node.append(fdt.Property("interrupt-controller"))
+
+
+def _u64(*values: int) -> list[int]:
+    return [word for value in values for word in (value >> 32, value & 0xFFFF_FFFF)]

@@ -1,66 +1,97 @@
-"""The host-target interface of bare-metal test programs: two words in memory, ``tohost`` and ``fromhost``.
+"""The host-target interface: how bare-metal RISC-V test programs print and exit.
 
-What a program stores in ``tohost`` is a device (bits 63:56), a command (55:48) and a payload (RISC-V test
-environment and Spike's HTIF).  Device 0 is the system-call proxy: an odd payload ends the program, an even one is
-the address of eight words with a call and its arguments; device 1 is a console.
+A program stores a 64-bit command in ``tohost``: device in bits 63..56, command in bits 55..48, payload below.
+The host clears ``tohost`` when it has taken the command and answers in ``fromhost``.
+Device 0 is the system call proxy, device 1 the console.
 """
 
 from __future__ import annotations
 
+import errno
+import struct
 from collections.abc import Callable
 
 from polyvisor.engine.memory import BusError, Memory
 
 _PAYLOAD = (1 << 48) - 1
-_SYS_WRITE = 64
-_SYS_EXIT = 93
-_ENOSYS = (1 << 64) - 38
-_LONGEST_WRITE = 1 << 20
+_CONSOLE = 1
+_PUTCHAR = 1
+_WRITE = 64
+_EXIT = 93
+_MAGIC = struct.Struct("<8Q")
 
 
 class Htif:
-    """Serves one program; :meth:`poll` looks whether it wants something."""
+    """Serves one program. ``tohost`` and ``fromhost`` are guest physical addresses of its two 64-bit words.
+
+    ``output`` receives what the program prints. Nothing the program writes makes :meth:`poll` raise.
+    """
 
     def __init__(self, memory: Memory, tohost: int, fromhost: int | None, output: Callable[[bytes], None]) -> None:
-        self.memory = memory
-        self.tohost = tohost
-        self.fromhost = fromhost
+        self._memory = memory
+        self._tohost = tohost
+        self._fromhost = fromhost
         self._output = output
 
     def poll(self) -> int | None:
-        """Do what ``tohost`` asks, if anything; gives the exit status once the program has ended."""
-        try:
-            value = int.from_bytes(self.memory.read(self.tohost, 8), "little")
-            if value == 0:
-                return None
-            device, command, payload = value >> 56, value >> 48 & 0xFF, value & _PAYLOAD
-            if device == 0 and payload & 1:
+        """Serve what ``tohost`` asks for. Returns the program's exit code once it has ended, None until then.
+
+        The command that ended the program is left in ``tohost``: polling again gives the same answer.
+        """
+        value = self._load(self._tohost)
+        if not value:
+            return None
+        device, command, payload = value >> 56, value >> 48 & 0xFF, value & _PAYLOAD
+        if device == 0 and command == 0:
+            if payload & 1:
                 return payload >> 1
-            reply = 1
-            if device == 0:
-                status = self._call(payload)
-                if status is not None:
-                    return status
-            elif device == 1 and command == 1:
-                self._output(bytes([payload & 0xFF]))
-                reply = value & ~_PAYLOAD
-            self.memory.write(self.tohost, bytes(8))
-            if self.fromhost is not None and not (device == 1 and command == 0):
-                self.memory.write(self.fromhost, reply.to_bytes(8, "little"))
-        except BusError:
-            # The program's own mistake; a word it cannot have written is no request.
-            self.memory.write(self.tohost, bytes(8))
+            return self._system_call(payload)
+        if device == _CONSOLE and command == _PUTCHAR:
+            self._output(bytes([payload & 0xFF]))
+            self._answer(value & ~_PAYLOAD)
+        else:
+            self._store(self._tohost, 0)
         return None
 
-    def _call(self, address: int) -> int | None:
-        """Serve the system call in memory at ``address``: write and exit; others are not implemented."""
-        words = self.memory.read(address, 64)
-        number, a0, a1, a2 = (int.from_bytes(words[i : i + 8], "little") for i in range(0, 32, 8))
-        if number == _SYS_EXIT:
-            return a0 & 0xFF
-        result = _ENOSYS
-        if number == _SYS_WRITE and a0 in (1, 2) and a2 <= _LONGEST_WRITE:
-            self._output(self.memory.read(a1, a2))
-            result = a2
-        self.memory.write(address, result.to_bytes(8, "little"))
+    def _system_call(self, block: int) -> int | None:
+        """A system call of the Linux ABI: number, six arguments; the result replaces the number."""
+        try:
+            number, *arguments = _MAGIC.unpack(self._memory.read(block, _MAGIC.size))
+        except BusError:
+            self._store(self._tohost, 0)
+            return None
+        if number == _EXIT:
+            return int(arguments[0]) & 0xFF
+        result = self._write(*arguments[:3]) if number == _WRITE else -errno.ENOSYS
+        self._store(block, result)
+        self._answer(1)
         return None
+
+    def _write(self, descriptor: int, address: int, length: int) -> int:
+        if descriptor not in (1, 2):
+            return -errno.EBADF
+        try:
+            data = self._memory.read(address, length)
+        except BusError:
+            return -errno.EFAULT
+        if data:
+            self._output(data)
+        return length
+
+    def _answer(self, value: int) -> None:
+        """Take the command first: a program may wait for either word."""
+        self._store(self._tohost, 0)
+        if self._fromhost is not None:
+            self._store(self._fromhost, value)
+
+    def _load(self, address: int) -> int:
+        try:
+            return int.from_bytes(self._memory.read(address, 8), "little")
+        except BusError:
+            return 0
+
+    def _store(self, address: int, value: int) -> None:
+        try:
+            self._memory.write(address, (value & (1 << 64) - 1).to_bytes(8, "little"))
+        except BusError:
+            return

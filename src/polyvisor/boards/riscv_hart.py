@@ -8,6 +8,8 @@ from polyvisor.engine.executor import Executor
 from polyvisor.engine.hart import Hart
 from polyvisor.isa.riscv.pmp import open_pmp
 
+from .sbi import HartStatus
+
 # mstatus.FS, bits 14:13: initial, so that a kernel may use floating point at once.
 _FS_INITIAL = 1 << 13
 # menvcfg: STCE lets supervisor mode program its timer, ADUE lets the hardware update A and D bits.
@@ -55,8 +57,8 @@ class RiscvHart(Hart):
     # For the SBI
 
     @property
-    def status(self) -> str:
-        """``started`` or ``stopped``."""
+    def status(self) -> HartStatus:
+        """Its state, as hart state management tells it."""
         return "started" if self.started else "stopped"
 
     def start(self, pc: int, opaque: int) -> None:
@@ -81,6 +83,13 @@ class RiscvHart(Hart):
         """Raise the supervisor's software interrupt; software clears it."""
         self.state.raise_ssip = 1
         self.kick()
+
+    def clear_ssip(self) -> bool:
+        """Take the supervisor's software interrupt back; gives whether it was raised. In the hart's own thread."""
+        raised = bool(self.state.raise_ssip) or bool(int(self.state.mip) & 2)
+        self.state.raise_ssip = 0
+        self.state.mip = int(self.state.mip) & ~2
+        return raised
 
     def flush_remote(self) -> None:
         """Forget cached translations (and see new code) before executing anything more."""

@@ -1,59 +1,117 @@
-"""The supervisor binary interface, served by the platform in place of firmware (RISC-V SBI 2.0).
+"""The Supervisor Binary Interface (RISC-V SBI Specification 2.0), served by the platform instead of firmware.
 
-A call arrives as ``ecall`` from supervisor mode with the extension in a7, the function in a6 and arguments in a0 ...;
-it returns an error code in a0 and a value in a1.
+A hart that executes ECALL in supervisor mode leaves its code; :meth:`Sbi.handle` then serves the call on that
+hart's thread. Section names below are those of the specification.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Literal, Protocol
 
 from polyvisor.engine.memory import BusError, Memory
 
-SUCCESS = 0
-FAILED, NOT_SUPPORTED, INVALID_PARAM, DENIED, INVALID_ADDRESS, ALREADY_AVAILABLE, ALREADY_STARTED = range(-1, -8, -1)
+SPEC_VERSION = 2 << 24
+IMPLEMENTATION_ID = 0x70766D
+IMPLEMENTATION_VERSION = 0x0000_0100
 
-BASE, TIME, IPI, RFENCE, HSM, SRST, DBCN = 0x10, 0x54494D45, 0x735049, 0x52464E43, 0x48534D, 0x53525354, 0x4442434E
-# Set timer, console, shutdown; IPIs and fences through virtual hart masks are left to the extensions that replaced them.
-_LEGACY = (0, 1, 2, 8)
-_EVERY = 2**64 - 1
-_SPECIFICATION = 2 << 24
-_IMPLEMENTATION = 0x70766D  # experimental; not registered
-_VERSION = 1
-_LONGEST_WRITE = 1 << 20
+_MASK = 2**64 - 1
+_ALL_HARTS = _MASK
+_XLEN = 64
+# The longest debug console transfer in one call, in bytes; the call is allowed to do less than it was asked for.
+_CONSOLE_CHUNK = 1 << 16
 
-Result = tuple[int, int]
+HartStatus = Literal["started", "stopped", "start_pending", "suspended"]
+
+
+class Error(IntEnum):
+    """Standard SBI errors ("Binary Encoding")."""
+
+    SUCCESS = 0
+    FAILED = -1
+    NOT_SUPPORTED = -2
+    INVALID_PARAM = -3
+    DENIED = -4
+    INVALID_ADDRESS = -5
+    ALREADY_AVAILABLE = -6
+    ALREADY_STARTED = -7
+    ALREADY_STOPPED = -8
+
+
+class Extension(IntEnum):
+    """Extension identifiers (EID); 0 to 8 are the legacy calls."""
+
+    BASE = 0x10
+    TIME = 0x54494D45
+    IPI = 0x735049
+    RFENCE = 0x52464E43
+    HSM = 0x48534D
+    SRST = 0x53525354
+    DBCN = 0x4442434E
 
 
 class SbiHart(Protocol):
-    """What the SBI asks of a hart."""
-
-    hart_id: int
+    """What the interface asks of a hart. Every method may be called from any hart's thread."""
 
     @property
-    def state(self) -> Any: ...
+    def hart_id(self) -> int: ...
 
     @property
-    def status(self) -> str: ...
+    def state(self) -> Any:
+        """``state.x[n]`` reads and writes integer register n, as an unsigned number of 64 bits."""
 
-    def start(self, pc: int, opaque: int) -> None: ...
+    @property
+    def status(self) -> HartStatus: ...
 
-    def stop_self(self) -> None: ...
+    def start(self, pc: int, opaque: int) -> None:
+        """Leave the stopped state: supervisor mode at ``pc``, satp 0, interrupts off, a0 the id, a1 ``opaque``."""
 
-    def suspend(self) -> None: ...
+    def stop_self(self) -> None:
+        """Enter the stopped state; called on the hart's own thread."""
 
-    def set_timer(self, ticks: int) -> None: ...
+    def suspend(self) -> None:
+        """Wait for an interrupt as WFI does, keeping all state; called on the hart's own thread."""
 
-    def raise_ssip(self) -> None: ...
+    def set_timer(self, ticks: int) -> None:
+        """The supervisor timer interrupt is pending from time ``ticks`` on, and is not before."""
 
-    def flush_remote(self) -> None: ...
+    def raise_ssip(self) -> None:
+        """Make the supervisor software interrupt pending."""
+
+    def clear_ssip(self) -> bool:
+        """Make the supervisor software interrupt not pending; whether it was."""
+
+    def flush_remote(self) -> None:
+        """Forget all translations and decoded code; return once that has taken effect."""
+
+
+class SbiError(Exception):
+    """An SBI function answers with an error code."""
+
+    def __init__(self, code: Error) -> None:
+        super().__init__(code.name)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call: the calling hart, the function (a6) and the arguments (a0 to a5)."""
+
+    hart: SbiHart
+    function: int
+    a: tuple[int, ...]
 
 
 class Sbi:
-    """Serves the harts of one machine.
+    """Serves the calls of all harts of a machine.
 
-    ``output`` and ``read_input(count)`` are the debug console; ``power(kind, code)`` is told of ``off`` and ``reset``.
+    ``output`` receives console bytes; ``read_input(n)`` returns at most n bytes that have been typed, without
+    waiting. ``power(action, reason)`` ends the guest: action is "off" or "reset", reason 0 (none) or 1 (system
+    failure); it must see to it that no hart goes on. ``load_virtual(hart, address, length)`` reads memory as the
+    hart's supervisor mode does, for the legacy calls, and raises BusError; without it, addresses are physical.
     """
 
     def __init__(
@@ -63,152 +121,277 @@ class Sbi:
         output: Callable[[bytes], None],
         read_input: Callable[[int], bytes],
         power: Callable[[str, int], None],
+        load_virtual: Callable[[SbiHart, int, int], bytes] | None = None,
     ) -> None:
-        self.harts = harts
-        self.memory = memory
-        self._output, self._read_input, self._power = output, read_input, power
-        self._extensions: dict[int, Callable[[SbiHart, int, list[int]], Result]] = {
-            BASE: self._base, TIME: self._time, IPI: self._ipi, RFENCE: self._rfence, HSM: self._hsm, SRST: self._srst,
-            DBCN: self._dbcn,
+        self._harts = {hart.hart_id: hart for hart in harts}
+        self._memory = memory
+        self._output = output
+        self._read_input = read_input
+        self._power = power
+        self._load_virtual = load_virtual
+        # Between looking at a hart's status and starting it. Never held while waiting for a hart.
+        self._starting = threading.Lock()
+        self._extensions: dict[int, Callable[[_Call], int | None]] = {
+            Extension.BASE: self._base,
+            Extension.TIME: self._time,
+            Extension.IPI: self._ipi,
+            Extension.RFENCE: self._rfence,
+            Extension.HSM: self._hsm,
+            Extension.SRST: self._srst,
+            Extension.DBCN: self._dbcn,
         }
+        self._legacy: tuple[Callable[[_Call], int | None], ...] = (
+            self._legacy_set_timer,
+            self._legacy_putchar,
+            self._legacy_getchar,
+            self._legacy_clear_ipi,
+            self._legacy_send_ipi,
+            self._legacy_fence,
+            self._legacy_fence,
+            self._legacy_fence,
+            self._legacy_shutdown,
+        )
 
     def handle(self, hart: SbiHart) -> None:
-        """Serve the call that ``hart`` stands at, in its own thread."""
+        """Serve the call in ``hart``'s registers, and put the answer there ("Binary Encoding").
+
+        Nothing the guest passes makes it raise; only the callbacks can, and their OSError is SBI_ERR_FAILED.
+        """
         x = hart.state.x
-        extension, function = int(x[17]), int(x[16])
-        arguments = [int(x[i]) for i in range(10, 16)]
-        if extension in _LEGACY:
-            x[10] = self._legacy(hart, extension, arguments) & _EVERY
+        extension = int(x[17])
+        call = _Call(hart, int(x[16]), tuple(int(x[n]) for n in range(10, 16)))
+        if extension < len(self._legacy):
+            # Legacy calls have no function number, and leave a1 alone.
+            try:
+                result = self._legacy[extension](call)
+            except SbiError as error:
+                result = error.code
+            except OSError:
+                result = Error.FAILED
+            if result is not None:
+                x[10] = int(result) & _MASK
             return
-        serve = self._extensions.get(extension)
-        error, value = serve(hart, function, arguments) if serve else (NOT_SUPPORTED, 0)
-        x[10], x[11] = error & _EVERY, value & _EVERY
-
-    def _targets(self, mask: int, base: int) -> list[SbiHart] | None:
-        """The harts of a mask (3.1); None if one of them does not exist."""
-        if base == _EVERY:
-            return list(self.harts)
-        numbers = [base + i for i in range(64) if mask >> i & 1]
-        by_id = {h.hart_id: h for h in self.harts}
-        if any(n not in by_id for n in numbers):
-            return None
-        return [by_id[n] for n in numbers]
-
-    # Extensions; the numbers are the SBI's function numbers
-
-    def _base(self, hart: SbiHart, function: int, arguments: list[int]) -> Result:
-        """Chapter 4."""
-        match function:
-            case 0:
-                return SUCCESS, _SPECIFICATION
-            case 1:
-                return SUCCESS, _IMPLEMENTATION
-            case 2:
-                return SUCCESS, _VERSION
-            case 3:
-                return SUCCESS, int(arguments[0] in self._extensions or arguments[0] in _LEGACY)
-            case 4 | 5 | 6:
-                return SUCCESS, 0  # mvendorid, marchid, mimpid
-        return NOT_SUPPORTED, 0
-
-    def _time(self, hart: SbiHart, function: int, arguments: list[int]) -> Result:
-        """Chapter 6."""
-        if function != 0:
-            return NOT_SUPPORTED, 0
-        hart.set_timer(arguments[0])
-        return SUCCESS, 0
-
-    def _ipi(self, hart: SbiHart, function: int, arguments: list[int]) -> Result:
-        """Chapter 7."""
-        if function != 0:
-            return NOT_SUPPORTED, 0
-        targets = self._targets(arguments[0], arguments[1])
-        if targets is None:
-            return INVALID_PARAM, 0
-        for target in targets:
-            target.raise_ssip()
-        return SUCCESS, 0
-
-    def _rfence(self, hart: SbiHart, function: int, arguments: list[int]) -> Result:
-        """Chapter 8: fence.i and sfence.vma with and without an address space; not those of a hypervisor."""
-        if function > 2:
-            return NOT_SUPPORTED, 0
-        targets = self._targets(arguments[0], arguments[1])
-        if targets is None:
-            return INVALID_PARAM, 0
-        for target in targets:
-            target.flush_remote()
-        return SUCCESS, 0
-
-    def _hsm(self, hart: SbiHart, function: int, arguments: list[int]) -> Result:
-        """Chapter 9."""
-        if function == 1:
-            hart.stop_self()
-            return SUCCESS, 0
-        if function == 3:
-            # Retentive suspension, the default one or a platform's; the non-retentive ones have bit 31.
-            if arguments[0] & 0x8000_0000:
-                return NOT_SUPPORTED, 0
-            if arguments[0] != 0:
-                return INVALID_PARAM, 0
-            hart.suspend()
-            return SUCCESS, 0
-        if function not in (0, 2):
-            return NOT_SUPPORTED, 0
-        target = next((h for h in self.harts if h.hart_id == arguments[0]), None)
-        if target is None:
-            return INVALID_PARAM, 0
-        if function == 2:
-            return SUCCESS, 0 if target.status == "started" else 1
-        if target.status == "started":
-            return ALREADY_AVAILABLE, 0
-        if arguments[1] & 1 or not self.memory.is_ram(arguments[1], 2):
-            return INVALID_ADDRESS, 0
-        target.start(arguments[1], arguments[2])
-        return SUCCESS, 0
-
-    def _srst(self, hart: SbiHart, function: int, arguments: list[int]) -> Result:
-        """Chapter 10: reason 1 is a system failure, which becomes exit status 1."""
-        if function != 0:
-            return NOT_SUPPORTED, 0
-        kind, reason = arguments[0] & 0xFFFF_FFFF, arguments[1] & 0xFFFF_FFFF
-        if kind > 2 or reason > 1:
-            return INVALID_PARAM, 0
-        self._power("off" if kind == 0 else "reset", int(reason == 1))
-        return SUCCESS, 0
-
-    def _dbcn(self, hart: SbiHart, function: int, arguments: list[int]) -> Result:
-        """Chapter 12."""
-        if function == 2:
-            self._output(bytes([arguments[0] & 0xFF]))
-            return SUCCESS, 0
-        if function > 2:
-            return NOT_SUPPORTED, 0
-        count, low, high = arguments[0], arguments[1], arguments[2]
-        count = min(count, _LONGEST_WRITE)
-        if high or (count and not self.memory.is_ram(low, count)):
-            return INVALID_PARAM, 0
         try:
-            if function == 0:
-                self._output(self.memory.read(low, count) if count else b"")
-                return SUCCESS, count
-            data = self._read_input(count)
-            if data:
-                self.memory.write(low, data)
-            return SUCCESS, len(data)
-        except BusError:
-            return INVALID_PARAM, 0
+            value = self._extensions.get(extension, _not_supported)(call)
+        except SbiError as error:
+            _answer(hart, error.code, 0)
+        except OSError:
+            _answer(hart, Error.FAILED, 0)
+        else:
+            if value is not None:
+                _answer(hart, Error.SUCCESS, value)
 
-    def _legacy(self, hart: SbiHart, extension: int, arguments: list[int]) -> int:
-        """Chapter 5: the calls of version 0.1, which return a value in a0 alone."""
-        match extension:
+    # Handlers return the value for a1, or None where they have written the registers themselves: after a hart has
+    # stopped or the machine is going down, they are no longer the caller's.
+
+    def _base(self, call: _Call) -> int:
+        """Base Extension."""
+        match call.function:
             case 0:
-                hart.set_timer(arguments[0])
+                return SPEC_VERSION
             case 1:
-                self._output(bytes([arguments[0] & 0xFF]))
+                return IMPLEMENTATION_ID
             case 2:
-                data = self._read_input(1)
-                return data[0] if data else -1
-            case 8:
-                self._power("off", 0)
+                return IMPLEMENTATION_VERSION
+            case 3:
+                return int(call.a[0] in self._extensions or call.a[0] < len(self._legacy))
+            case 4 | 5 | 6:
+                return 0
+        raise SbiError(Error.NOT_SUPPORTED)
+
+    def _time(self, call: _Call) -> int:
+        """Timer Extension."""
+        if call.function != 0:
+            raise SbiError(Error.NOT_SUPPORTED)
+        call.hart.set_timer(call.a[0])
         return 0
+
+    def _ipi(self, call: _Call) -> int:
+        """IPI Extension."""
+        if call.function != 0:
+            raise SbiError(Error.NOT_SUPPORTED)
+        self._interrupt(self._targets(call.a[0], call.a[1]))
+        return 0
+
+    def _rfence(self, call: _Call) -> int:
+        """RFENCE Extension. Every fence is a full one; those of the hypervisor extension do not exist."""
+        if call.function > 2:
+            raise SbiError(Error.NOT_SUPPORTED)
+        targets = self._targets(call.a[0], call.a[1])
+        if call.function:
+            _check_range(call.a[2], call.a[3])
+        _flush(targets)
+        return 0
+
+    def _hsm(self, call: _Call) -> int | None:
+        """Hart State Management Extension."""
+        match call.function:
+            case 0:
+                self._start(*call.a[:3])
+                return 0
+            case 1:
+                # Once stopped, another hart may start this one, with registers of its own.
+                call.hart.stop_self()
+                return None
+            case 2:
+                return _STATES[self._hart(call.a[0]).status]
+            case 3:
+                self._suspend(call.hart, call.a[0] & 0xFFFF_FFFF)
+                return None
+        raise SbiError(Error.NOT_SUPPORTED)
+
+    def _start(self, hart_id: int, address: int, opaque: int) -> None:
+        target = self._hart(hart_id)
+        with self._starting:
+            if target.status != "stopped":
+                raise SbiError(Error.ALREADY_AVAILABLE)
+            if address % 2 or not self._memory.is_ram(address, 2):
+                raise SbiError(Error.INVALID_ADDRESS)
+            target.start(address, opaque)
+
+    def _suspend(self, hart: SbiHart, kind: int) -> None:
+        if kind == 0x8000_0000:
+            raise SbiError(Error.NOT_SUPPORTED)
+        if kind != 0:
+            raise SbiError(Error.INVALID_PARAM)
+        _answer(hart, Error.SUCCESS, 0)
+        hart.suspend()
+
+    def _srst(self, call: _Call) -> None:
+        """System Reset Extension. Both parameters are 32 bits wide."""
+        if call.function != 0:
+            raise SbiError(Error.NOT_SUPPORTED)
+        kind, reason = call.a[0] & 0xFFFF_FFFF, call.a[1] & 0xFFFF_FFFF
+        if kind > 2 or reason > 1:
+            raise SbiError(Error.INVALID_PARAM)
+        self._power("off" if kind == 0 else "reset", reason)
+
+    def _dbcn(self, call: _Call) -> int:
+        """Debug Console Extension."""
+        match call.function:
+            case 0:
+                return self._console_write(*call.a[:3])
+            case 1:
+                return self._console_read(*call.a[:3])
+            case 2:
+                self._output(bytes([call.a[0] & 0xFF]))
+                return 0
+        raise SbiError(Error.NOT_SUPPORTED)
+
+    def _console_write(self, length: int, low: int, high: int) -> int:
+        self._check_memory(length, low, high)
+        try:
+            data = self._memory.read(low, min(length, _CONSOLE_CHUNK))
+        except BusError:
+            raise SbiError(Error.INVALID_PARAM) from None
+        if data:
+            self._output(data)
+        return len(data)
+
+    def _console_read(self, length: int, low: int, high: int) -> int:
+        # Checked first: input that was taken cannot be put back.
+        self._check_memory(length, low, high)
+        length = min(length, _CONSOLE_CHUNK)
+        data = self._read_input(length)[:length] if length else b""
+        try:
+            self._memory.write(low, data)
+        except BusError:
+            raise SbiError(Error.INVALID_PARAM) from None
+        return len(data)
+
+    def _check_memory(self, length: int, low: int, high: int) -> None:
+        """ "Shared memory physical address range parameter"."""
+        if high or not self._memory.is_ram(low, length):
+            raise SbiError(Error.INVALID_PARAM)
+
+    # Harts
+
+    def _hart(self, hart_id: int) -> SbiHart:
+        if hart_id not in self._harts:
+            raise SbiError(Error.INVALID_PARAM)
+        return self._harts[hart_id]
+
+    def _targets(self, mask: int, base: int) -> list[SbiHart]:
+        """ "Hart list parameter"."""
+        if base == _ALL_HARTS:
+            return list(self._harts.values())
+        if base > max(self._harts):
+            raise SbiError(Error.INVALID_PARAM)
+        return [self._hart(base + bit) for bit in range(_XLEN) if mask >> bit & 1]
+
+    def _interrupt(self, targets: Sequence[SbiHart]) -> None:
+        for hart in targets:
+            if hart.status != "stopped":
+                hart.raise_ssip()
+
+    # Legacy Extensions
+
+    def _legacy_set_timer(self, call: _Call) -> int:
+        call.hart.set_timer(call.a[0])
+        return 0
+
+    def _legacy_putchar(self, call: _Call) -> int:
+        self._output(bytes([call.a[0] & 0xFF]))
+        return 0
+
+    def _legacy_getchar(self, call: _Call) -> int:
+        data = self._read_input(1)
+        return data[0] if data else -1
+
+    def _legacy_clear_ipi(self, call: _Call) -> int:
+        return int(call.hart.clear_ssip())
+
+    def _legacy_send_ipi(self, call: _Call) -> int:
+        self._interrupt(self._legacy_targets(call))
+        return 0
+
+    def _legacy_fence(self, call: _Call) -> int:
+        _flush(self._legacy_targets(call))
+        return 0
+
+    def _legacy_shutdown(self, call: _Call) -> None:
+        self._power("off", 0)
+
+    def _legacy_targets(self, call: _Call) -> list[SbiHart]:
+        """The harts of a bit vector in memory; all harts where the pointer is null.
+
+        The specification would have page faults taken by the caller; here they are SBI_ERR_INVALID_ADDRESS.
+        """
+        address = call.a[0]
+        if address == 0:
+            return list(self._harts.values())
+        words = max(self._harts) // _XLEN + 1
+        try:
+            if self._load_virtual is not None:
+                data = self._load_virtual(call.hart, address, words * 8)
+            else:
+                data = self._memory.read(address, words * 8)
+        except BusError:
+            raise SbiError(Error.INVALID_ADDRESS) from None
+        mask = int.from_bytes(data, "little")
+        if mask & ~sum(1 << hart_id for hart_id in self._harts):
+            raise SbiError(Error.INVALID_PARAM)
+        return [hart for hart_id, hart in self._harts.items() if mask >> hart_id & 1]
+
+
+_STATES: dict[str, int] = {"started": 0, "stopped": 1, "start_pending": 2, "suspended": 4}
+
+
+def _not_supported(call: _Call) -> int:
+    raise SbiError(Error.NOT_SUPPORTED)
+
+
+def _answer(hart: SbiHart, error: int, value: int) -> None:
+    hart.state.x[10] = int(error) & _MASK
+    hart.state.x[11] = value & _MASK
+
+
+def _check_range(start: int, size: int) -> None:
+    """A range of addresses to fence: all of them where size is 2**64 - 1, else one that does not wrap around."""
+    if size != _MASK and start + size > 2**64:
+        raise SbiError(Error.INVALID_ADDRESS)
+
+
+def _flush(targets: Sequence[SbiHart]) -> None:
+    for hart in targets:
+        hart.flush_remote()

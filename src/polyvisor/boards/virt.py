@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,14 +24,14 @@ from polyvisor.devices.virtio.transport import VirtioMmio
 from polyvisor.engine.codepages import CodePages
 from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.executor import Executor, ReferenceExecutor
-from polyvisor.engine.memory import Memory
+from polyvisor.engine.memory import Device, Memory
 from polyvisor.engine.native import NativeCode, native_code
 from polyvisor.isa.riscv import rv64
 
 from . import memory_map as at
 from .device_tree import device_tree
 from .htif import Htif
-from .loader import ElfProgram, LoadError, load_elf, load_kernel, place_high
+from .loader import ElfProgram, LoadError, boot_linux, load_elf, place_high
 from .riscv_hart import RiscvHart
 from .sbi import Sbi
 
@@ -43,7 +42,7 @@ MAX_CPUS = 64
 # mode, options, which hart boots.
 _DYNAMIC_INFO = struct.Struct("<6Q")
 _DYNAMIC_MAGIC = 0x4942534F
-_DYNAMIC_INFO_AT = at.MROM + 0x100
+_DYNAMIC_INFO_AT = at.MROM.base + 0x100
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,8 @@ class Virt:
         self.config = config
         self.power = power
         self.memory = memory = Memory()
-        memory.add_ram(at.MROM, at.MROM_SIZE, "rom")
-        memory.add_ram(at.DRAM, config.memory)
+        memory.add_ram(at.MROM.base, at.MROM.size, "rom")
+        memory.add_ram(at.DRAM_BASE, config.memory)
         self.code: NativeCode | None = None
         self.pages: CodePages | None = None
         if config.tier == "interpreter":
@@ -119,50 +118,44 @@ class Virt:
             self.code.warm()
             self.pages = CodePages(self.code, memory)
         self.harts = [
-            RiscvHart(self._executor(), number, at.TIMEBASE, failed) for number in range(config.cpus)
+            RiscvHart(self._executor(), number, at.TIMEBASE_FREQUENCY, failed) for number in range(config.cpus)
         ]
         self.clock = _Clock(self.harts)
         self.clock.set_ticks(0)
         lines = [hart.line(name) for hart in self.harts for name in ("meip", "seip")]
         self.plic = Plic(at.PLIC_SOURCES, lines)
         self.aclint = Aclint(self.harts, self.clock)
-        self.uart = Uart16550(self.plic.line(at.UART_IRQ), output)
-        self.rtc = GoldfishRtc(self.plic.line(at.RTC_IRQ), time.time_ns)
+        self.uart = Uart16550(self.plic.line(at.UART.irq), output)
+        self.rtc = GoldfishRtc(self.plic.line(at.RTC.irq), time.time_ns)
         self.test = Test(lambda code: power("off", code), lambda: power("reset", 0))
-        memory.add_device(at.TEST, at.TEST_SIZE, self.test)
-        memory.add_device(at.RTC, at.RTC_SIZE, self.rtc)
-        memory.add_device(at.ACLINT, at.ACLINT_SIZE, self.aclint)
-        memory.add_device(at.PLIC, at.PLIC_SIZE, self.plic)
-        memory.add_device(at.UART, at.UART_SIZE, self.uart)
+        fixed: dict[at.Region, Device] = {
+            at.TEST: self.test, at.RTC: self.rtc, at.CLINT: self.aclint, at.PLIC: self.plic, at.UART: self.uart
+        }
+        for region, device in fixed.items():
+            memory.add_device(region.base, region.size, device)
         devices: list[VirtioDevice] = [RngDevice(config.entropy)]
         devices += [BlockDevice.open(disk.path, disk.read_only) for disk in config.disks]
         self.virtio: list[VirtioMmio] = []
-        for slot in range(at.VIRTIO_SLOTS):
-            device = devices[slot] if slot < len(devices) else None
-            transport = VirtioMmio(memory, self.plic.line(at.VIRTIO_IRQ + slot), device)
-            memory.add_device(at.VIRTIO + slot * at.VIRTIO_STRIDE, at.VIRTIO_SIZE, transport)
+        for slot, region in enumerate(at.VIRTIO):
+            transport = VirtioMmio(memory, self.plic.line(region.irq), devices[slot] if slot < len(devices) else None)
+            memory.add_device(region.base, region.size, transport)
             self.virtio.append(transport)
-        self.sbi = Sbi(self.harts, memory, output, self.uart_input, power)
+        self.sbi = Sbi(self.harts, memory, output, self.read_input, power)
         for hart in self.harts:
             hart.handlers["sbi"] = self.sbi.handle
         self.htif: Htif | None = None
         self.program: ElfProgram | None = None
         self._output = output
-        self._console_input = bytearray()
-        self._input_lock = threading.Lock()
 
     def _executor(self) -> Executor:
         virtual = self.config.virtual_time
         if self.code is None or self.pages is None:
-            return ReferenceExecutor(rv64, self.memory, frequency=at.TIMEBASE, virtual=virtual)
-        return Cpu(self.code, self.memory, self.pages, frequency=at.TIMEBASE, virtual=virtual)
+            return ReferenceExecutor(rv64, self.memory, frequency=at.TIMEBASE_FREQUENCY, virtual=virtual)
+        return Cpu(self.code, self.memory, self.pages, frequency=at.TIMEBASE_FREQUENCY, virtual=virtual)
 
-    def uart_input(self, count: int) -> bytes:
-        """Console input that the guest asks the SBI for."""
-        with self._input_lock:
-            data = bytes(self._console_input[:count])
-            del self._console_input[:count]
-            return data
+    def read_input(self, count: int) -> bytes:
+        """Console input that the guest asks the SBI for: it takes from what waits at the serial port."""
+        return self.uart.take(count)
 
     # What runs on it
 
@@ -172,50 +165,40 @@ class Virt:
         With ``firmware`` (machine mode, such as OpenSBI's ``fw_dynamic``), that starts first; without, the platform
         serves the SBI itself and the kernel starts in supervisor mode. Raises LoadError.
         """
-        end = at.DRAM + self.config.memory
-        reserved = at.DRAM + at.KERNEL_OFFSET if firmware is not None else at.DRAM
-        placed = load_kernel(self.memory, kernel, at.DRAM, self.config.memory)
-        top = end
-        ramdisk = None
-        if initrd:
-            start = place_high(self.memory, initrd, top, placed.end, "initrd")
-            ramdisk, top = (start, start + len(initrd)), start
-        tree = device_tree(
-            memory_size=self.config.memory,
-            harts=self.config.cpus,
-            command_line=command_line,
-            initrd=ramdisk,
-            rng_seed=self.config.entropy(32),
-        )
-        fdt = place_high(self.memory, tree, top, placed.end, "device tree")
+        def tree(initrd: tuple[int, int] | None) -> bytes:
+            return self._device_tree(command_line, initrd)
+
+        boot = boot_linux(self.memory, kernel, initrd or None, tree)
         if firmware is None:
-            self.harts[0].reset_supervisor_mode(placed.entry, fdt)
+            self.harts[0].reset_supervisor_mode(boot.entry, boot.device_tree)
             self.boot_harts = self.harts[:1]
             return
-        self._load_firmware(firmware, reserved)
-        info = _DYNAMIC_INFO.pack(_DYNAMIC_MAGIC, 2, placed.entry, 1, 0, 0)
+        self._load_firmware(firmware, boot.kernel.start)
+        info = _DYNAMIC_INFO.pack(_DYNAMIC_MAGIC, 2, boot.entry, 1, 0, 0)
         self.memory.write(_DYNAMIC_INFO_AT, info)
         for hart in self.harts:
-            hart.reset_machine_mode(at.DRAM, fdt, _DYNAMIC_INFO_AT)
+            hart.reset_machine_mode(at.DRAM_BASE, boot.device_tree, _DYNAMIC_INFO_AT)
         self.boot_harts = list(self.harts)
+
+    def _device_tree(self, command_line: str = "", initrd: tuple[int, int] | None = None) -> bytes:
+        return device_tree(
+            memory_size=self.config.memory, harts=self.config.cpus, command_line=command_line, initrd=initrd,
+            rng_seed=self.config.entropy(32),
+        )
 
     def _load_firmware(self, firmware: bytes, end: int) -> None:
         if firmware[:4] == b"\x7fELF":
             load_elf(self.memory, firmware)
-            return
-        if at.DRAM + len(firmware) > end:
+        elif at.DRAM_BASE + len(firmware) > end:
             raise LoadError(f"the firmware has {len(firmware)} bytes; it must end where the kernel starts, at {end:#x}")
-        self.memory.write(at.DRAM, firmware)
+        else:
+            self.memory.write(at.DRAM_BASE, firmware)
 
     def load_program(self, data: bytes) -> None:
         """Place a bare-metal ELF program; all harts start at its entry in machine mode. Raises LoadError."""
         program = self.program = load_elf(self.memory, data)
-        tree = device_tree(
-            memory_size=self.config.memory, harts=self.config.cpus, command_line="", initrd=None,
-            rng_seed=self.config.entropy(32),
-        )
         try:
-            fdt = place_high(self.memory, tree, at.DRAM + self.config.memory, program.end, "device tree")
+            fdt = place_high(self.memory, self._device_tree(), at.DRAM_BASE, floor=program.end, what="device tree")
         except LoadError:
             fdt = 0  # a program that fills memory does without
         if program.tohost is not None:

@@ -76,9 +76,8 @@ def _registers(machine: Machine, number: str) -> str:
     names = type(state).x.names
     cells = [f"{name:>4} {int(value):016x}" for name, value in zip(names, state.x, strict=True)]
     rows = ["  ".join(cells[i : i + 4]) for i in range(0, len(cells), 4)]
-    special = "  ".join(
-        f"{name} {int(getattr(state, name)):x}" for name in ("pc", "mstatus", "satp", "sepc", "scause", "stval", "mcause")
-    )
+    others = ("pc", "mstatus", "satp", "sepc", "scause", "stval", "mcause")
+    special = "  ".join(f"{name} {int(getattr(state, name)):x}" for name in others)
     return "\n".join([*rows, special]) + "\n"
 
 

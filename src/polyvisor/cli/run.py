@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
@@ -16,6 +17,7 @@ from polyvisor import images
 from polyvisor.boards.loader import LoadError
 from polyvisor.boards.virt import TIERS, Disk, VirtConfig
 from polyvisor.vm.machine import Machine
+from polyvisor.vm.trace import start_trace
 
 from .image import errors as image_errors
 from .image import progress as image_progress
@@ -57,19 +59,41 @@ def parse_disk(text: str) -> Disk:
 
 @dataclass(frozen=True)
 class Software:
-    """What to load: a Linux kernel with its parts, or a bare-metal program."""
+    """The files to load: a Linux kernel with its parts, or a bare-metal program.
 
-    kernel: bytes = b""
-    initrd: bytes | None = None
+    They are read when a machine starts, and not kept: a kernel's bytes are better in the guest's memory alone.
+    """
+
+    kernel: Path | None = None
+    initrd: Path | None = None
     append: str = ""
-    firmware: bytes | None = None
-    program: bytes | None = None
+    firmware: Path | None = None
+    program: Path | None = None
+
+    def load(self, machine: Machine) -> None:
+        """Place it in a machine. Raises LoadError."""
+        if self.program is not None:
+            machine.board.load_program(read_file(self.program, "program"))
+        elif self.kernel is not None:
+            machine.board.load_linux(
+                read_file(self.kernel, "kernel"),
+                read_file(self.initrd, "initrd") if self.initrd else None,
+                self.append,
+                read_file(self.firmware, "firmware") if self.firmware else None,
+            )
 
 
 def read_file(path: Path, what: str) -> bytes:
     """A file's bytes, or a clear end."""
+    check_file(path, what)
+    return path.read_bytes()
+
+
+def check_file(path: Path, what: str) -> None:
+    """End with a clear line unless the file can be opened."""
     try:
-        return path.read_bytes()
+        with path.open("rb"):
+            pass
     except FileNotFoundError:
         fail(f"{what} {str(path)!r}: there is no such file")
     except IsADirectoryError:
@@ -83,7 +107,9 @@ def choose_software(
     command: str | None,
 ) -> Software:
     """What the options name; an image is fetched if it is not here yet."""
-    loaded_firmware = read_file(firmware, "firmware") if firmware else None
+    for path, what in ((kernel, "kernel"), (initrd, "initrd"), (firmware, "firmware")):
+        if path is not None:
+            check_file(path, what)
     if target is not None and (target in images.KNOWN or any(target == i.name for i in images.local())):
         with image_errors():
             with image_progress() as shown:
@@ -91,10 +117,10 @@ def choose_software(
             size = shutil.get_terminal_size() if sys.stdout.isatty() else None
             line = image.command_line(run=command, winsize=(size.lines, size.columns) if size else None)
         return Software(
-            kernel=read_file(kernel or image.kernel, "kernel"),
-            initrd=read_file(initrd or image.initrd, "initrd"),
+            kernel=kernel or image.kernel,
+            initrd=initrd or image.initrd,
             append=f"{line} {append}" if append else line,
-            firmware=loaded_firmware,
+            firmware=firmware,
         )
     if command is not None:
         fail("--run goes with an image, for example: polyvisor run debian --run 'uname -a'")
@@ -106,24 +132,40 @@ def choose_software(
             fail(f"there is no image or file {target!r}; images are: {', '.join(images.KNOWN)}")
         if initrd or append:
             fail("--initrd and --append go with a kernel, not with a bare-metal program")
-        return Software(program=read_file(path, "program"))
+        check_file(path, "program")
+        return Software(program=path)
     if kernel is None:
         fail("say what to run: an image (polyvisor run debian), a program (prog.elf), or --kernel FILE")
     return Software(
-        kernel=read_file(kernel, "kernel"),
-        initrd=read_file(initrd, "initrd") if initrd else None,
+        kernel=kernel,
+        initrd=initrd,
         append=append if append is not None else "console=ttyS0",
-        firmware=loaded_firmware,
+        firmware=firmware,
     )
+
+
+def open_trace(path: Path | None) -> contextlib.AbstractContextManager[TextIO | None]:
+    """The file that ``--trace`` names, opened for writing; nothing without it."""
+    if path is None:
+        return contextlib.nullcontext()
+    if str(path) == "-":
+        return contextlib.nullcontext(sys.stderr)
+    try:
+        return path.open("w", buffering=1 << 16)
+    except OSError as error:
+        fail(f"--trace {str(path)!r}: {error.strerror}")
 
 
 class Session:
     """One `run`: the machine, restarted when the guest asks for a reset, and the terminal around it."""
 
-    def __init__(self, software: Software, config: VirtConfig, no_reboot: bool) -> None:
+    def __init__(
+        self, software: Software, config: VirtConfig, no_reboot: bool, trace: TextIO | None = None
+    ) -> None:
         self.software = software
         self.config = config
         self.no_reboot = no_reboot
+        self.trace = trace
         self.output = Output(self._quit)
         self.machine: Machine | None = None
         self.quit = False
@@ -158,16 +200,13 @@ class Session:
         self.reset = False
         machine = Machine(self.config, self.output.write, progress)
         try:
-            if self.software.program is not None:
-                machine.board.load_program(self.software.program)
-            else:
-                machine.board.load_linux(
-                    self.software.kernel, self.software.initrd, self.software.append, self.software.firmware
-                )
-        except LoadError:
+            self.software.load(machine)
+        except (LoadError, typer.Exit):
             machine.close()
             raise
         self.machine = machine
+        if self.trace is not None:
+            start_trace(machine, self.trace)
         machine.start()
         # Waking now and then lets signals through.
         while not machine.wait(0.2):
@@ -181,7 +220,7 @@ class Session:
         return code if code <= 255 else 255
 
     def _send(self, data: bytes) -> int:
-        return self.machine.type(data) if self.machine is not None else 0
+        return self.machine.send(data) if self.machine is not None else 0
 
     def _ready(self) -> bool:
         """Whether the guest takes console input: a program always, a kernel once it listens to the port."""
@@ -229,6 +268,9 @@ def run(
     virtual_time: Annotated[
         bool, typer.Option("--virtual-time", help="Time follows executed instructions, not the host's clock.")
     ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write every executed instruction to this file (- for standard error); slow.")
+    ] = None,
     no_reboot: Annotated[bool, typer.Option("--no-reboot", help="End when the guest restarts.")] = False,
 ) -> None:
     """Boot an image, a kernel or a program; this terminal is its console. Ctrl-A h shows the keys."""
@@ -239,9 +281,9 @@ def run(
         memory=parse_memory(memory), cpus=cpus, disks=tuple(map(parse_disk, disk or ())), tier=tier,
         virtual_time=virtual_time,
     )
-    session = Session(software, config, no_reboot)
     try:
-        status = session.run()
+        with open_trace(trace) as file:
+            status = Session(software, config, no_reboot, file).run()
     except LoadError as error:
         fail(str(error))
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ import tty
 from collections.abc import Callable, Iterator
 
 ESCAPE = 0x01  # Ctrl-A
+_END_INTERVAL = 1.0  # seconds between two signs that the input has ended
 HELP = """
 Ctrl-A x   quit: cut the machine's power
 Ctrl-A c   the monitor: look at the machine, pause it, reset it
@@ -132,6 +133,7 @@ class Input:
         self._wake_read, self._wake_write = os.pipe()
         self._interactive = os.isatty(0)
         self._escaped = False
+        self._last = b"\n"
         self._thread = threading.Thread(target=self._main, name="console input", daemon=True)
 
     def start(self) -> None:
@@ -154,11 +156,23 @@ class Input:
             except (OSError, ValueError):
                 return
             if not data:
-                # The end of a pipe: tell the guest's shell, as a terminal would.
                 if not self._interactive:
-                    self._deliver(b"\x04")
+                    self._deliver_end()
                 return
+            self._last = data[-1:]
             self._deliver(self._without_escapes(data) if self._interactive else data)
+
+    def _deliver_end(self) -> None:
+        """The end of a pipe stays the end: whoever reads in the guest next is told, as by a terminal.
+
+        Ctrl-U first, because a Ctrl-D that came while nobody read is no end of file to a shell with line editing,
+        but the beginning of a line.
+        """
+        if self._last not in b"\n\r":
+            self._deliver(b"\n")
+        while not self._stopping.is_set():
+            self._deliver(b"\x15\x04")
+            self._stopping.wait(_END_INTERVAL)
 
     def _deliver(self, data: bytes) -> None:
         while not self._interactive and not self._ready():

@@ -125,6 +125,16 @@ class Uart16550:
                 self._update()
             return len(taken)
 
+    def take(self, count: int) -> bytes:
+        """Up to ``count`` received bytes, taken past the guest's registers (for firmware that serves a console)."""
+        with self._lock:
+            state = self.state
+            data = (bytes(state.rx) + state.backlog)[:count]
+            kept = (bytes(state.rx) + state.backlog)[count:]
+            state.rx, state.backlog = [], kept
+            self._update()
+            return data
+
     @property
     def listening(self) -> bool:
         """Whether the guest has asked for interrupts on received bytes: its driver reads the port."""

@@ -44,7 +44,13 @@ class Cpu:
     """
 
     def __init__(
-        self, code: NativeCode, memory: Memory, pages: CodePages, *, frequency: int = 1_000_000_000, virtual: bool = False
+        self,
+        code: NativeCode,
+        memory: Memory,
+        pages: CodePages,
+        *,
+        frequency: int = 1_000_000_000,
+        virtual: bool = False,
     ) -> None:
         self.code = code
         self.memory = memory
@@ -75,7 +81,7 @@ class Cpu:
     def reset(self) -> None:
         """Reset values everywhere but in the time counter; translations are forgotten. Not while it runs."""
         engine, code = self.engine, self.code
-        offset = self.clock_offset
+        offset, scratch_record = self.clock_offset, int(engine.scratch_record)
         engine.reset()
         self.clock_offset = offset
         self.state.reset()
@@ -87,6 +93,7 @@ class Cpu:
         engine.cross_handler = code.cross
         engine.stopped_handler = code.stopped
         engine.scratch = self._scratch[1]
+        engine.scratch_record = scratch_record or self._scratch[1]
         engine.step_slot = self._step_slot[1]
         engine.device_read = ctypes.cast(self._read, ctypes.c_void_p).value
         engine.device_write = ctypes.cast(self._write, ctypes.c_void_p).value
@@ -139,6 +146,7 @@ class Cpu:
     def step(self) -> Exit:
         """Execute one instruction, or take a trap or interrupt that is due."""
         engine = self.engine
+        engine.stop_at = at.NO_TAG
         while True:
             engine.stepping = 1
             engine.limit = 0

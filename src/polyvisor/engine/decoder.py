@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from polyvisor.adl import Instruction, ssa
 from polyvisor.adl.encoding import Candidates, Node
-from polyvisor.adl.frontend import Compiler, Builder
+from polyvisor.adl.frontend import Builder, Compiler
 from polyvisor.adl.types import u64
 
 from .layout import Layout, operand_layout

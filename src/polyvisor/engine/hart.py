@@ -38,6 +38,7 @@ class Hart:
         self.hart_id = number
         self.frequency = frequency
         self.handlers: dict[str, Callable[[Any], None]] = {}
+        self.execute: Callable[[], Exit] = cpu.run  # or something that runs it otherwise, such as a tracer
         self.started = False
         self._failed = failed
         self._wake = threading.Event()
@@ -115,7 +116,7 @@ class Hart:
                     self._wake.wait(_LONGEST_WAIT)
                     self._wake.clear()
                     continue
-                self.handle(self.cpu.run())
+                self.handle(self.execute())
         except BaseException as error:
             self._failed(error)
 

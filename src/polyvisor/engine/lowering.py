@@ -167,7 +167,8 @@ class HelperEmitter(Emitter):
 
     def alias(self, result: ssa.Value, name: str) -> None:
         kind = llvm_type(result.type)
-        self.line(f"%v{result.number} = {'or' if kind == 'i1' else 'add'} {kind} {name}, {'false' if kind == 'i1' else 0}")
+        same = f"or i1 {name}, false" if kind == "i1" else f"add {kind} {name}, 0"
+        self.line(f"%v{result.number} = {same}")
 
     def leave_trapped(self) -> None:
         """End this function because of a trap whose values are stored."""
@@ -295,7 +296,7 @@ class HelperEmitter(Emitter):
             self.line(f"br label %{done}")
             self.begin(miss)
         if not self.miss():
-            _, (host, physical) = self.invoke(self.runtime("slow_address"), [f"i64 {vaddr}"])
+            _, (host, physical) = self.invoke(self.runtime("slow_address"), [f"i64 {vaddr}", f"i64 {size}"])
             old = change(self.assign(f"inttoptr i64 {host} to ptr"))
             self.invoke(self.runtime("phys_changed"), [f"i64 {physical}", f"i64 {size}"])
             ways.append((old, self.label))
@@ -490,7 +491,7 @@ class HandlerEmitter(HelperEmitter):
             return raw
         if want < bits:
             return self.assign(f"trunc i{bits} {raw} to i{want}")
-        word = "sext" if kind is not bool and kind.signed else "zext"  # type: ignore[union-attr]
+        word = "sext" if kind is not bool and kind.signed else "zext"
         return self.assign(f"{word} i{bits} {raw} to i{want}")
 
     def _publish(self) -> None:
@@ -542,9 +543,8 @@ class HandlerEmitter(HelperEmitter):
         self._tail(f'@"{slow}"', "%rec", "%icount", "%base")
 
     def _tail(self, function: str, record: str, icount: str, base: str, tlb: str = "%tlb") -> None:
-        self.line(
-            f"musttail call preserve_nonecc void {function}(ptr {record}, ptr %cpu, i64 {tlb}, i64 {icount}, i64 {base})"
-        )
+        arguments = f"ptr {record}, ptr %cpu, i64 {tlb}, i64 {icount}, i64 {base}"
+        self.line(f"musttail call preserve_nonecc void {function}({arguments})")
         self.line("ret void")
 
     def miss(self) -> bool:

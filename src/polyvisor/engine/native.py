@@ -31,14 +31,20 @@ from .lowering import HANDLER_ARGUMENTS, HandlerEmitter, HelperEmitter
 _lock = threading.RLock()
 
 
-@cache
-def _target() -> Any:
+def _new_target() -> Any:
+    """A target machine; an execution engine takes over the one it is given, and ends it with itself."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple()
     return target.create_target_machine(
         opt=2, cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), jit=True
     )
+
+
+@cache
+def _target() -> Any:
+    """The target machine of `optimise`."""
+    return _new_target()
 
 
 def optimise(text: str, level: int = 2) -> bytes:
@@ -234,7 +240,7 @@ class NativeCode:
             ).encode()
         ).hexdigest()[:32]
         self.cache = CodeCache(f"{architecture.name}-{key}")
-        self._engine: Any = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target())
+        self._engine: Any = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _new_target())
         self._linked: set[str] = set()
         self._helpers: dict[str, ssa.Function] = {}
         self._watched: frozenset[str] | None = None
@@ -317,8 +323,10 @@ class NativeCode:
             **{n: roots[n].name for n in ("find_code", "deliver", "decode_at", "prepare_step")},
         )
         plain = (
-            f'define void @plain_flush_tlb(ptr %cpu) {{\n  call void @"{roots["flush_tlb"].name}"(ptr %cpu)\n  ret void\n}}\n'
-            f'define i64 @plain_clock(ptr %cpu) {{\n  %v = call i64 @"{roots["clock"].name}"(ptr %cpu)\n  ret i64 %v\n}}\n'
+            f'define void @plain_flush_tlb(ptr %cpu) {{\n'
+            f'  call void @"{roots["flush_tlb"].name}"(ptr %cpu)\n  ret void\n}}\n'
+            f'define i64 @plain_clock(ptr %cpu) {{\n'
+            f'  %v = call i64 @"{roots["clock"].name}"(ptr %cpu)\n  ret i64 %v\n}}\n'
             f'define i64 @plain_change_flags(i64 %flag, i64 %clear, i64 %set) {{\n'
             f'  %c = trunc i64 %clear to i8\n  %s = trunc i64 %set to i8\n'
             f'  %v = call i8 @"{roots["change_flags"].name}"(ptr null, i64 %flag, i8 %c, i8 %s)\n'

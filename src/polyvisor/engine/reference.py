@@ -91,7 +91,7 @@ class ReferenceCpu:
         word = 0
         for offset in range(0, architecture.max_length, architecture.unit):
             address = type(self.pc)(int(self.pc) + offset)
-            paddr = self._translate(address, FETCH)
+            paddr = self._translate(address, architecture.unit, FETCH)
             try:
                 data = self.memory.read(paddr, architecture.unit)
             except BusError:
@@ -104,22 +104,33 @@ class ReferenceCpu:
 
     # Primitives: virtual memory
 
-    def _translate(self, address: Int, access: int) -> int:
+    def _translate(self, address: Int, size: int, access: int) -> int:
         hooks = self.architecture.hooks
         if "translate" not in hooks:
             return int(address)
         name = "fetch_context" if access == FETCH else "data_context"
         context = hooks[name](self) if name in hooks else u32(0)
-        return int(hooks["translate"](self, address, u32(access), context)[0])
+        paddr, page_bits = hooks["translate"](self, address, u32(access), context)
+        if page_bits < self.architecture.page_bits:
+            # Parts of the page have different rules: all that the access touches must be allowed.
+            granule = 1 << int(page_bits)
+            for part in range((int(address) | granule - 1) + 1, int(address) + size, granule):
+                hooks["translate"](self, type(address)(part), u32(access), context)
+        return int(paddr)
 
     def _pieces(self, address: Int, size: int, access: int) -> list[tuple[Int, int, int]]:
         """(virtual, physical, size) of the parts of an access, all translated before any is made."""
         page = 1 << self.architecture.page_bits
         first = min(size, page - int(address) % page)
-        pieces = [(address, self._translate(address, access), first)]
+        pieces = [(address, self._translate(address, first, access), first)]
         if first < size:
             second = type(address)(int(address) + first)
-            pieces.append((second, self._translate(second, access), size - first))
+            pieces.append((second, self._translate(second, size - first, access), size - first))
+            # Devices do not answer halves of an access.
+            for vaddr, paddr, part in pieces:
+                if not self.memory.is_ram(paddr, part):
+                    self.architecture.hooks["on_bus_error"](self, vaddr, u32(access))
+                    raise AssertionError("on_bus_error must raise a Trap")
         return pieces
 
     def load(self, type: type[Int], address: Int) -> Int:
@@ -163,8 +174,8 @@ class ReferenceCpu:
             raise AssertionError("on_bus_error must raise a Trap") from None
 
     def _modify(self, type: type[Int], address: Int, change: Callable[[Any], Any]) -> Int:
-        paddr = self._translate(address, WRITE)
         size = type.bits // 8
+        paddr = self._translate(address, size, WRITE)
         order: Any = self.architecture.byte_order
         if not self.memory.is_ram(paddr, size):
             self.architecture.hooks["on_bus_error"](self, address, u32(WRITE))

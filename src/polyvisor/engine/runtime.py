@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from polyvisor.adl import FETCH, READ, WRITE, Function, u8, u32, u64, u128, unlikely
-from polyvisor.adl.host import attempt, cpu_address, host_call, host_atomic, peek, poke
+from polyvisor.adl.host import attempt, cpu_address, host_atomic, host_call, peek, poke
 
 from . import layout as at
 from .layout import (
@@ -157,18 +157,25 @@ def reset_records(cpu, layout, slot: u64, first: u64, end: u64) -> None:
 
 
 @engine()
-def reach(cpu, arch, layout, vaddr: u64, access: u32) -> tuple[u64, u64]:
-    """Translate a data access and remember it; gives the host address (0: not RAM) and the physical one."""
+def reach(cpu, arch, layout, vaddr: u64, size: u64, access: u32) -> tuple[u64, u64]:
+    """Translate an access in one page and remember it; gives the host address (0: not RAM) and the physical one."""
     cpu.translations = cpu.translations + 1
     if "translate" in arch.hooks:
         physical, page_bits = arch.hooks["translate"](cpu, vaddr, access, cpu.data_context)
     else:
         physical, page_bits = vaddr, u32(arch.page_bits)
+    if unlikely(page_bits < arch.page_bits):
+        # Parts of the page have different rules: all that the access touches must be allowed.
+        granule = u64(1) << page_bits
+        part = (vaddr | (granule - 1)) + 1
+        while part - vaddr < size:
+            arch.hooks["translate"](cpu, part, access, cpu.data_context)
+            part = part + granule
     descriptor = find_ram(cpu, physical)
     if descriptor == 0:
         return u64(0), physical
     host = peek(u64, descriptor + RAM_HOST) + (physical - peek(u64, descriptor + RAM_BASE))
-    if page_bits == 0:
+    if page_bits < arch.page_bits:
         return host, physical
     if page_bits > arch.page_bits:
         cpu.large_pages = u32(1)
@@ -231,7 +238,7 @@ def slow_load(cpu, arch, layout, kind, vaddr: u64) -> u64:
     size = kind.bits // 8
     if size > 1 and unlikely(vaddr & (layout.page_size - 1) > layout.page_size - size):
         return load_across(cpu, arch, layout, vaddr, u64(size))
-    host, physical = reach(cpu, arch, layout, vaddr, u32(READ))
+    host, physical = reach(cpu, arch, layout, vaddr, u64(size), u32(READ))
     if host != 0:
         return u64(peek(kind, host))
     return device_load(cpu, arch, vaddr, physical, u64(size))
@@ -241,10 +248,10 @@ def slow_load(cpu, arch, layout, kind, vaddr: u64) -> u64:
 def load_across(cpu, arch, layout, vaddr: u64, size: u64) -> u64:
     """A load from two pages: both are translated before any byte is read."""
     first = layout.page_size - (vaddr & (layout.page_size - 1))
-    host, _ = reach(cpu, arch, layout, vaddr, u32(READ))
-    host2, _ = reach(cpu, arch, layout, vaddr + first, u32(READ))
+    host, _ = reach(cpu, arch, layout, vaddr, first, u32(READ))
+    host2, _ = reach(cpu, arch, layout, vaddr + first, size - first, u32(READ))
     if host == 0 or host2 == 0:
-        arch.hooks["on_bus_error"](cpu, vaddr, u32(READ))
+        arch.hooks["on_bus_error"](cpu, vaddr if host == 0 else vaddr + first, u32(READ))
     value = u64(0)
     i = u64(0)
     while i < size:
@@ -261,7 +268,7 @@ def slow_store(cpu, arch, layout, kind, vaddr: u64, value: u64) -> None:
     if size > 1 and unlikely(vaddr & (layout.page_size - 1) > layout.page_size - size):
         store_across(cpu, arch, layout, vaddr, u64(size), value)
         return
-    host, physical = reach(cpu, arch, layout, vaddr, u32(WRITE))
+    host, physical = reach(cpu, arch, layout, vaddr, u64(size), u32(WRITE))
     if host != 0:
         poke(kind, host, kind(value))
         phys_changed(cpu, arch, layout, physical, u64(size))
@@ -272,10 +279,10 @@ def slow_store(cpu, arch, layout, kind, vaddr: u64, value: u64) -> None:
 @engine()
 def store_across(cpu, arch, layout, vaddr: u64, size: u64, value: u64) -> None:
     first = layout.page_size - (vaddr & (layout.page_size - 1))
-    host, physical = reach(cpu, arch, layout, vaddr, u32(WRITE))
-    host2, physical2 = reach(cpu, arch, layout, vaddr + first, u32(WRITE))
+    host, physical = reach(cpu, arch, layout, vaddr, first, u32(WRITE))
+    host2, physical2 = reach(cpu, arch, layout, vaddr + first, size - first, u32(WRITE))
     if host == 0 or host2 == 0:
-        arch.hooks["on_bus_error"](cpu, vaddr, u32(WRITE))
+        arch.hooks["on_bus_error"](cpu, vaddr if host == 0 else vaddr + first, u32(WRITE))
     i = u64(0)
     while i < size:
         target = host + i if i < first else host2 + (i - first)
@@ -286,9 +293,9 @@ def store_across(cpu, arch, layout, vaddr: u64, size: u64, value: u64) -> None:
 
 
 @engine()
-def slow_address(cpu, arch, layout, vaddr: u64) -> tuple[u64, u64]:
+def slow_address(cpu, arch, layout, vaddr: u64, size: u64) -> tuple[u64, u64]:
     """Where an aligned read-modify-write happens: host and physical address. Devices do not do these."""
-    host, physical = reach(cpu, arch, layout, vaddr, u32(WRITE))
+    host, physical = reach(cpu, arch, layout, vaddr, size, u32(WRITE))
     if host == 0:
         arch.hooks["on_bus_error"](cpu, vaddr, u32(WRITE))
     return host, physical
@@ -421,9 +428,8 @@ def find_code(cpu, arch, layout) -> u64:
     if cpu.left != 0:
         cpu.exit_reason = u32(EXIT_LEAVE)
         return u64(0)
-    if cpu.retired >= cpu.limit:
-        if look_around(cpu, arch, layout):
-            return u64(0)
+    if cpu.retired >= cpu.limit and look_around(cpu, arch, layout):
+        return u64(0)
     if cpu.stepping != 0:
         cpu.limit = u64(0)
         if cpu.stepping == 2:
@@ -444,9 +450,8 @@ def find_code(cpu, arch, layout) -> u64:
         if cpu.stepping != 0:
             cpu.exit_reason = u32(EXIT_STEP)
             return u64(0)
-        if cpu.retired >= cpu.limit:
-            if look_around(cpu, arch, layout):
-                return u64(0)
+        if cpu.retired >= cpu.limit and look_around(cpu, arch, layout):
+            return u64(0)
         trapped, slot = attempt(find_slot, cpu, arch, layout, cpu.pc)
     if slot == 0:
         return u64(0)
@@ -457,12 +462,19 @@ def find_code(cpu, arch, layout) -> u64:
 
 @engine()
 def find_slot(cpu, arch, layout, pc: u64) -> u64:
-    """The records of the page that holds ``pc``, from the code TLB or by translation; 0 to activate a page."""
+    """The records of the page that holds ``pc``, from the code TLB or by translation; 0 to activate a page.
+
+    Where parts of the page have different rules, no records are kept: of this hart's own, the one for ``pc`` decodes
+    the instruction, and all others lead back here.
+    """
     tag = pc & ~u64(layout.page_size - 1)
     entry = cpu.code_tlb + ((pc >> arch.page_bits) & (CODE_TLB_SIZE - 1)) * CODE_TLB_ENTRY
     if peek(u64, entry) == tag:
         return peek(u64, entry + 8)
     physical, page_bits = fetch_translate(cpu, arch, pc)
+    if unlikely(page_bits < arch.page_bits):
+        use_scratch(cpu, cpu.scratch + ((pc & (layout.page_size - 1)) << layout.shift), cpu.decode_handler)
+        return cpu.scratch
     descriptor = find_ram(cpu, physical)
     if descriptor == 0:
         arch.hooks["on_bus_error"](cpu, pc, u32(FETCH))
@@ -471,12 +483,19 @@ def find_slot(cpu, arch, layout, pc: u64) -> u64:
         cpu.exit_reason = u32(EXIT_ACTIVATE)
         cpu.exit_argument = physical
         return slot
-    if page_bits != 0:
-        if page_bits > arch.page_bits:
-            cpu.large_pages = u32(1)
-        poke(u64, entry, tag)
-        poke(u64, entry + 8, slot)
+    if page_bits > arch.page_bits:
+        cpu.large_pages = u32(1)
+    poke(u64, entry, tag)
+    poke(u64, entry + 8, slot)
     return slot
+
+
+@engine()
+def use_scratch(cpu, record: u64, handler: u64) -> None:
+    """Give a record of the hart's own a handler; there is one at a time that is not `cross`."""
+    poke(u64, cpu.scratch_record, cpu.cross_handler)
+    poke(u64, record, handler)
+    cpu.scratch_record = record
 
 
 @engine()
@@ -535,6 +554,8 @@ def decode_at(cpu, arch, layout, decode_word, record: u64, base: u64) -> u64:
     offset = (record - slot) >> layout.shift
     cpu.base = base
     cpu.pc = base + (record >> layout.shift)
+    if unlikely(slot == cpu.scratch):
+        return decode_across(cpu, arch, layout, decode_word, offset, u64(0), u64(0))
     lock(header)
     if peek(u8, peek(u64, header + at.HEADER_FLAGS)) & PAGE_CODE == 0:
         unlock(header)
@@ -567,7 +588,7 @@ def decode_at(cpu, arch, layout, decode_word, record: u64, base: u64) -> u64:
 
 @engine()
 def decode_across(cpu, arch, layout, decode_word, offset: u64, start: u64, known: u64) -> u64:
-    """An instruction that goes on in the next page, which may be any page by now: decode it anew each time."""
+    """Decode an instruction that must be fetched anew each time, most often as the next page may be any by now."""
     pc = cpu.pc
     word = start
     have = known
@@ -585,9 +606,7 @@ def decode_across(cpu, arch, layout, decode_word, offset: u64, start: u64, known
         cpu.exit_reason = u32(EXIT_COMPILE)
         cpu.exit_argument = index
         return u64(0)
-    poke(u64, record, handler)
-    for following in range(1, arch.max_length // arch.unit + 1):
-        poke(u64, record + following * layout.record_size, cpu.cross_handler)
+    use_scratch(cpu, record, handler)
     cpu.base = pc - (record >> layout.shift)
     return record
 

@@ -33,18 +33,22 @@ class Entry:
 
 
 def directory(name: str, permissions: int = 0o755) -> Entry:
+    """A directory."""
     return Entry(name, stat.S_IFDIR | permissions)
 
 
 def file(name: str, data: bytes, permissions: int = 0o644) -> Entry:
+    """A regular file."""
     return Entry(name, stat.S_IFREG | permissions, data)
 
 
 def symlink(name: str, target: str) -> Entry:
+    """A symbolic link."""
     return Entry(name, stat.S_IFLNK | 0o777, target.encode())
 
 
 def character_device(name: str, major: int, minor: int, permissions: int) -> Entry:
+    """A character device node."""
     return Entry(name, stat.S_IFCHR | permissions, device=(major, minor))
 
 

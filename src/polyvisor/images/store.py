@@ -96,6 +96,7 @@ def cache_root() -> Path:
 
 
 def downloads() -> Path:
+    """Where fetched files are kept, by content."""
     return cache_root() / "downloads"
 
 
@@ -267,5 +268,6 @@ def _link_target(link: Path) -> str | None:
 
 
 def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -67,7 +67,7 @@ class Machine:
             if code is not None:
                 self._power("off", code)
 
-    def type(self, data: bytes) -> int:
+    def send(self, data: bytes) -> int:
         """Send bytes to the console; gives how many were taken."""
         return self.board.uart.receive(data)
 

@@ -4,7 +4,7 @@ from polyvisor.adl import FETCH, READ, WRITE, Trap, bit, bits, function, u8, u32
 
 from .architecture import rv64
 from .causes import FETCH_ACCESS, FETCH_PAGE, LOAD_ACCESS, LOAD_PAGE, STORE_ACCESS, STORE_PAGE
-from .pmp import pmp_check
+from .pmp import PMP_GRAIN, pmp_check
 from .trap import MPRV, MXR, SUM
 
 # Translation contexts.
@@ -72,7 +72,7 @@ def translate(cpu, vaddr: u64, access: u32, context: u32) -> tuple[u64, u32]:
     allowed, uniform = pmp_check(cpu, physical, access, privilege)
     if not allowed:
         access_fault(vaddr, access)
-    return physical, page_bits if uniform else u32(0)
+    return physical, page_bits if uniform else u32(PMP_GRAIN)
 
 
 @function(inline=False)
@@ -88,8 +88,7 @@ def walk(cpu, vaddr: u64, access: u32, context: u32) -> tuple[u64, u32]:
     shift = width - 9
     while True:
         where = table + ((vaddr >> shift) & 511) * 8
-        readable, _ = pmp_check(cpu, where, u32(READ), u8(1))
-        if not readable:
+        if not entry_allowed(cpu, where, u32(READ)):
             access_fault(vaddr, access)
         entry, there = cpu.phys_load(u64, where)
         if not there:
@@ -102,8 +101,7 @@ def walk(cpu, vaddr: u64, access: u32, context: u32) -> tuple[u64, u32]:
                 offset = (u64(1) << shift) - 1
                 return ((bits(entry, 53, 10) << 12) & ~offset) | (vaddr & offset), u32(shift)
             # A and D are updated as one step with the check that the entry is still what it was.
-            writable, _ = pmp_check(cpu, where, u32(WRITE), u8(1))
-            if not writable:
+            if not entry_allowed(cpu, where, u32(WRITE)):
                 access_fault(vaddr, access)
             old, _ = cpu.phys_compare_exchange(u64, where, entry, updated)
             if old == entry:
@@ -114,6 +112,15 @@ def walk(cpu, vaddr: u64, access: u32, context: u32) -> tuple[u64, u32]:
                 page_fault(vaddr, access)
             table = bits(entry, 53, 10) << 12
             shift = shift - 9
+
+
+@function
+def entry_allowed(cpu, where: u64, access: u32) -> bool:
+    """Whether the PMP lets the page table entry at ``where`` be read or written: all of its 8 bytes."""
+    allowed, uniform = pmp_check(cpu, where, access, u8(1))
+    if unlikely(allowed and not uniform):
+        allowed, _ = pmp_check(cpu, where + 4, access, u8(1))
+    return allowed
 
 
 @function

@@ -2,12 +2,13 @@
 
 from polyvisor.adl import FETCH, READ, bit, bits, ctz, function, u8, u32, u64
 
-from .state import PMP_ENTRIES
+from .state import PMP_ENTRIES, Hart
 
 OFF, TOR, NA4, NAPOT = 0, 1, 2, 3
 LOCKED = 1 << 7
 ADDRESS_MASK = (1 << 54) - 1
 PAGE = 4096
+PMP_GRAIN = 2  # log2 of the bytes that always have the same rules
 
 
 @function
@@ -94,7 +95,7 @@ def write_address(cpu, entry, value: u64):
         cpu.pmpaddr[entry] = value & ADDRESS_MASK
 
 
-def open_pmp(hart):
+def open_pmp(hart: Hart) -> None:
     """Let every privilege access all memory, as firmware does for the kernel it starts."""
     hart.pmpcfg[0] = NAPOT << 3 | 7
     hart.pmpaddr[0] = ADDRESS_MASK

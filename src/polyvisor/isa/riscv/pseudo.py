@@ -12,20 +12,24 @@ rv64.padding = ("nop", "c.nop")
 
 
 def low_part(value: int) -> int:
+    """The signed low 12 bits, as addi adds them."""
     return (value & 0xFFF ^ 0x800) - 0x800
 
 
 def high_part(value: int) -> int:
+    """What lui loads, so that adding the low part gives the value."""
     return value - low_part(value) >> 12 & 0xFFFFF
 
 
 def absolute_high(value: int, place: Place) -> int:
+    """%hi: the high part of an absolute address."""
     if not -(1 << 31) <= value < 1 << 32:
         raise ValueError(f"%hi({value:#x}): the address does not fit 32 bits")
     return high_part(value)
 
 
 def pcrel_high(value: int, place: Place) -> int:
+    """%pcrel_hi: the high part of the distance from here."""
     distance = value - place.address
     if not -(1 << 31) <= distance - low_part(distance) < 1 << 31:
         raise ValueError(f"{value:#x} is too far away: {distance:#x} bytes")
@@ -34,6 +38,7 @@ def pcrel_high(value: int, place: Place) -> int:
 
 
 def pcrel_low(value: int, place: Place) -> int:
+    """%pcrel_lo: the low part that belongs to the auipc at a label."""
     if value not in place.notes:
         raise ValueError(f"there is no %pcrel_hi at {value:#x}")
     return low_part(place.notes[value])
@@ -48,6 +53,7 @@ rv64.modifiers.update(
 
 
 def load_constant(place: Place, rd: str, imm: str) -> str:
+    """The instructions of li."""
     value = evaluate(imm, place)
     if not -(1 << 63) <= value < 1 << 64:
         raise ValueError(f"{value:#x} does not fit 64 bits")
