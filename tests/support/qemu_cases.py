@@ -80,6 +80,19 @@ class Case:
         ]
 
 
+# Send what lies from RECORDS to s1 if s3 is not 0, and end.
+END = f"""
+        beqz s3, finish
+        li t0, {RECORDS}; li t1, {_UART}
+    1:  beq t0, s1, finish
+        lbu t2, (t0); sb t2, (t1); addi t0, t0, 1
+        j 1b
+    finish:
+        li t0, {_FINISH}; li t1, 0x5555; sw t1, (t0)
+        j finish
+"""
+
+
 @cache
 def _frame() -> tuple[bytes, dict[str, int]]:
     """The program around the cases, and its symbols."""
@@ -121,14 +134,7 @@ def _frame() -> tuple[bytes, dict[str, int]]:
         addi s0, s0, {8 * _CASE_WORDS}; addi s1, s1, {8 * _RECORD_WORDS}; addi s2, s2, -1
         j loop
     done:
-        beqz s3, finish
-        li t0, {RECORDS}; li t1, {_UART}
-    1:  beq t0, s1, finish
-        lbu t2, (t0); sb t2, (t1); addi t0, t0, 1
-        j 1b
-    finish:
-        li t0, {_FINISH}; li t1, 0x5555; sw t1, (t0)
-        j finish
+        {END}
     """
     program = assemble(rv64, text, BASE)
     assert len(program.bytes) <= MACHINE_VECTOR - BASE
@@ -169,18 +175,23 @@ def _outcomes(data: bytes) -> list[Outcome]:
 
 def by_qemu(cases: list[Case], stubs: bytes) -> list[Outcome]:
     """What QEMU makes of the cases."""
+    return _outcomes(run_qemu(image(cases, stubs, True), len(cases) * _RECORD_WORDS * 8))
+
+
+def run_qemu(program: bytes, size: int) -> bytes:
+    """What QEMU sends, ``size`` bytes, running a program that starts at BASE."""
     assert QEMU is not None
     with tempfile.TemporaryDirectory() as directory:
-        program, output = Path(directory, "program"), Path(directory, "output")
-        program.write_bytes(image(cases, stubs, True))
+        loaded, output = Path(directory, "program"), Path(directory, "output")
+        loaded.write_bytes(program)
         subprocess.run(
             [QEMU, "-M", "virt", "-cpu", _CPU, "-m", "8M", "-bios", "none", "-display", "none", "-monitor", "none",
-             "-serial", f"file:{output}", "-device", f"loader,file={program},addr={BASE:#x},force-raw=on"],
+             "-serial", f"file:{output}", "-device", f"loader,file={loaded},addr={BASE:#x},force-raw=on"],
             check=True, timeout=30, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         data = output.read_bytes()
-    assert len(data) == len(cases) * _RECORD_WORDS * 8, "the program did not come to its end in QEMU"
-    return _outcomes(data)
+    assert len(data) == size, "the program did not come to its end in QEMU"
+    return data
 
 
 class _Finished(Exception):  # noqa: N818
@@ -213,6 +224,12 @@ class _Timers:
 
 def by_polyvisor(cases: list[Case], stubs: bytes, tier: str) -> list[Outcome]:
     """What a tier makes of the cases."""
+    size = len(cases) * _RECORD_WORDS * 8
+    return _outcomes(run_polyvisor(image(cases, stubs, False), size, tier, len(cases) * 400 + 1000))
+
+
+def run_polyvisor(program: bytes, size: int, tier: str, most: int) -> bytes:
+    """The ``size`` bytes at RECORDS after a tier has run a program, in at most that many instructions."""
     memory, timers = Memory(), _Timers()
     memory.add_ram(BASE, SIZE)
     memory.add_device(_FINISH, 0x1000, _Finisher())
@@ -225,12 +242,12 @@ def by_polyvisor(cases: list[Case], stubs: bytes, tier: str) -> list[Outcome]:
             code = native_code(rv64)
             cpu = Cpu(code, memory, CodePages(code, memory, limit=64), frequency=10_000_000)
         timers.state = cpu.state
-        memory.write(BASE, image(cases, stubs, False))
+        memory.write(BASE, program)
         cpu.state.pc = BASE
         try:
-            found = cpu.run(len(cases) * 400 + 1000)
+            found = cpu.run(most)
         except _Finished:
-            return _outcomes(memory.read(RECORDS, len(cases) * _RECORD_WORDS * 8))
+            return memory.read(RECORDS, size)
         raise AssertionError(f"the program did not come to its end: {found}, pc {int(cpu.state.pc):#x}")
     finally:
         memory.close()
