@@ -382,3 +382,23 @@ def test_cpython_refuses_the_same_mistakes():
 def test_a_plain_dividend_has_the_divisors_type():
     assert (7 // i64(-2), 7 % i64(-2)) == (i64(-3), i64(1))
     assert type(7 // i64(-2)) is i64 and type(+u8(3)) is u8
+
+
+@function
+def always_traps(cpu, a: u64) -> tuple[u64, bool]:
+    if NUMBERS[0] == 1:
+        raise Trap(1)
+    return a, True
+
+
+def after_a_trap(cpu):
+    n, flag = always_traps(cpu, cpu.r[1])
+    cpu.r[0] = n + 1 if flag and n != 0 else u64(10) // n
+    while cpu.r[0] != 0:
+        cpu.r[0] = cpu.r[0] - n
+
+
+def test_code_after_a_certain_trap_is_allowed():
+    compiled = Compiler(toy, dict(Cpu.members)).instruction(Function(after_a_trap), {}, "test")
+    assert compiled.effects.traps
+    assert not compiled.effects.writes

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
+import sys
 
 import pytest
 
 from polyvisor.engine.codecache import CodeCache
+from polyvisor.engine.codepages import CodePages
+from polyvisor.engine.cpu import Cpu
+from polyvisor.engine.memory import Memory
 from polyvisor.engine.native import NativeCode
 from polyvisor.isa.riscv import rv64
 
@@ -100,3 +105,61 @@ def test_many_processes_at_once(tmp_path):
         assert worker.exitcode == 0
     assert failures.empty()
     assert len(list((tmp_path / "handlers" / "key").iterdir())) == 5
+
+
+LOOSE = '''
+from polyvisor.adl import *
+from {constants} import NUMBER
+
+toy = Architecture("loose", unit=4, max_length=4)
+
+@toy.state
+class Cpu(State):
+    pc = Field(u64)
+    r = Registers(u64, 2)
+
+@toy.hook("on_trap")
+def on_trap(cpu, cause: u64):
+    cpu.next_pc = u64(0)
+
+@toy.hook("on_illegal")
+def on_illegal(cpu, word: u64):
+    raise Trap(1)
+
+@toy.hook("on_bus_error")
+def on_bus_error(cpu, vaddr: u64, access: u32):
+    raise Trap(2)
+
+@function
+def helper(cpu) -> u64:
+    return u64({own} + NUMBER)
+
+@toy.instruction("00000001 xxxxxxxx xxxxxxxx xxxxxxxx", "one")
+def one(cpu):
+    cpu.r[1] = helper(cpu)
+'''
+
+
+def test_a_changed_helper_of_a_script_is_compiled_anew(tmp_path, monkeypatch):
+    """All of the module counts, and what it imports from beside it, not only the instructions' own lines."""
+    monkeypatch.setenv("POLYVISOR_CACHE", str(tmp_path / "cache"))
+    found = []
+    for own, number in ((5, 0), (6, 0), (6, 1), (5, 0)):
+        directory = tmp_path / f"{own}{number}{len(found)}"
+        directory.mkdir()
+        (directory / "loose_constants.py").write_text(f"NUMBER = {number}\n")
+        (directory / "loose_description.py").write_text(LOOSE.format(own=own, constants="loose_constants"))
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(directory))
+            for name in ("loose_constants", "loose_description"):
+                sys.modules.pop(name, None)
+            toy = importlib.import_module("loose_description").toy
+            memory = Memory()
+            memory.add_ram(0, 4096)
+            memory.write(0, b"\0\0\0\1")
+            code = NativeCode(toy)
+            cpu = Cpu(code, memory, CodePages(code, memory))
+            cpu.step()
+            found.append((int(cpu.state.r[1]), code.compiled))
+            memory.close()
+    assert found == [(5, 2), (6, 2), (7, 2), (5, 0)]

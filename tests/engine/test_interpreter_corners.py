@@ -157,3 +157,60 @@ def test_two_addresses_of_one_page_of_code(cpu):
         cpu.state.privilege, cpu.state.pc, cpu.state.x[1] = 0, page, 0x7000
         assert cpu.run().reason == "wfi"
         assert (cpu.state.x[10], cpu.state.mcause, cpu.state.mtval) == (page, 12, 0x7000)
+
+
+def translated(cpu, *entries: int) -> int:
+    """Sv39 tables: RAM is as it is, in small pages, and ``entries`` are the pages from 0x4000_0000. Their address."""
+    tables = BASE + 0x8000
+    cpu.memory.write(tables, struct.pack("<QQ", *[(tables + 0x1000) >> 12 << 10 | 1] * 2))
+    for index, table in ((0, 0x2000), (BASE >> 21 & 511, 0x3000)):
+        cpu.memory.write(tables + 0x1000 + 8 * index, struct.pack("<Q", (tables + table) >> 12 << 10 | 1))
+    cpu.memory.write(tables + 0x3000, struct.pack("<16Q", *(BASE + 0x1000 * n >> 12 << 10 | 0xCF for n in range(16))))
+    cpu.memory.write(tables + 0x2000, struct.pack(f"<{len(entries)}Q", *entries))
+    cpu.state.pmpcfg[0], cpu.state.pmpaddr[0], cpu.state.pmp_used = 0x1F, 2**54 - 1, 1
+    cpu.state.satp = 8 << 60 | tables >> 12
+    cpu.state.privilege = 1
+    return tables + 0x2000
+
+
+@pytest.mark.parametrize("use", [sd(7, 5), ld(7, 5)])
+@pytest.mark.parametrize("fence", [0x1202_8073, 0x1200_0073])
+def test_a_page_is_mapped_elsewhere(cpu, use, fence):
+    """After sfence.vma, of the page or of all, both loads and stores go by the new entry."""
+    first, second = BASE + 0x4000, BASE + 0x5000
+    table = translated(cpu, first >> 12 << 10 | 0xCF)
+    cpu.memory.write(first, b"1" * 8)
+    cpu.memory.write(second, b"2" * 8)
+    load(cpu, use, sd(6, 8), fence, addi(7, 7, 1) if use & 0x20 else addi(0, 0, 0), use, WFI)
+    cpu.state.x[5], cpu.state.x[6] = 0x4000_0000, second >> 12 << 10 | 0xCF
+    cpu.state.x[7], cpu.state.x[8] = 5, table
+    assert cpu.run().reason == "wfi"
+    if use & 0x20:
+        assert (cpu.memory.read(first, 1), cpu.memory.read(second, 1)) == (b"\5", b"\6")
+    else:
+        assert cpu.state.x[7] == int.from_bytes(b"2" * 8, "little")
+
+
+MRET = 0x3020_0073
+
+
+def test_mret_changes_the_rules_at_once(cpu):
+    """What machine mode's translations allow, user mode must not find in them, not even in the same page of code."""
+    target = BASE + 0x4000
+    cpu.state.pmpcfg[0], cpu.state.pmpaddr[0] = 0x11, target >> 2  # NA4, read only
+    cpu.state.pmpcfg[1], cpu.state.pmpaddr[1], cpu.state.pmp_used = 0x1F, 2**54 - 1, 2
+    load(cpu, sd(6, 5), MRET, sw(7, 5), WFI)
+    load(cpu, WFI, at=BASE + 0x800)
+    cpu.state.x[5], cpu.state.x[6], cpu.state.x[7] = target, 1, 2
+    cpu.state.mepc, cpu.state.mtvec = BASE + 8, BASE + 0x800
+    assert cpu.run().reason == "wfi"
+    assert (cpu.state.mcause, cpu.state.mtval) == (7, target)
+
+
+def test_mret_lets_a_pending_interrupt_in_at_once(cpu):
+    load(cpu, MRET, addi(7, 7, 1), addi(7, 7, 1), jump(-8))
+    load(cpu, WFI, at=BASE + 0x800)
+    cpu.state.pmpcfg[0], cpu.state.pmpaddr[0], cpu.state.pmp_used = 0x1F, 2**54 - 1, 1
+    cpu.state.mepc, cpu.state.mtvec, cpu.state.mie, cpu.state.mip = BASE + 4, BASE + 0x800, 2, 2
+    assert cpu.run().reason == "wfi"
+    assert (cpu.state.mcause, cpu.state.mepc, cpu.state.x[7]) == (1 << 63 | 1, BASE + 4, 0)

@@ -178,6 +178,9 @@ class Writer:
         rng = self.rng
         kind = rng.choice([*TYPES, "bool"])
         names = [n for n in self.variables if not n.startswith("n")]
+        if rng.random() < 0.25 and (results is None or rng.random() < 0.2):
+            self.effect(indent, results)
+            return
         match rng.randrange(13):
             case 0 | 1 | 2:
                 text = self.value(kind, 3)
@@ -237,6 +240,36 @@ class Writer:
                 self.line(indent, f"for {constant} in ({numbers}):")
                 self.line(indent + 1, f"{name} = ({name} << {constant}) ^ {self.number('u64', 2)}")
 
+    def effect(self, indent: int, results: list[str] | None) -> None:
+        """Something that must happen once: a change of state, or an access to memory, which may trap."""
+        rng = self.rng
+        if results is not None:
+            self.line(indent, f"if {self.condition(1)}:")
+            self.line(indent + 1, f"raise Trap({rng.randrange(2, 99)})")
+            return
+        size = rng.choice((8, 16, 32, 64))
+        # Mostly in memory, and often across pages.
+        offset, mask = rng.choice(((0x1000, 0x1FFF), (0x1FF8, 0xF), (0x2FFA, 7), (0x3FF0, 0x1F)))
+        where = f"u64({offset}) + ({self.number('u64', 1)} & {mask})"
+        match rng.randrange(5):
+            case 0 | 1:
+                number = rng.randrange(31)
+                self.line(indent, f"cpu.out[{number}] = cpu.out[{number}] + {self.number('u64', 1)}")
+            case 2:
+                name = self.new()
+                self.line(indent, f"{name} = cpu.load(u{size}, {where})")
+                self.variables[name] = f"u{size}"
+            case 3:
+                self.line(indent, f"cpu.store(u{size}, {where}, {self.number(f'u{size}', 1)})")
+            case _:
+                size = rng.choice((32, 64))
+                name = self.new()
+                value = self.number(f"u{size}", 1)
+                where = f"({where}) & {2**64 - size // 8}"
+                operation = rng.choice("swap add and or xor min max minu maxu".split())
+                self.line(indent, f'{name} = cpu.atomic("{operation}", u{size}, {where}, {value})')
+                self.variables[name] = f"u{size}"
+
     def block(self, indent: int, loops: int, results: list[str] | None) -> None:
         """Statements whose new variables are not known afterwards."""
         kept = dict(self.variables)
@@ -281,7 +314,7 @@ class Writer:
         at = 0
         for name, kind in list(self.variables.items())[-14:]:
             if at < 30:
-                self.line(1, f"cpu.out[{at}] = u64({name})")
+                self.line(1, f"cpu.out[{at}] = cpu.out[{at}] ^ u64({name})")
                 if bits(kind if kind != "bool" else "u8") == 128:
                     self.line(1, f"cpu.out[{at + 1}] = u64({name} >> 64)")
             at += 2

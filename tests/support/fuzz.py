@@ -37,8 +37,9 @@ DEVICE = 0x1000_0000
 # What is where in RAM, by page. Handlers come first, then code, then data, then page tables (root, level 1, level 0).
 HANDLERS, CODE, DATA, TABLES = 0, 1, 6, 13
 ROOT, MIDDLE, LEAVES = (RAM + (TABLES + n) * PAGE for n in range(3))
-VIRTUAL = 0x5000_0000  # the first of VIRTUAL_PAGES pages that the level-0 table maps
-VIRTUAL_PAGES = 32
+# The level-0 table maps RAM as it is, and VIRTUAL_PAGES pages from VIRTUAL at random.
+VIRTUAL, VIRTUAL_PAGES = 0x5004_0000, 32
+FIRST_LEAF = VIRTUAL >> 12 & 511
 _V, _R, _W, _X, _U, _A, _D = 1, 2, 4, 8, 16, 64, 128
 
 BY_NAME = {i.name: n for n, i in enumerate(rv64.instructions)}
@@ -79,6 +80,8 @@ class Pair:
             memory.add_ram(RAM, RAM_PAGES * PAGE)
             memory.add_device(DEVICE, PAGE, probe)
         code = native_code(rv64)
+        for index in range(len(rv64.instructions) + 1):
+            code.handler(index)  # now, so that no run takes long
         # Few pages, so that all are discarded now and then.
         self.native = Cpu(code, self.memories[0], CodePages(code, self.memories[0], 7), virtual=True)
         self.reference = reference_cpu(rv64, self.memories[1])
@@ -134,8 +137,7 @@ class Pair:
     def step(self) -> str:
         """One step of both; gives what differs in state afterwards."""
         expected = self.reference.step()
-        with self.watch:
-            exit = self.native.step()
+        exit = self.native.step()
         found = self.difference(memory=False)
         if exit.kind != ("step" if expected is None else "leave") or exit.reason != (expected or ""):
             found += f"\nexit: native {exit}, reference {expected}"
@@ -278,9 +280,12 @@ def table_entry(rng: random.Random) -> int:
 
 
 def tables(rng: random.Random, image: bytearray, user_code: bool) -> None:
-    """Write Sv39 tables into an image of RAM: the first gigabyte is as it is, then the pages of VIRTUAL."""
+    """Write Sv39 tables into an image of RAM: RAM is as it is, by one large or by small pages; and VIRTUAL."""
     at = lambda physical: physical - RAM  # noqa: E731
-    struct.pack_into("<Q", image, at(ROOT), _USUAL | _X)
+    struct.pack_into("<Q", image, at(ROOT), rng.choice((_USUAL | _X, MIDDLE >> 12 << 10 | _V)))
+    struct.pack_into("<Q", image, at(MIDDLE) + 8 * (RAM >> 21 & 511), LEAVES >> 12 << 10 | _V)
+    for n in range(RAM_PAGES):
+        struct.pack_into("<Q", image, at(LEAVES) + 8 * n, RAM + n * PAGE >> 12 << 10 | _USUAL | _X)
     struct.pack_into("<Q", image, at(ROOT) + 8, MIDDLE >> 12 << 10 | _V)
     index = VIRTUAL >> 21 & 511
     struct.pack_into("<Q", image, at(MIDDLE) + 8 * index, LEAVES >> 12 << 10 | _V)
@@ -289,7 +294,7 @@ def tables(rng: random.Random, image: bytearray, user_code: bool) -> None:
         if n < DATA - CODE or n in range(16, 16 + DATA - CODE):
             # The code's pages, twice, under different addresses.
             entry = RAM + (CODE + n % 16) * PAGE >> 12 << 10 | _USUAL | _X | (_U if user_code else 0)
-        struct.pack_into("<Q", image, at(LEAVES) + 8 * n, entry)
+        struct.pack_into("<Q", image, at(LEAVES) + 8 * (FIRST_LEAF + n), entry)
     if rng.random() < 0.3:
         # A page of two megabytes, aligned or not, that the RAM is in.
         entry = (RAM >> 12 << 10) + (rng.choice((0, 0, 1 << 10))) | _USUAL | rng.choice((0, _U, _X))
@@ -511,12 +516,14 @@ class Item:
             if self.values["go"]:  # and run it
                 code += _li(a, goal) + _i(0x67, 0, self.values["rd"], a, 0)
             return code
-        if self.kind == "remap":  # change a page table entry, and say so
+        if self.kind == "remap":  # change a page table entry, and say so; use the page before and after
             a, b = self.values["rs1"], self.values["rs2"]
-            code = _li(a, LEAVES + 8 * self.extra) + _li(b, self.values["entry"])
-            code += struct.pack("<I", b << 20 | a << 15 | 3 << 12 | 0x23)
+            use = _s(3, b, a, 8) if self.values["store"] else _i(0x03, 3, b, a, 8)
+            code = _li(a, VIRTUAL + self.extra * PAGE) + use
+            code += _li(a, LEAVES + 8 * (FIRST_LEAF + self.extra)) + _li(b, self.values["entry"]) + _s(3, b, a, 0)
             code += _li(a, VIRTUAL + self.extra * PAGE)
-            return code + struct.pack("<I", 0x1200_0073 | (a << 15 if self.values["one"] else 0)) + _li(a, 0)
+            code += struct.pack("<I", 0x1200_0073 | (a << 15 if self.values["one"] else 0))
+            return code + use + _li(a, 0)
         return self.data
 
 
@@ -628,8 +635,7 @@ _GROUPS: dict[str, list[Instruction]] = {"branch": [], "access": [], "csr": [], 
 for _one in rv64.instructions:
     _names = {o.name for o in _one.encoding.operands}
     _text = _one.function.python.__code__.co_names
-    _leaving = ("mret", "sret", "wfi", "ecall", "ebreak", "c.ebreak")
-    if _one.name in _leaving or _one.name.startswith(("sf", "si", "fence")):
+    if _one.name in "mret sret wfi ecall ebreak c.ebreak".split() or _one.name.startswith(("sf", "si", "fence")):
         _GROUPS["system"].append(_one)
     elif "csr" in _names:
         _GROUPS["csr"].append(_one)
@@ -682,9 +688,10 @@ def random_item(rng: random.Random, number: int, count: int, setting: Setting) -
     if kind < 0.95:
         chosen = rng.choice(_GROUPS["csr"])
         return Item("op", number, chosen, operands(rng, chosen, False))
-    if kind < 0.97 and setting.translated:
+    if kind < 0.98 and setting.translated:
         page = rng.randrange(DATA - CODE, 16)
         values = {"rs1": free(), "rs2": 16, "entry": table_entry(rng) % 2**31, "one": int(rng.random() < 0.5)}
+        values["store"] = rng.getrandbits(1)
         return Item("remap", number, None, values, extra=page)
     chosen = rng.choice(_GROUPS["system"])
     return Item("op", number, chosen, operands(rng, chosen, False))
@@ -743,7 +750,8 @@ def try_program(pair: Pair, program: Program, steps: int, mode: str) -> str:
             at = rng.randrange(CODE * PAGE, (CODE + 1) * PAGE, 2)
             pair.write(RAM + at, rng.randbytes(rng.choice((1, 2, 4))))
             if program.setting.translated:
-                pair.write(LEAVES + 8 * rng.randrange(VIRTUAL_PAGES), struct.pack("<Q", table_entry(rng)))
+                leaf = LEAVES + 8 * (FIRST_LEAF + rng.randrange(VIRTUAL_PAGES))
+                pair.write(leaf, struct.pack("<Q", table_entry(rng)))
             pair.native.flush()
     return ""
 

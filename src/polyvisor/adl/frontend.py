@@ -247,6 +247,10 @@ class Builder:
         self._numbers += 1
         return ssa.Value(type, self._numbers - 1)
 
+    def nowhere(self, type: ssa.Type) -> ssa.Value:
+        """A value in code that is never reached."""
+        return self._new(type)
+
     def parameter(self, type: ssa.Type) -> ssa.Value:
         value = self._new(type)
         self.parameters.append(value)
@@ -882,7 +886,13 @@ class _Frame:
         if function.inline and not catch:
             with self.builder.compiler.calling(function):
                 frame = _Frame(self.builder, function, {**known, **passed})
-                return frame.run(_result_types(function) if "return" in function.hints else None)
+                kinds = _result_types(function) if "return" in function.hints else None
+                result = frame.run(kinds)
+                if self.builder.block is None and kinds:
+                    # It always traps. What follows is never reached, but must make sense.
+                    nothing = tuple(self.builder.nowhere(k) for k in kinds)
+                    return nothing if len(nothing) > 1 else nothing[0]
+                return result
         callee = self.builder.compiler.function(function, known)
         values = [self.builder.value(v, function.hints[n]) for n, v in passed.items()]
         kinds = ((bool,) if catch else ()) + callee.results

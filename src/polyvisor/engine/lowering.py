@@ -515,7 +515,7 @@ class HandlerEmitter(HelperEmitter):
                 self.begin(self.new_label("dead"))
             else:
                 self._publish()
-        if op.opcode == "set" and op.detail in self.watched:
+        if op.opcode in ("set", "setreg") and op.detail in self.watched:
             self.line("store i1 true, ptr %sync")
         if op.opcode in ("flush_tlb", "flush_tlb_page", "flush_code", "leave"):
             self.line("store i1 true, ptr %sync")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import hashlib
 import threading
@@ -79,15 +80,30 @@ def _packages(architecture: Architecture) -> list[Any]:
 
 
 def _loose_sources(architecture: Architecture) -> str:
-    """The sources of functions that are in no package (described in a script or a test)."""
-    import inspect
-
+    """The sources of modules that are in no package (scripts, tests) and describe it, and of those they import."""
+    functions = [*(i.function for i in architecture.instructions), *architecture.hooks.values()]
+    todo = [f.python.__module__ for f in functions]
+    if architecture.state_type is not None:
+        todo.append(architecture.state_type.__module__)
+    seen: set[str] = set()
     texts = []
-    for i in architecture.instructions:
-        module = import_module(i.function.python.__module__)
-        if not hasattr(import_module(module.__name__.rpartition(".")[0] or module.__name__), "__path__"):
-            texts.append(inspect.getsource(i.function.python))
-    return "".join(texts)
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        module = import_module(name)
+        file = getattr(module, "__file__", None)
+        if hasattr(import_module(name.partition(".")[0]), "__path__") or file is None:
+            continue
+        text = Path(file).read_text()
+        texts.append(text)
+        for node in ast.walk(ast.parse(text)):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            # Only what lies beside it: not all of the standard library.
+            todo += [n for n in names if Path(file).with_name(f"{n}.py").exists()]
+    return "\0".join(sorted(texts))
 
 
 # The parts of the interpreter that are the same for every instruction.

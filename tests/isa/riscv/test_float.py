@@ -12,8 +12,12 @@ import polyvisor.isa.riscv.double
 import polyvisor.isa.riscv.float
 import polyvisor.isa.riscv.state  # noqa: F401
 from polyvisor.adl import Trap, u64
+from polyvisor.engine.codepages import CodePages
+from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.memory import Memory
+from polyvisor.engine.native import native_code
 from polyvisor.engine.reference import reference_cpu
+from polyvisor.isa.riscv import rv64 as full_rv64
 from polyvisor.isa.riscv.architecture import rv64
 
 QEMU = shutil.which("qemu-riscv64")
@@ -203,6 +207,38 @@ def compare(items, directory):
             wrong.append(f"{item}: FS is {int(cpu.mstatus) >> FS_SHIFT}")
     assert not wrong, f"{len(wrong)} of {len(items)}:\n" + "\n".join(wrong[:20])
     assert cpu.memory.read(SCRATCH, SCRATCH_SIZE) == done.stdout[16 * len(items) :]
+    natively = run_natively(path.read_bytes())
+    for n, item in enumerate(items):
+        ours, theirs = (struct.unpack_from("<QQ", output, 16 * n) for output in (natively, done.stdout))
+        if ours != theirs:
+            wrong.append(f"{item}: native {ours[0]:#x} {ours[1]:08b}, QEMU {theirs[0]:#x} {theirs[1]:08b}")
+    assert not wrong, f"{len(wrong)} of {len(items)}:\n" + "\n".join(wrong[:20])
+    assert natively == done.stdout
+
+
+def run_natively(program):
+    """what the program writes, by polyvisor's native interpreter"""
+    memory = Memory()
+    for _, _, offset, address, _, size, _, _ in struct.iter_unpack("<IIQQQQQQ", program[64 : 64 + 56 * 4]):
+        memory.add_ram(address, -(-size // 4096) * 4096)
+        memory.write(address, program[offset : offset + size])
+    code = native_code(full_rv64)
+    cpu = Cpu(code, memory, CodePages(code, memory, 512))
+    cpu.state.pc, cpu.state.mstatus, cpu.state.mtvec = CODE, 1 << FS_SHIFT, 0
+    output = b""
+    # Each system call becomes a wfi, which leaves.
+    data = memory.read(CODE, memory.ram[0].size)
+    for call in (64, 94):
+        wanted, instead = (li(17, call) + struct.pack("<I", word) for word in (0x73, 0x1050_0073))
+        data = data.replace(wanted, instead)
+    memory.write(CODE, data)
+    while True:
+        found = cpu.run(50_000_000)
+        assert found.reason == "wfi" and cpu.state.mcause == 0, (found, cpu.state.values())
+        if cpu.state.x[17] == 94:
+            memory.close()
+            return output
+        output += memory.read(int(cpu.state.x[11]), int(cpu.state.x[12]))
 
 
 @pytest.mark.skipif(QEMU is None, reason="needs qemu-riscv64")

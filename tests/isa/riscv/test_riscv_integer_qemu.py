@@ -9,7 +9,7 @@ import pytest
 from polyvisor.adl import Instruction
 from polyvisor.adl.assembler import assemble
 from polyvisor.isa.riscv import rv64
-from support import qemu_user, riscv_reference
+from support import qemu_user, riscv_native, riscv_reference
 from support.qemu_user import SCRATCH_SIZE, Case, scratch_address
 
 pytestmark = pytest.mark.skipif(qemu_user.QEMU is None, reason=qemu_user.REASON)
@@ -94,15 +94,16 @@ def distinct(rng: random.Random, instruction: Instruction, values: dict[str, int
 
 
 def compare(cases: list[Case], describe: Callable[[int], str]) -> None:
-    expected, found = qemu_user.run(cases), riscv_reference.run(cases)
-    for number, (want, got) in enumerate(zip(expected, found, strict=True)):
-        if (want.x, want.scratch) != (got.x, got.scratch):
-            both = enumerate(zip(want.x, got.x, strict=True))
-            wrong = [f"x{n}: {w:#x} expected, not {g:#x}" for n, (w, g) in both if w != g]
-            if want.scratch != got.scratch:
-                wrong.append(f"memory: {want.scratch.hex()} expected, not {got.scratch.hex()}")
-            before = {f"x{n}": hex(v) for n, v in enumerate(cases[number].x)}
-            pytest.fail(f"{describe(number)}: {'; '.join(wrong)}; before: {before}")
+    expected = qemu_user.run(cases)
+    for tier in (riscv_reference, riscv_native):
+        for number, (want, got) in enumerate(zip(expected, tier.run(cases), strict=True)):
+            if (want.x, want.scratch) != (got.x, got.scratch):
+                both = enumerate(zip(want.x, got.x, strict=True))
+                wrong = [f"x{n}: {w:#x} expected, not {g:#x}" for n, (w, g) in both if w != g]
+                if want.scratch != got.scratch:
+                    wrong.append(f"memory: {want.scratch.hex()} expected, not {got.scratch.hex()}")
+                before = {f"x{n}": hex(v) for n, v in enumerate(cases[number].x)}
+                pytest.fail(f"{describe(number)} ({tier.__name__}): {'; '.join(wrong)}; before: {before}")
 
 
 def described(cases: list[Case]) -> Callable[[int], str]:
