@@ -27,7 +27,7 @@ from support.qemu_cases import (
     run_qemu,
 )
 
-OPERATIONS = 1500
+OPERATIONS, PAGES = 2000, 6
 # Each sees other permissions and other pages behind the same addresses.
 LEVELS = (3, 3, 4, 5)
 ACCESSES = ("ld a0, (a1)", "lw a0, (a1)", "lbu a0, (a1)", "sd a2, (a1)", "sw a2, (a1)")
@@ -64,9 +64,10 @@ def tables(rng: random.Random, memory: bytearray) -> list[int]:
             if level == 1:
                 put(table + 8 * index + 8, (DATA >> 12) << 10 | rng.choice((0xCF, 0xDF, 0xD7, 0xC9)))
             table += 0x1000
-        for page in range(16):
-            flags = rng.choice((0x0F, 0xCF, 0xDF, 0x1F, 0xC3, 0xC7, 0xC9, 0xD9, 0xD3, 0xD7, 0x4F, 0x5F, 0))
-            put(table + 8 * page, (DATA + 0x1000 * rng.randrange(8) >> 12) << 10 | flags)
+        for page in range(PAGES):
+            flags = rng.choice((0xCF, 0xDF, 0x0F, 0x5F, 0xC3, 0xC9, 0xC9, 0xD9, 0xD7, 0))
+            index = (DATA >> 12 & 511) + page
+            put(table + 8 * index, (DATA + 0x1000 * rng.randrange(3) >> 12) << 10 | flags)
         table += 0x1000
     return roots
 
@@ -83,21 +84,22 @@ def program() -> tuple[bytes, list[str]]:
     text, abouts = [START], []
     for number in range(OPERATIONS):
         kind = rng.random()
-        if kind < 0.08:
-            change = f"li t0, {rng.choice((SUM, MXR))}; csr{rng.choice('sc')} mstatus, t0"
-        elif kind < 0.14:
+        if kind < 0.09:
+            change = f"li t0, {rng.choice((SUM, MXR, MXR))}; csr{rng.choice('sc')} mstatus, t0"
+        elif kind < 0.13:
             change = f"li t0, {rng.choice((*roots, 0))}; csrw satp, t0"
         elif kind < 0.18:
-            config = rng.choice((0x1F, 0x1F, 0x19, 0x1C, 0))
+            config = rng.choice((0x1F, 0x19, 0x1C, 0x18, 0))
             change = f"li t0, {0x1F << 56 | config}; csrw pmpcfg0, t0"
         elif kind < 0.21:
-            page = DATA + 0x1000 * rng.randrange(8) >> 2
+            page = DATA + 0x1000 * rng.randrange(3) >> 2
             change = f"li t0, {page | 0x1FF}; csrw pmpaddr0, t0"
-        elif kind < 0.24:
+        elif kind < 0.22:
             change = rng.choice(("sfence.vma", "sfence.vma a1, zero"))
         else:
             change = ""
-        place = DATA + rng.choice((0, 0, 0, 0x20_0000)) + 0x1000 * rng.randrange(16) + rng.choice((0, 8, 0x100, 0xFF8))
+        place = DATA + 0x1000 * rng.randrange(PAGES) + rng.choice((0, 8, 0x100, 0xFF8))
+        place += rng.choice((0, 0, 0, 0, 0, 0x20_0000))
         if place & 0xFFF == 0xFF8:
             act = "csrs mstatus, t0; " + rng.choice(ACCESSES[:3])
         elif rng.random() < 0.25:
