@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from polyvisor.boards.virt import Disk, Virt, VirtConfig
+from polyvisor.devices.virtio.rawfile import DiskError
 from polyvisor.vm.machine import Machine
 from polyvisor.vm.trace import start_trace
 from support.programs import POWER_OFF, elf
@@ -100,6 +101,6 @@ def test_a_disk_is_locked_while_it_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     path.write_bytes(bytes(4096))
     config = VirtConfig(memory=16 << 20, disks=(Disk(str(path)),))
-    with Machine(config, lambda data: None), pytest.raises(ValueError, match="in use"):
+    with Machine(config, lambda data: None), pytest.raises(DiskError, match="in use"):
         Machine(config, lambda data: None)
     Machine(config, lambda data: None).close()

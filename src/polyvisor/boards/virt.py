@@ -85,6 +85,19 @@ class _Clock:
             hart.cpu.clock_offset = self._harts[0].cpu.clock_offset
 
 
+def _open_disks(disks: Sequence[Disk]) -> list[VirtioDevice]:
+    """All disks, or none: those opened before one that cannot be are closed again."""
+    opened: list[VirtioDevice] = []
+    try:
+        for disk in disks:
+            opened.append(BlockDevice.open(disk.path, disk.read_only))
+    except OSError:
+        for device in opened:
+            device.close()
+        raise
+    return opened
+
+
 class Virt:
     """The board. ``output`` takes what the console prints; ``power(kind, code)`` is told of ``off`` and ``reset``.
 
@@ -133,8 +146,7 @@ class Virt:
         }
         for region, device in fixed.items():
             memory.add_device(region.base, region.size, device)
-        devices: list[VirtioDevice] = [RngDevice(config.entropy)]
-        devices += [BlockDevice.open(disk.path, disk.read_only) for disk in config.disks]
+        devices = self.virtio_devices = [RngDevice(config.entropy), *_open_disks(config.disks)]
         self.virtio: list[VirtioMmio] = []
         for slot, region in enumerate(at.VIRTIO):
             transport = VirtioMmio(memory, self.plic.line(region.irq), devices[slot] if slot < len(devices) else None)
@@ -210,7 +222,6 @@ class Virt:
     def close(self) -> None:
         """Give back what the board holds on the host."""
         self.rtc.close()
-        for transport in self.virtio:
-            if transport.device is not None:
-                transport.device.close()
+        for device in self.virtio_devices:
+            device.close()
         self.memory.close()

@@ -16,6 +16,7 @@ import typer
 from polyvisor import images
 from polyvisor.boards.loader import LoadError
 from polyvisor.boards.virt import TIERS, Disk, VirtConfig
+from polyvisor.vm.gdb import GdbServer
 from polyvisor.vm.machine import Machine
 from polyvisor.vm.trace import start_trace
 
@@ -160,12 +161,18 @@ class Session:
     """One `run`: the machine, restarted when the guest asks for a reset, and the terminal around it."""
 
     def __init__(
-        self, software: Software, config: VirtConfig, no_reboot: bool, trace: TextIO | None = None
+        self,
+        software: Software,
+        config: VirtConfig,
+        no_reboot: bool,
+        trace: TextIO | None = None,
+        gdb_port: int | None = None,
     ) -> None:
         self.software = software
         self.config = config
         self.no_reboot = no_reboot
         self.trace = trace
+        self.gdb_port = gdb_port
         self.output = Output(self._quit)
         self.machine: Machine | None = None
         self.quit = False
@@ -207,10 +214,18 @@ class Session:
         self.machine = machine
         if self.trace is not None:
             start_trace(machine, self.trace)
+        debugger = None
+        if self.gdb_port is not None:
+            debugger = GdbServer(machine, self.gdb_port)
+            machine.pause()
+            debugger.start()
+            self.output.message(f"waiting for gdb: target remote :{debugger.port}\n")
         machine.start()
         # Waking now and then lets signals through.
         while not machine.wait(0.2):
             pass
+        if debugger is not None:
+            debugger.close()
         machine.close()
         if self.quit:
             return 0
@@ -271,6 +286,9 @@ def run(
     trace: Annotated[
         Path | None, typer.Option(help="Write every executed instruction to this file (- for standard error); slow.")
     ] = None,
+    gdb: Annotated[
+        int | None, typer.Option(metavar="PORT", min=0, max=65535, help="Wait for gdb on this port of loopback.")
+    ] = None,
     no_reboot: Annotated[bool, typer.Option("--no-reboot", help="End when the guest restarts.")] = False,
 ) -> None:
     """Boot an image, a kernel or a program; this terminal is its console. Ctrl-A h shows the keys."""
@@ -283,7 +301,7 @@ def run(
     )
     try:
         with open_trace(trace) as file:
-            status = Session(software, config, no_reboot, file).run()
+            status = Session(software, config, no_reboot, file, gdb).run()
     except LoadError as error:
         fail(str(error))
     except (OSError, ValueError) as error:

@@ -130,6 +130,12 @@ class CodePages:
         self._used = 0
         self.discards += 1
 
+    def decode_again(self, cpu: Any) -> None:
+        """Make everything be decoded anew, for breakpoints to come and go. While all CPUs stand still."""
+        with self.lock:
+            for place, _ in self._active:
+                self.code.reset_page(cpu.address, ctypes.c_uint64.from_address(place).value)
+
     def wrote(self, executors: Sequence[Any], address: int, length: int) -> None:
         """RAM was written from outside the CPUs: drop what was decoded from it, page by page."""
         if not executors:

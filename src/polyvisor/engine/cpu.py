@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ class Exit:
     """Why a CPU returned.
 
     ``kind`` is ``stop`` (asked to), ``leave`` (``reason`` is what the description gave), ``limit`` (the number of
-    instructions asked for was executed) or ``step``.
+    instructions asked for was executed), ``step`` or ``breakpoint``.
     """
 
     kind: str
@@ -65,6 +66,7 @@ class Cpu:
         self.architecture = code.architecture
         # The same block as described functions see it under CPython, for hooks that only look at the state.
         self.view: Any = reference_cpu(code.architecture, memory, view[layout.state_offset :], lambda: self.clock)
+        self.breakpoints: frozenset[int] = frozenset()
         self.failure: BaseException | None = None
         self.reasons: dict[int, str] = {}
         self._outside = threading.Lock()
@@ -92,6 +94,8 @@ class Cpu:
         engine.decode_handler = code.decode
         engine.cross_handler = code.cross
         engine.stopped_handler = code.stopped
+        engine.breakpoint_handler = code.breakpoint
+        self._store_breakpoints()
         engine.scratch = self._scratch[1]
         engine.scratch_record = scratch_record or self._scratch[1]
         engine.step_slot = self._step_slot[1]
@@ -127,6 +131,25 @@ class Cpu:
         """Instructions executed; exact while it stands still."""
         return int(self.engine.retired)
 
+    # Breakpoints
+
+    def set_breakpoints(self, addresses: Iterable[int]) -> None:
+        """Make :meth:`run` return before instructions at these virtual addresses. While all CPUs stand still.
+
+        Raises ValueError for more than the engine holds.
+        """
+        wanted = frozenset(addresses)
+        if len(wanted) > at.MAX_BREAKPOINTS:
+            raise ValueError(f"{len(wanted)} breakpoints; there can be {at.MAX_BREAKPOINTS}")
+        self.breakpoints = wanted
+        self._store_breakpoints()
+        self.pages.decode_again(self)
+
+    def _store_breakpoints(self) -> None:
+        self.engine.breakpoint_count = len(self.breakpoints)
+        for i, address in enumerate(self.breakpoints):
+            self.engine.breakpoint_addresses[i] = address
+
     # Running
 
     def run(self, instructions: int | None = None) -> Exit:
@@ -136,6 +159,11 @@ class Cpu:
         """
         engine = self.engine
         engine.stop_at = at.NO_TAG if instructions is None else int(engine.retired) + instructions
+        if self.breakpoints and int(self.state.pc) in self.breakpoints:
+            # Where it stopped last: this instruction is run now.
+            found_exit = self._step_over()
+            if found_exit is not None:
+                return found_exit
         engine.limit = 0
         while True:
             self._enter(self.code.enter)
@@ -155,6 +183,14 @@ class Cpu:
             found = self._exit()
             if found is not None:
                 return found
+
+    def _step_over(self) -> Exit | None:
+        """Execute the instruction under a breakpoint; None to go on."""
+        stop_at = self.engine.stop_at
+        found = self.step()
+        self.engine.stop_at = stop_at
+        self.engine.limit = 0
+        return None if found.kind == "step" else found
 
     def _enter(self, entry: Any) -> None:
         with self._outside:
@@ -184,6 +220,11 @@ class Cpu:
                 return Exit("limit")
             case at.EXIT_STEP:
                 return Exit("step")
+            case at.EXIT_BREAKPOINT:
+                if int(self.state.pc) in self.breakpoints:
+                    return Exit("breakpoint")
+                # One at the same place in another page.
+                return self._step_over()
         return None
 
     def _reason(self, number: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from polyvisor.adl import Architecture
@@ -36,6 +37,11 @@ class Executor(Protocol):
     def view(self) -> Any:
         """The CPU as described functions see it, to evaluate hooks that only look at its state."""
 
+    breakpoints: frozenset[int]
+
+    def set_breakpoints(self, addresses: Iterable[int]) -> None:
+        """Make `run` return before instructions at these virtual addresses. While all CPUs stand still."""
+
     def run(self, instructions: int | None = None) -> Exit: ...
 
     def step(self) -> Exit: ...
@@ -62,6 +68,10 @@ class ReferenceExecutor:
         self.view = reference_cpu(architecture, memory, None, lambda: self.clock)
         self.state = self.view
         self._stop = False
+        self.breakpoints: frozenset[int] = frozenset()
+
+    def set_breakpoints(self, addresses: Iterable[int]) -> None:
+        self.breakpoints = frozenset(addresses)
 
     @property
     def clock(self) -> int:
@@ -89,6 +99,8 @@ class ReferenceExecutor:
             reason = self.view.step()
             if reason is not None:
                 return Exit("leave", reason)
+            if self.breakpoints and int(self.view.pc) in self.breakpoints:
+                return Exit("breakpoint")
         return Exit("limit")
 
     def step(self) -> Exit:

@@ -39,6 +39,7 @@ class Hart:
         self.frequency = frequency
         self.handlers: dict[str, Callable[[Any], None]] = {}
         self.execute: Callable[[], Exit] = cpu.run  # or something that runs it otherwise, such as a tracer
+        self.on_break: Callable[[Hart], None] | None = None  # told, in the hart's thread, before it stands still
         self.started = False
         self._failed = failed
         self._wake = threading.Event()
@@ -90,7 +91,6 @@ class Hart:
 
     def pause(self) -> None:
         """Stop executing; returns when the hart stands still. Not from the hart's own thread."""
-        self._paused.clear()
         self._resume.clear()
         self.cpu.stop()
         self._wake.set()
@@ -101,6 +101,7 @@ class Hart:
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
+        self._paused.clear()
         self._resume.set()
 
     # The thread
@@ -122,6 +123,9 @@ class Hart:
 
     def handle(self, found: Exit) -> None:
         """Do what the guest left native code for."""
+        if found.kind == "breakpoint" and self.on_break is not None:
+            self._resume.clear()
+            self.on_break(self)
         if found.kind != "leave":
             return
         if found.reason == "wfi":

@@ -39,6 +39,9 @@ EXIT_BREAKPOINT = 6  # a breakpoint was reached, before its instruction
 EXIT_LIMIT = 7  # `stop_at` instructions were executed
 
 
+MAX_BREAKPOINTS = 64
+
+
 class EngineState(State):
     """What the engine keeps per CPU, in front of the described state."""
 
@@ -78,6 +81,9 @@ class EngineState(State):
     scratch_record = Field(u64, doc="address of the one among the records at `scratch` that holds an instruction")
     cross_handler = Field(u64, doc="address of the handler behind a page's end")
     stopped_handler = Field(u64, doc="address of the handler that ends a step")
+    breakpoint_handler = Field(u64, doc="address of the handler that stands where a breakpoint is")
+    breakpoint_count = Field(u32)
+    breakpoint_addresses = Registers(u64, MAX_BREAKPOINTS)
     decode_handler = Field(u64, doc="address of the handler that decodes")
     translations = Field(u64, doc="TLB misses so far")
     large_pages = Field(u32, doc="1 once a page larger than the smallest was cached since the last flush")

@@ -309,6 +309,7 @@ class NativeCode:
             self.dispatch, self.cross, self.stopped, self.decode, self.breakpoint = places
             self.flush_tlb = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("plain_flush_tlb"))
             self.read_clock = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(address("plain_clock"))
+            self.reset_page = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64)(address("plain_reset_page"))
             self.change_flags = ctypes.CFUNCTYPE(
                 ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64
             )(address("plain_change_flags"))
@@ -323,7 +324,7 @@ class NativeCode:
         roots = {
             name: self.runtime(name)
             for name in ("find_code", "deliver", "flush_tlb", "flush_tlb_page", "clock", "encoding", "slow_address",
-                         "phys_changed", "phys_host", "drop_writes", "change_flags")
+                         "phys_changed", "phys_host", "drop_writes", "change_flags", "reset_page")
         }
         roots["decode_at"] = self._with_decoder("decode_at", decoder)
         roots["prepare_step"] = self._with_decoder("prepare_step", decoder)
@@ -343,6 +344,8 @@ class NativeCode:
             f'  call void @"{roots["flush_tlb"].name}"(ptr %cpu)\n  ret void\n}}\n'
             f'define i64 @plain_clock(ptr %cpu) {{\n'
             f'  %v = call i64 @"{roots["clock"].name}"(ptr %cpu)\n  ret i64 %v\n}}\n'
+            f'define void @plain_reset_page(ptr %cpu, i64 %slot) {{\n'
+            f'  call void @"{roots["reset_page"].name}"(ptr %cpu, i64 %slot)\n  ret void\n}}\n'
             f'define i64 @plain_change_flags(i64 %flag, i64 %clear, i64 %set) {{\n'
             f'  %c = trunc i64 %clear to i8\n  %s = trunc i64 %set to i8\n'
             f'  %v = call i8 @"{roots["change_flags"].name}"(ptr null, i64 %flag, i8 %c, i8 %s)\n'

@@ -577,13 +577,33 @@ def decode_at(cpu, arch, layout, decode_word, record: u64, base: u64) -> u64:
     index = decode_word(cpu, word, record)
     handler = peek(u64, cpu.decode_table + index * 8)
     if handler != 0:
-        poke(u64, record, handler)
+        if unlikely(cpu.breakpoint_count != 0) and is_breakpoint(cpu, layout, offset):
+            poke(u64, record, cpu.breakpoint_handler)
+        else:
+            poke(u64, record, handler)
     unlock(header)
     if handler == 0:
         cpu.exit_reason = u32(EXIT_COMPILE)
         cpu.exit_argument = index
         return u64(0)
     return record
+
+
+@engine()
+def is_breakpoint(cpu, layout, offset: u64) -> bool:
+    """Whether a breakpoint is at this offset in some page; which page it is, is checked when it is reached."""
+    i = u32(0)
+    while i < cpu.breakpoint_count:
+        if cpu.breakpoint_addresses[i] & (layout.page_size - 1) == offset:
+            return True
+        i = i + 1
+    return False
+
+
+@engine()
+def reset_page(cpu, layout, slot: u64) -> None:
+    """Make all records of a page decode again."""
+    reset_records(cpu, layout, slot, u64(0), u64(layout.records))
 
 
 @engine()
@@ -624,8 +644,18 @@ def prepare_step(cpu, arch, layout, decode_word) -> u64:
             return found
     pc = cpu.pc
     record = cpu.step_slot + ((pc & (layout.page_size - 1)) << layout.shift)
-    for offset in range(0, layout.record_size, 8):
-        poke(u64, record + offset, peek(u64, found + offset))
+    if unlikely(peek(u64, found) == cpu.breakpoint_handler):
+        # What stands there under the breakpoint.
+        index = decode_word(cpu, encoding(cpu, arch, layout), record)
+        handler = peek(u64, cpu.decode_table + index * 8)
+        if handler == 0:
+            cpu.exit_reason = u32(EXIT_COMPILE)
+            cpu.exit_argument = index
+            return u64(0)
+        poke(u64, record, handler)
+    else:
+        for offset in range(0, layout.record_size, 8):
+            poke(u64, record + offset, peek(u64, found + offset))
     # An earlier step may have left its instruction in what follows.
     for following in range(1, arch.max_length // arch.unit + 1):
         poke(u64, record + following * layout.record_size, cpu.stopped_handler)

@@ -37,6 +37,8 @@ class Tracer:
         text = self._text(pc)
         before = {name: list(getattr(state, name)) for name, _ in self._registers}
         found: Exit = cpu.step()
+        if found.kind == "stop":
+            return found
         line = f"{self._hart.hart_id} {_LETTERS.get(privilege, privilege)} {pc:016x} {text}"
         changes = [
             f"{member.names[i] if member.names else f'{name}{i}'}={int(new):x}"

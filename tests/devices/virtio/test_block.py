@@ -1,137 +1,344 @@
-"""The block device: requests, limits, and files that cannot be disks."""
+"""The block device and its file."""
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import random
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from virtio_driver import DATA, FULL, PLAIN, TABLES, Driver
 
+from polyvisor.devices.virtio import block as b
+from polyvisor.devices.virtio import rawfile
+from polyvisor.devices.virtio import transport as t
 from polyvisor.devices.virtio.block import BlockDevice
-from support.virtio import Driver
+from polyvisor.devices.virtio.rawfile import DiskError, RawFile
 
-IN, OUT, FLUSH, GET_ID, DISCARD, ZEROES = 0, 1, 4, 8, 11, 13
-OK, IOERR, UNSUPPORTED = b"\0", b"\1", b"\2"
 SECTORS = 64
-
-
-def header(kind: int, sector: int = 0) -> bytes:
-    return struct.pack("<IIQ", kind, 0, sector)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    file = tmp_path / "disk"
-    file.write_bytes(random.Random(0).randbytes(SECTORS * 512))
-    return file
+HEADER = DATA
+BUFFER = DATA + 0x1000
+STATUS = DATA + 0x100
 
 
 @pytest.fixture
-def disk(path: Path) -> Driver:
-    made = Driver(BlockDevice.open(str(path)), size=16)
-    made.start()
-    return made
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(random.Random(1).randbytes(SECTORS * 512))
+    return path
 
 
-def test_the_capacity_is_in_sectors(disk: Driver) -> None:
-    assert disk.mmio.read(0x100, 8) == SECTORS
-    assert disk.mmio.read(0x114, 4) == 512
+class Disk(Driver):
+    """Sends block requests."""
+
+    def request(
+        self, kind: int, sector: int = 0, out: bytes = b"", room: int = 0, pieces: int = 1, indirect: bool = False
+    ) -> tuple[int, bytes, int]:
+        """Returns status, data and the written count."""
+        self.put(HEADER, "IIQ", kind, 0, sector)
+        self.put(STATUS, "B", 0xEE)
+        size = len(out) or room
+        if out:
+            self.memory.write(BUFFER, out)
+        parts = [(HEADER, 16, False)]
+        step = -(-size // pieces)
+        parts += [(BUFFER + at, min(step, size - at), not out) for at in range(0, size, step or 1)]
+        parts.append((STATUS, 1, True))
+        self.offer(self.indirect(parts) if indirect else self.chain(parts))
+        self.kick()
+        ((head, written),) = self.used()
+        assert head == 0
+        return self.get(STATUS, "B"), self.memory.read(BUFFER, room), written
 
 
-def test_reading_scatters(disk: Driver, path: Path) -> None:
-    written, (a, b, status) = disk.request([header(IN, 3)], [512, 1024, 1])
-    assert (written, status) == (1537, OK)
-    assert a + b == path.read_bytes()[3 * 512 : 6 * 512]
+def disk(path: Path, read_only: bool = False, features: int = FULL, own: int | None = None) -> Disk:
+    return Disk(BlockDevice.open(path, read_only, "serial-7"), features, own=own)
 
 
-def test_writing_gathers(disk: Driver, path: Path) -> None:
-    data = random.Random(1).randbytes(1024)
-    assert disk.request([header(OUT, 5), data[:300], data[300:]], [1])[1] == [OK]
-    assert path.read_bytes()[5 * 512 : 7 * 512] == data
+def test_config(image: Path) -> None:
+    driver = disk(image)
+    config = b"".join(driver.mmio.read(0x100 + i, 4).to_bytes(4, "little") for i in range(0, 60, 4))
+    assert struct.unpack_from("<QII", config) == (SECTORS, 0, 254)
+    assert struct.unpack_from("<I", config, 20) == (512,)
+    assert struct.unpack_from("<BBHI", config, 24) == (3, 0, 8, 0)
+    assert struct.unpack_from("<IIIII", config, 36) == (1 << 22, 16, 8, 1 << 16, 1)
+    assert config[56:] == b"\1\0\0\0"
+    assert driver.reg(t.DEVICE_ID) == 2
+    assert driver.device.features & b.F_DISCARD and not driver.device.features & b.F_RO
+    features = disk(image, read_only=True).device.features
+    assert features & b.F_RO and not features & (b.F_DISCARD | b.F_WRITE_ZEROES)
 
 
-def test_the_status_can_share_the_last_buffer(disk: Driver, path: Path) -> None:
-    written, (data,) = disk.request([header(IN)], [513])
-    assert (written, data) == (513, path.read_bytes()[:512] + OK)
+@pytest.mark.parametrize("features", [PLAIN, FULL])
+@pytest.mark.parametrize("pieces", [1, 3, 8])
+def test_read(image: Path, features: int, pieces: int) -> None:
+    driver = disk(image, features=features)
+    driver.written.clear()
+    status, data, written = driver.request(b.T_IN, 5, room=4096, pieces=pieces)
+    assert (status, written) == (b.S_OK, 4097)
+    assert data == image.read_bytes()[5 * 512 : 13 * 512]
+    changed = [w for w in driver.written if BUFFER <= w[0] < BUFFER + 4096]
+    assert sum(length for _, length in changed) == 4096
 
 
-def test_flush_and_identity(disk: Driver) -> None:
-    assert disk.request([header(FLUSH)], [1])[1] == [OK]
-    assert disk.request([header(GET_ID)], [20, 1])[1] == [b"disk".ljust(20, b"\0"), OK]
+def test_write_and_flush(image: Path) -> None:
+    driver = disk(image)
+    before = image.read_bytes()
+    data = os.urandom(2048)
+    assert driver.request(b.T_OUT, 7, out=data, pieces=5) == (b.S_OK, b"", 1)
+    assert driver.request(b.T_FLUSH) == (b.S_OK, b"", 1)
+    assert image.read_bytes() == before[: 7 * 512] + data + before[11 * 512 :]
 
 
-@pytest.mark.parametrize("kind", [DISCARD, ZEROES])
-def test_ranges_are_cleared(disk: Driver, path: Path, kind: int) -> None:
-    before = path.read_bytes()
-    assert disk.request([header(kind), struct.pack("<QII", 8, 16, 0)], [1])[1] == [OK]
-    after = path.read_bytes()
-    assert after[: 8 * 512] == before[: 8 * 512]
-    assert after[8 * 512 : 24 * 512] == bytes(16 * 512)
-    assert after[24 * 512 :] == before[24 * 512 :]
+def test_many_segments(image: Path) -> None:
+    driver = disk(image)
+    status, data, written = driver.request(b.T_IN, 0, room=32768 - 512, pieces=250, indirect=True)
+    assert (status, written) == (b.S_OK, 32257)
+    assert data == image.read_bytes()[: 32768 - 512]
+
+
+def test_request_in_odd_pieces(image: Path) -> None:
+    driver = disk(image)
+    driver.put(HEADER, "IIQ", b.T_IN, 0, 3)
+    parts = [(HEADER, 3, False), (HEADER + 3, 13, False), (BUFFER, 100, True), (BUFFER + 100, 413, True)]
+    driver.offer(driver.chain(parts))
+    driver.kick()
+    assert driver.used() == [(0, 513)]
+    assert driver.memory.read(BUFFER, 513) == image.read_bytes()[1536:2048] + b"\0"
+
+
+def test_id(image: Path) -> None:
+    driver = disk(image)
+    assert driver.request(b.T_GET_ID, room=20) == (b.S_OK, b"serial-7".ljust(20, b"\0"), 21)
+    assert driver.request(b.T_GET_ID, room=4) == (b.S_OK, b"seri", 5)
+    with pytest.raises(ValueError, match="longer than 20"):
+        BlockDevice.open(image, True, "x" * 21)
+    with pytest.raises(ValueError, match="ascii"):
+        BlockDevice.open(image, True, "\xe4")
 
 
 @pytest.mark.parametrize(
-    ("request_header", "data", "incoming", "status"),
-    [
-        (header(IN, SECTORS), [], [512, 1], IOERR),
-        (header(IN, 2**63), [], [512, 1], IOERR),
-        (header(IN, SECTORS - 1), [], [1024, 1], IOERR),
-        (header(IN), [], [100, 1], IOERR),
-        (header(OUT, SECTORS), [bytes(512)], [1], IOERR),
-        (header(99), [], [1], UNSUPPORTED),
-        (header(DISCARD), [struct.pack("<QII", 0, SECTORS + 1, 0)], [1], IOERR),
-        (header(DISCARD), [struct.pack("<QII", 0, 1, 1)], [1], UNSUPPORTED),
-        (header(ZEROES), [b"short"], [1], IOERR),
-    ],
+    ("sector", "size"),
+    [(SECTORS, 512), (SECTORS - 1, 1024), (2**64 - 1, 512), (2**55, 512), (0, 511), (0, 513), (SECTORS + 1, 0)],
 )
-def test_impossible_requests_get_a_status(
-    disk: Driver, path: Path, request_header: bytes, data: list[bytes], incoming: list[int], status: bytes
-) -> None:
-    before = path.read_bytes()
-    assert disk.request([request_header, *data], incoming)[1][-1] == status
-    assert path.read_bytes() == before
+def test_impossible_transfers(image: Path, sector: int, size: int) -> None:
+    driver = disk(image)
+    before = image.read_bytes()
+    assert driver.request(b.T_IN, sector, room=size)[::2] == (b.S_IOERR, 0 if size else 1)
+    assert driver.request(b.T_OUT, sector, out=bytes(size))[0] == b.S_IOERR
+    assert image.read_bytes() == before
+    assert not driver.needs_reset
 
 
-def test_a_read_only_disk_is_not_written(path: Path) -> None:
-    made = Driver(BlockDevice.open(str(path), read_only=True))
-    assert made.features() >> 5 & 1
-    made.start()
-    assert made.request([header(OUT), bytes(512)], [1])[1] == [IOERR]
-    assert made.request([header(IN)], [512, 1])[1][1] == OK
+def test_read_only(image: Path) -> None:
+    before = image.read_bytes()
+    image.chmod(0o400)
+    driver = disk(image, read_only=True)
+    assert driver.request(b.T_IN, 0, room=512)[:2] == (b.S_OK, before[:512])
+    assert driver.request(b.T_OUT, 0, out=bytes(512))[0] == b.S_IOERR
+    assert driver.request(b.T_DISCARD, out=struct.pack("<QII", 0, 8, 0))[0] == b.S_UNSUPP
+    assert driver.request(b.T_WRITE_ZEROES, out=struct.pack("<QII", 0, 8, 0))[0] == b.S_UNSUPP
+    assert driver.request(b.T_FLUSH)[0] == b.S_OK
+    assert image.read_bytes() == before
 
 
-def test_a_request_without_a_status_asks_for_a_reset(disk: Driver) -> None:
-    disk.describe(0, 0x8001_0000, 16)
-    disk.offer(0)
-    assert disk.read(0x070) & 64
+def test_read_only_device_of_a_writable_file(image: Path) -> None:
+    before = image.read_bytes()
+    file = RawFile(os.open(image, os.O_RDWR), len(before), True)
+    driver = Disk(BlockDevice(file))
+    assert driver.request(b.T_OUT, 0, out=bytes(512))[0] == b.S_IOERR
+    assert image.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("content", "says"), [(None, "No such file"), (b"", "multiple of 512"), (bytes(513), "multiple of 512")]
-)
-def test_files_that_are_no_disks(tmp_path: Path, content: bytes | None, says: str) -> None:
+def test_unknown_request_and_short_header(image: Path) -> None:
+    driver = disk(image)
+    assert driver.request(99, room=8)[0] == b.S_UNSUPP
+    driver.offer(driver.chain([(HEADER, 15, False), (STATUS, 1, True)]))
+    driver.kick()
+    assert driver.used() == [(0, 1)] and driver.get(STATUS, "B") == b.S_IOERR
+
+
+def test_no_room_for_status(image: Path) -> None:
+    driver = disk(image)
+    driver.put(HEADER, "IIQ", b.T_FLUSH, 0, 0)
+    driver.offer(driver.chain([(HEADER, 16, False)]))
+    driver.kick()
+    assert driver.used() == [] and driver.needs_reset
+
+
+def test_write_zeroes(image: Path) -> None:
+    driver = disk(image)
+    expected = bytearray(image.read_bytes())
+    for flags, sector in ((0, 3), (1, 20)):
+        assert driver.request(b.T_WRITE_ZEROES, out=struct.pack("<QII", sector, 9, flags))[0] == b.S_OK
+        expected[sector * 512 : (sector + 9) * 512] = bytes(9 * 512)
+        assert image.read_bytes() == expected
+
+
+@pytest.mark.parametrize("unmap", [False, True])
+def test_write_zeroes_without_fallocate(image: Path, monkeypatch: pytest.MonkeyPatch, unmap: bool) -> None:
+    monkeypatch.setattr(rawfile, "_fallocate", lambda *arguments: False)
+    monkeypatch.setattr(rawfile, "_ZEROES", bytes(1000))
+    driver = disk(image)
+    expected = bytearray(image.read_bytes())
+    assert driver.request(b.T_WRITE_ZEROES, out=struct.pack("<QII", 3, 9, unmap))[0] == b.S_OK
+    expected[3 * 512 : 12 * 512] = bytes(9 * 512)
+    assert image.read_bytes() == expected
+    assert driver.request(b.T_DISCARD, out=struct.pack("<QII", 40, 9, 0))[0] == b.S_OK
+    assert image.read_bytes() == expected
+
+
+def test_discard_frees_blocks(tmp_path: Path) -> None:
     path = tmp_path / "disk"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ValueError, match=says):
-        BlockDevice.open(str(path))
-    with pytest.raises(ValueError, match=r"neither a file|Is a directory"):
-        BlockDevice.open(str(tmp_path), read_only=True)
+    path.write_bytes(b"x" * (1 << 20))
+    driver = disk(path)
+    ranges = struct.pack("<QIIQII", 0, 1024, 0, 1024, 1024, 0)
+    assert driver.request(b.T_DISCARD, out=ranges)[0] == b.S_OK
+    assert path.stat().st_size == 1 << 20
+    assert path.read_bytes() in (bytes(1 << 20), b"x" * (1 << 20))
 
 
-def test_writers_exclude_each_other_and_readers(path: Path) -> None:
-    first = BlockDevice.open(str(path))
-    for read_only in (False, True):
-        with pytest.raises(ValueError, match="in use"):
-            BlockDevice.open(str(path), read_only)
-    first.close()
-    readers = [BlockDevice.open(str(path), read_only=True) for _ in range(2)]
-    for reader in readers:
-        reader.close()
+def test_fallocate_modes(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(rawfile, "_fallocate", lambda fd, *arguments: calls.append(arguments) or True)
+    driver = disk(image)
+    driver.request(b.T_DISCARD, out=struct.pack("<QIIQII", 8, 16, 0, 40, 8, 0))
+    driver.request(b.T_WRITE_ZEROES, out=struct.pack("<QII", 1, 2, 0))
+    driver.request(b.T_WRITE_ZEROES, out=struct.pack("<QII", 1, 2, 1))
+    assert calls == [(3, 4096, 8192), (3, 20480, 4096), (17, 512, 1024), (3, 512, 1024)]
 
 
-def test_an_error_of_the_host_is_an_error_of_the_disk(disk: Driver) -> None:
-    os.close(disk.mmio.device.descriptor)  # type: ignore[union-attr]
-    assert disk.request([header(IN)], [512, 1])[1][-1] == IOERR
+@pytest.mark.parametrize("kind", [b.T_DISCARD, b.T_WRITE_ZEROES])
+def test_bad_ranges(image: Path, kind: int) -> None:
+    driver = disk(image)
+    before = image.read_bytes()
+    good = struct.pack("<QII", 0, 1, 0)
+    assert driver.request(kind, out=good + b"x")[0] == b.S_IOERR
+    assert driver.request(kind)[0] == b.S_IOERR
+    assert driver.request(kind, out=good * 17)[0] == b.S_IOERR
+    for sector, count in ((SECTORS, 1), (0, SECTORS + 1), (2**64 - 1, 1), (0, 0xFFFFFFFF)):
+        assert driver.request(kind, out=struct.pack("<QII", sector, count, 0))[0] == b.S_IOERR
+    assert driver.request(kind, out=struct.pack("<QII", 0, 1, 2))[0] == b.S_UNSUPP
+    assert image.read_bytes() == before
+    assert driver.request(kind, out=struct.pack("<QII", 0, 0, 0))[0] == b.S_OK
+    assert driver.request(b.T_DISCARD, out=struct.pack("<QII", 0, 1, 1))[0] == b.S_UNSUPP
+
+
+def test_ranges_need_their_feature(image: Path) -> None:
+    driver = disk(image, own=b.F_FLUSH)
+    assert driver.request(b.T_DISCARD, out=struct.pack("<QII", 0, 1, 0))[0] == b.S_UNSUPP
+    assert driver.request(b.T_WRITE_ZEROES, out=struct.pack("<QII", 0, 1, 0))[0] == b.S_UNSUPP
+
+
+@pytest.mark.parametrize(("own", "flushes"), [(None, 1), (0, 2)])
+def test_write_through_without_flush(
+    image: Path, monkeypatch: pytest.MonkeyPatch, own: int | None, flushes: int
+) -> None:
+    calls = []
+    monkeypatch.setattr(os, "fdatasync", calls.append)
+    driver = disk(image, own=own)
+    driver.request(b.T_OUT, out=bytes(512))
+    driver.request(b.T_FLUSH)
+    assert len(calls) == flushes
+
+
+def fail(*arguments: object) -> None:
+    raise OSError(errno.EIO, "broken")
+
+
+@pytest.mark.parametrize("name", ["preadv", "pwritev", "fdatasync"])
+def test_host_errors(image: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    driver = disk(image)
+    monkeypatch.setattr(os, name, fail)
+    results = [
+        driver.request(b.T_IN, room=512)[::2],
+        driver.request(b.T_OUT, out=bytes(512))[::2],
+        driver.request(b.T_FLUSH)[::2],
+    ]
+    index = ["preadv", "pwritev", "fdatasync"].index(name)
+    expected = [(b.S_OK, 513), (b.S_OK, 1), (b.S_OK, 1)]
+    expected[index] = (b.S_IOERR, 0 if index == 0 else 1)
+    assert results == expected
+
+
+def test_short_transfers_go_on(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preadv, pwritev = os.preadv, os.pwritev
+    monkeypatch.setattr(os, "preadv", lambda fd, views, at: preadv(fd, [views[0][:7]], at))
+    monkeypatch.setattr(os, "pwritev", lambda fd, views, at: pwritev(fd, [views[0][:7]], at))
+    driver = disk(image)
+    before = image.read_bytes()
+    assert driver.request(b.T_IN, 2, room=1024, pieces=3)[:2] == (b.S_OK, before[1024:2048])
+    assert driver.request(b.T_OUT, 9, out=before[:1024], pieces=3)[0] == b.S_OK
+    assert image.read_bytes()[9 * 512 : 11 * 512] == before[:1024]
+
+
+def test_file_that_shrank(image: Path) -> None:
+    driver = disk(image)
+    os.truncate(image, 512)
+    assert driver.request(b.T_IN, 0, room=1024)[0] == b.S_IOERR
+    assert driver.request(b.T_IN, 0, room=512)[0] == b.S_OK
+
+
+def test_closed(image: Path) -> None:
+    driver = disk(image)
+    driver.device.close()
+    driver.device.close()
+    assert driver.request(b.T_IN, 0, room=512)[0] == b.S_IOERR
+
+
+def check_refused(path: Path, read_only: bool, words: str) -> None:
+    with pytest.raises(DiskError, match=words) as caught:
+        BlockDevice.open(path, read_only)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_unusable_files(tmp_path: Path, read_only: bool) -> None:
+    gc.collect()  # so that nobody else's descriptors go while we count
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    check_refused(tmp_path / "missing", read_only, "No such file")
+    check_refused(tmp_path, read_only, "directory")
+    odd = tmp_path / "odd"
+    odd.write_bytes(bytes(1000))
+    check_refused(odd, read_only, r"\(1000 bytes\) is not a multiple of 512")
+    empty = tmp_path / "empty"
+    empty.touch()
+    check_refused(empty, read_only, "empty")
+    os.mkfifo(tmp_path / "pipe")
+    check_refused(tmp_path / "pipe", read_only, "neither")
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+def test_one_writer(image: Path) -> None:
+    device = BlockDevice.open(image)
+    check_refused(image, False, "in use")
+    code = (
+        "import sys; from polyvisor.devices.virtio.block import *\n"
+        "try: BlockDevice.open(sys.argv[1])\n"
+        "except DiskError as error: print(error)"
+    )
+    other = subprocess.run([sys.executable, "-c", code, str(image)], capture_output=True, text=True, check=True)
+    assert "in use" in other.stdout
+    BlockDevice.open(image, read_only=True).close()
+    device.close()
+    BlockDevice.open(image).close()
+
+
+def test_more_views_than_the_host_takes_at_once(image: Path) -> None:
+    file = RawFile.open(image, True)
+    buffer = bytearray(20000)
+    views = [memoryview(buffer)[i : i + 5] for i in range(0, 20000, 5)]
+    file.read(views, 512)
+    assert buffer == image.read_bytes()[512:20512]
+    file.close()
+
+
+def test_indirect_tables_are_not_data(image: Path) -> None:
+    driver = disk(image)
+    assert driver.request(b.T_IN, 1, room=512, indirect=True)[0] == b.S_OK
+    assert driver.memory.read(TABLES, 8) == struct.pack("<Q", HEADER)

@@ -1,1 +1,1 @@
-"""Virtio devices (OASIS Virtual I/O Device 1.2)."""
+"""Virtio devices over memory-mapped registers (VIRTIO 1.2)."""

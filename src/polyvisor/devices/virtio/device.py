@@ -1,82 +1,138 @@
-"""What all virtio devices have in common, whatever bus they are on."""
+"""What all virtio devices have in common, whatever the transport (VIRTIO 1.2, chapter 2)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Protocol
 
+from polyvisor.devices.virtio.queue import Chain, QueueError, VirtQueue
 from polyvisor.engine.memory import Memory
 
-from .queue import Chain, Queue, QueueError
+# Device-independent features, as bits (chapter 6).
+F_INDIRECT_DESC = 1 << 28
+F_EVENT_IDX = 1 << 29
+F_VERSION_1 = 1 << 32
 
-# Reserved feature bits (6)
-INDIRECT_DESC, EVENT_IDX, VERSION_1 = 28, 29, 32
+# Buffers taken at one go are at most this many times the queue size.
+_TURN = 4
 
 
-@dataclass
-class EmptyState:
-    """A device with no state of its own."""
+class Link(Protocol):
+    """What a device asks of the transport it is connected to; to be called with the device's lock held."""
+
+    @property
+    def memory(self) -> Memory:
+        """The guest memory the queues and buffers are in."""
+        ...
+
+    @property
+    def queues(self) -> Sequence[VirtQueue]:
+        """One for each of the device's ``queue_sizes``."""
+        ...
+
+    @property
+    def features(self) -> int:
+        """The negotiated features; 0 before FEATURES_OK."""
+        ...
+
+    @property
+    def running(self) -> bool:
+        """Whether buffers may be taken: DRIVER_OK is set and no reset is needed."""
+        ...
+
+    def interrupt(self) -> None:
+        """Send a used buffer notification."""
+        ...
+
+    def resume_later(self, index: int) -> None:
+        """Interrupt the driver, and notify the device of queue ``index`` again when the driver acknowledges that."""
+        ...
+
+    def config_changed(self) -> None:
+        """The configuration space changed: count its generation and notify the driver (2.5, 2.3)."""
+        ...
+
+    def fail(self) -> None:
+        """Set DEVICE_NEEDS_RESET (2.1.2) and notify the driver."""
+        ...
 
 
 class VirtioDevice:
-    """A device: its number, features, queues and configuration; :meth:`handle` serves one request.
+    """Base of the devices. A subclass sets ``device_id`` and ``state``, and overrides what follows :meth:`notify`.
 
-    ``attach`` gives it memory and a way to tell its transport of used buffers.
+    All calls but :meth:`guard` are made with ``lock`` held. What the guest can change lives in ``state``, a dataclass.
     """
 
-    device_id = 0
-    queue_count = 1
-    features = 0
+    device_id: ClassVar[int]
+    """Section 5's number of the device type."""
 
-    def __init__(self) -> None:
-        self.state: Any = EmptyState()
-        self.queues: list[Queue] = []
-        self.memory: Memory
-        self._interrupt: Callable[[], None] = lambda: None
+    def __init__(self, features: int, queue_sizes: Sequence[int], state: Any) -> None:
+        """``features``: the type's own feature bits; ``queue_sizes``: powers of two up to 32768."""
+        self.features = features
+        self.queue_sizes = tuple(queue_sizes)
+        self.state = state
+        self.lock = threading.RLock()
+        self._link: Link | None = None
 
-    def attach(self, memory: Memory, interrupt: Callable[[], None]) -> None:
-        """Put it on a transport; ``interrupt()`` says that buffers were used."""
-        self.memory = memory
-        self._interrupt = interrupt
-        self.queues = [Queue(memory) for _ in range(self.queue_count)]
+    def connect(self, link: Link) -> None:
+        """Called once, by the transport. Raises ValueError if the device is connected already."""
+        if self._link is not None:
+            raise ValueError("the device is connected already")
+        self._link = link
 
     @property
+    def link(self) -> Link:
+        """The transport. Raises ValueError before the device is connected."""
+        if self._link is None:
+            raise ValueError("the device is not connected")
+        return self._link
+
+    def notify(self, index: int) -> None:
+        """The driver says that queue ``index``, which is enabled, has buffers. May raise QueueError."""
+
     def config(self) -> bytes:
-        """The device-specific configuration space."""
+        """The configuration space (2.5) now; beyond it reads as 0."""
         return b""
 
     def write_config(self, offset: int, data: bytes) -> None:
-        """The driver wrote to the configuration space; most devices have nothing writable."""
-
-    def negotiated(self, features: int) -> None:
-        """The driver accepted these features."""
-        for queue in self.queues:
-            queue.state.event_index = bool(features >> EVENT_IDX & 1)
-            queue.state.indirect = bool(features >> INDIRECT_DESC & 1)
+        """The driver wrote ``data`` at ``offset`` of the configuration space, all inside it."""
 
     def reset(self) -> None:
-        """Back to the state before any driver."""
-        for queue in self.queues:
-            queue.reset()
-
-    def notify(self, index: int) -> None:
-        """The driver made buffers available. Raises QueueError if it broke the rules."""
-        queue = self.queues[index]
-        wanted = False
-        try:
-            while (chain := queue.pop()) is not None:
-                wanted |= queue.push(chain, self.handle(index, chain))
-        finally:
-            if wanted:
-                self._interrupt()
-
-    def handle(self, index: int, chain: Chain) -> int:
-        """Serve one request of queue ``index``; gives how many bytes were written to its buffers."""
-        raise NotImplementedError
+        """Return to the state after power-on (2.1)."""
 
     def close(self) -> None:
-        """Give back what it holds on the host."""
+        """Release what the host gave; the device must not be used afterwards."""
 
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Hold the lock; a QueueError inside makes the device need a reset instead of going on."""
+        with self.lock:
+            try:
+                yield
+            except QueueError:
+                self.link.fail()
 
-__all__ = ["EVENT_IDX", "INDIRECT_DESC", "VERSION_1", "Chain", "QueueError", "VirtioDevice"]
+    def serve(self, index: int, handle: Callable[[Chain], int]) -> None:
+        """Give each available buffer of queue ``index`` to ``handle``, which returns how many bytes it wrote.
+
+        The driver is interrupted once, at the end, if it wants to be. It can add buffers meanwhile, even by letting
+        the device write to its own rings: so after a few times the queue's size the rest waits until the driver has
+        acknowledged an interrupt. Raises QueueError.
+        """
+        queue = self.link.queues[index]
+        budget = _TURN * queue.state.size
+        try:
+            more = True
+            while more and budget:
+                queue.suppress_notifications()
+                while budget and (chain := queue.pop()) is not None:
+                    queue.push(chain, handle(chain))
+                    budget -= 1
+                more = queue.request_notification()
+        finally:
+            if queue.should_interrupt():
+                self.link.interrupt()
+        if more:
+            self.link.resume_later(index)

@@ -1,154 +1,305 @@
-"""The split virtqueue (Virtual I/O Device 1.2, section 2.7), with every number from the guest checked."""
+"""Split virtqueues, the device's side (VIRTIO 1.2, section 2.7).
+
+All that lies in guest memory is the guest's and may be nonsense, or change while it is looked at: every value is read
+once and checked before use. Whatever is wrong raises :class:`QueueError`, and nothing else.
+"""
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from polyvisor.engine.memory import BusError, Memory
 
-MAX_SIZE = 256
+MAX_QUEUE_SIZE = 32768
 
+DESC_F_NEXT = 1
+DESC_F_WRITE = 2
+DESC_F_INDIRECT = 4
+AVAIL_F_NO_INTERRUPT = 1
+USED_F_NO_NOTIFY = 1
+
+_DESCRIPTOR_SIZE = 16
 _DESCRIPTOR = struct.Struct("<QIHH")
-_NEXT, _WRITE, _INDIRECT = 1, 2, 4
-_NO_INTERRUPT = 1  # in avail.flags
-_MASK = 0xFFFF
+_USED_ELEMENT = struct.Struct("<II")
+_U16 = struct.Struct("<H")
+# 2.7.5.2: a chain has at most 2^32 bytes.
+_MAX_CHAIN_BYTES = 2**32
+
+Segment = tuple[int, int]
+"""Guest physical address and length in bytes."""
 
 
 class QueueError(Exception):
-    """The driver broke the queue's rules; the device needs a reset."""
+    """The driver broke a rule of the virtqueue: the device needs a reset (2.1.2)."""
+
+
+@dataclass
+class Chain:
+    """A buffer the driver made available. All segments are RAM and none is empty."""
+
+    head: int
+    """Index of its first descriptor, which names it when it is given back."""
+    readable: list[Segment] = field(default_factory=list)
+    """What the device may read, in order."""
+    writable: list[Segment] = field(default_factory=list)
+    """What the device may write, in order."""
 
 
 @dataclass
 class QueueState:
-    """What the driver set up, and how far the device is."""
+    """What the driver set up (4.2.2) and how far the device got; indices count modulo 2^16."""
 
-    size: int = MAX_SIZE
-    ready: bool = False
+    size: int = 0
+    """Entries, as the driver wrote it; checked when the queue is enabled."""
+    ready: int = 0
     descriptors: int = 0
-    available: int = 0
-    used: int = 0
-    next_available: int = 0
+    """Guest physical address of the descriptor table (2.7.5)."""
+    driver: int = 0
+    """Guest physical address of the available ring (2.7.6)."""
+    device: int = 0
+    """Guest physical address of the used ring (2.7.8)."""
+    event_idx: int = 0
+    """1 if VIRTIO_F_EVENT_IDX was negotiated."""
+    indirect: int = 0
+    """1 if VIRTIO_F_INDIRECT_DESC was negotiated."""
+    next_avail: int = 0
+    """The available ring's entry that is taken next."""
     next_used: int = 0
-    event_index: bool = False
-    indirect: bool = False
+    """The used ring's entry that is written next, its ``idx``."""
+    signalled: int = 0
+    """``next_used`` when it was last decided whether to interrupt."""
 
 
-@dataclass(frozen=True)
-class Chain:
-    """One request: buffers (address, length) that the device reads, and those it writes."""
-
-    head: int
-    readable: tuple[tuple[int, int], ...]
-    writable: tuple[tuple[int, int], ...]
-
-    @property
-    def writable_length(self) -> int:
-        return sum(length for _, length in self.writable)
+def length_of(segments: Iterable[Segment]) -> int:
+    """Bytes in ``segments``."""
+    return sum(length for _, length in segments)
 
 
-class Queue:
-    """One virtqueue of a device, in the memory of its machine."""
+def split(segments: Iterable[Segment], count: int) -> tuple[list[Segment], list[Segment]]:
+    """The first ``count`` bytes of ``segments`` (fewer if there are fewer), and the rest."""
+    first: list[Segment] = []
+    rest: list[Segment] = []
+    for address, length in segments:
+        here = min(length, count)
+        if here:
+            first.append((address, here))
+        if length > here:
+            rest.append((address + here, length - here))
+        count -= here
+    return first, rest
 
-    def __init__(self, memory: Memory) -> None:
-        self.memory = memory
+
+def gather(memory: Memory, segments: Iterable[Segment]) -> bytes:
+    """The bytes in ``segments``."""
+    return b"".join(memory.read(address, length) for address, length in segments)
+
+
+def scatter(memory: Memory, segments: Iterable[Segment], data: bytes) -> int:
+    """Write ``data`` to the start of ``segments``; returns how many bytes there was room for."""
+    done = 0
+    for address, length in segments:
+        piece = data[done : done + length]
+        if not piece:
+            break
+        memory.write(address, piece)
+        done += len(piece)
+    return done
+
+
+class VirtQueue:
+    """One split virtqueue of at most ``max_size`` entries in ``memory``. The caller serialises calls."""
+
+    def __init__(self, memory: Memory, max_size: int) -> None:
+        """Raises ValueError unless ``max_size`` is a power of two up to 32768."""
+        if not 0 < max_size <= MAX_QUEUE_SIZE or max_size & (max_size - 1):
+            raise ValueError(f"queue size {max_size}: must be a power of two up to {MAX_QUEUE_SIZE}")
+        self.max_size = max_size
         self.state = QueueState()
+        self._memory = memory
+        self._barrier = threading.Lock()
+
+    # Set-up
 
     def reset(self) -> None:
+        """Forget all the driver set up."""
         self.state = QueueState()
 
     def enable(self) -> None:
-        """Check what the driver set up. Raises QueueError."""
+        """Start with empty rings. Raises QueueError if size, alignment (2.7, table) or place of the rings is wrong."""
         state = self.state
         size = state.size
-        if not 1 <= size <= MAX_SIZE or size & (size - 1):
-            raise QueueError(f"queue size {size}")
-        areas = (
-            (state.descriptors, 16, 16 * size),
-            (state.available, 2, 6 + 2 * size),
-            (state.used, 4, 6 + 8 * size),
-        )
-        for address, alignment, length in areas:
-            if address % alignment or not self.memory.is_ram(address, length):
-                raise QueueError(f"queue area of {length} bytes at {address:#x}")
-        state.ready = True
+        if not 0 < size <= self.max_size or size & (size - 1):
+            raise QueueError(f"queue size {size}: not a power of two up to {self.max_size}")
+        for name, address, alignment, length in (
+            ("descriptor table", state.descriptors, 16, _DESCRIPTOR_SIZE * size),
+            ("available ring", state.driver, 2, 6 + 2 * size),
+            ("used ring", state.device, 4, 6 + 8 * size),
+        ):
+            if address % alignment:
+                raise QueueError(f"{name} at {address:#x}: not aligned to {alignment} bytes")
+            if not self._memory.is_ram(address, length):
+                raise QueueError(f"{name} at {address:#x}: not in RAM")
+        state.next_avail = state.next_used = state.signalled = 0
+        state.ready = 1
 
-    def _u16(self, address: int) -> int:
-        try:
-            return int.from_bytes(self.memory.read(address, 2), "little")
-        except BusError as error:
-            raise QueueError(str(error)) from None
+    def disable(self) -> None:
+        """Take no more buffers; the driver's settings stay readable."""
+        self.state.ready = 0
+
+    # Buffers
+
+    def has_more(self) -> bool:
+        """Whether a buffer is available now. Raises QueueError if the driver's index is impossible."""
+        return self.state.ready == 1 and self._available() > 0
 
     def pop(self) -> Chain | None:
-        """The next request, if there is one. Raises QueueError."""
+        """Take the next available buffer, or None. Raises QueueError."""
+        state = self.state
+        if not state.ready or not self._available():
+            return None
+        self._fence()  # entries are read after the index that published them
+        head = self._read_u16(state.driver + 4 + 2 * (state.next_avail % state.size))
+        chain = self._walk(head)
+        state.next_avail = (state.next_avail + 1) & 0xFFFF
+        return chain
+
+    def push(self, chain: Chain, written: int) -> None:
+        """Give ``chain`` back; ``written`` bytes of its writable part were written, from its start. Raises QueueError.
+
+        Does nothing if the queue is not enabled any more.
+        """
         state = self.state
         if not state.ready:
-            return None
-        index = self._u16(state.available + 2)
-        waiting = (index - state.next_available) & _MASK
-        if waiting == 0:
-            if not state.event_index:
-                return None
-            # Ask to be told of the next one, and look once more: it may have come in between.
-            self._write_u16(state.used + 4 + 8 * state.size, state.next_available)
-            if self._u16(state.available + 2) == state.next_available:
-                return None
-            waiting = (self._u16(state.available + 2) - state.next_available) & _MASK
-        if waiting > state.size:
-            raise QueueError(f"{waiting} requests in a queue of {state.size}")
-        head = self._u16(state.available + 4 + 2 * (state.next_available % state.size))
-        state.next_available = (state.next_available + 1) & _MASK
-        return self._chain(head)
+            return
+        slot = state.next_used % state.size
+        self._write(state.device + 4 + 8 * slot, _USED_ELEMENT.pack(chain.head, written & 0xFFFFFFFF))
+        self._fence()  # the entry, and the data, before the index
+        state.next_used = (state.next_used + 1) & 0xFFFF
+        self._write(state.device + 2, _U16.pack(state.next_used))
 
-    def _chain(self, head: int) -> Chain:
+    def _available(self) -> int:
         state = self.state
-        table, count, index, inside = state.descriptors, state.size, head, False
-        readable: list[tuple[int, int]] = []
-        writable: list[tuple[int, int]] = []
-        for _ in range(MAX_SIZE + 1):
-            if index >= count:
-                raise QueueError(f"descriptor {index} of {count}")
-            address, length, flags, following = self._descriptor(table + 16 * index)
-            if flags & _INDIRECT:
-                if inside or not state.indirect or flags & _NEXT:
-                    raise QueueError("an indirect table where none may be")
-                if length == 0 or length % 16 or length // 16 > MAX_SIZE or not self.memory.is_ram(address, length):
-                    raise QueueError(f"an indirect table of {length} bytes at {address:#x}")
-                table, count, index, inside = address, length // 16, 0, True
-                continue
-            if length and not self.memory.is_ram(address, length):
-                raise QueueError(f"a buffer of {length} bytes at {address:#x}")
-            if flags & _WRITE:
-                writable.append((address, length))
-            elif writable:
-                raise QueueError("a readable buffer after a writable one")
-            else:
-                readable.append((address, length))
-            if not flags & _NEXT:
-                return Chain(head, tuple(readable), tuple(writable))
-            index = following
-        raise QueueError("a chain longer than the queue")
+        idx = self._read_u16(state.driver + 2)
+        # The buffers the device holds already count against the size too.
+        if (idx - state.next_used) & 0xFFFF > state.size:
+            raise QueueError(f"available index {idx:#x} is more than {state.size} ahead of {state.next_used:#x}")
+        count = (idx - state.next_avail) & 0xFFFF
+        if count > state.size:
+            raise QueueError(f"available index {idx:#x} went back behind {state.next_avail:#x}")
+        return count
 
-    def _descriptor(self, address: int) -> tuple[int, int, int, int]:
+    def _walk(self, head: int) -> Chain:
+        """Follow the chain from ``head``; each descriptor is read once (2.7.5, 2.7.5.3)."""
+        state = self.state
+        memory = self._memory
+        chain = Chain(head)
+        table: bytes | None = None
+        limit = entries = state.size
+        index = head
+        count = total = 0
+        while True:
+            if index >= entries:
+                raise QueueError(f"descriptor {index} of {entries}")
+            count += 1
+            if count > limit:
+                raise QueueError(f"descriptor chain from {head} is longer than {limit}")
+            if table is None:
+                raw = self._read(state.descriptors + _DESCRIPTOR_SIZE * index, _DESCRIPTOR_SIZE)
+                address, length, flags, following = _DESCRIPTOR.unpack(raw)
+            else:
+                address, length, flags, following = _DESCRIPTOR.unpack_from(table, _DESCRIPTOR_SIZE * index)
+            if flags & DESC_F_INDIRECT:
+                if table is not None:
+                    raise QueueError("indirect descriptor in an indirect table")
+                if not state.indirect:
+                    raise QueueError("indirect descriptor, which was not negotiated")
+                if flags & DESC_F_NEXT:
+                    raise QueueError("indirect descriptor with a next one")
+                entries, odd = divmod(length, _DESCRIPTOR_SIZE)
+                if odd or not entries:
+                    raise QueueError(f"indirect table of {length} bytes")
+                # `next` has 16 bits, so what is beyond cannot be reached.
+                entries = min(entries, 0x10000)
+                if not memory.is_ram(address, length):
+                    raise QueueError(f"indirect table at {address:#x}: not in RAM")
+                table = self._read(address, entries * _DESCRIPTOR_SIZE)
+                # 2.7.5.3.1 bounds it by the queue size "of the device", which may be more than the driver's.
+                limit, count, index = self.max_size, count - 1, 0
+                continue
+            if length:
+                if not memory.is_ram(address, length):
+                    raise QueueError(f"buffer of {length:#x} bytes at {address:#x}: not in RAM")
+                total += length
+                if total > _MAX_CHAIN_BYTES:
+                    raise QueueError("descriptor chain has more than 2^32 bytes")
+            if flags & DESC_F_WRITE:
+                if length:
+                    chain.writable.append((address, length))
+            elif length:
+                if chain.writable:
+                    raise QueueError("device-readable descriptor after a device-writable one")
+                chain.readable.append((address, length))
+            if not flags & DESC_F_NEXT:
+                return chain
+            index = following
+
+    # Notifications
+
+    def should_interrupt(self) -> bool:
+        """Whether the driver wants to hear of what was pushed since the last call (2.7.7). Raises QueueError."""
+        state = self.state
+        if not state.ready:
+            return False
+        self._fence()  # our index is visible before we look whether the driver waits
+        old, new = state.signalled, state.next_used
+        state.signalled = new
+        if old == new:
+            return False
+        if state.event_idx:
+            event = self._read_u16(state.driver + 4 + 2 * state.size)
+            return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
+        return not self._read_u16(state.driver) & AVAIL_F_NO_INTERRUPT
+
+    def suppress_notifications(self) -> None:
+        """Tell the driver that it need not notify (2.7.10); with EVENT_IDX an old index says so. Raises QueueError."""
+        state = self.state
+        if state.ready and not state.event_idx:
+            self._write(state.device, _U16.pack(USED_F_NO_NOTIFY))
+
+    def request_notification(self) -> bool:
+        """Ask to be notified of the next buffer; True if there is one already. Raises QueueError."""
+        state = self.state
+        if not state.ready:
+            return False
+        if state.event_idx:
+            self._write(state.device + 4 + 8 * state.size, _U16.pack(state.next_avail))
+        else:
+            self._write(state.device, _U16.pack(0))
+        self._fence()  # the driver sees the wish before we look for the last time
+        return self._available() > 0
+
+    # Guest memory
+
+    def _fence(self) -> None:
+        """Order accesses before and after against those of the harts: taking a lock is an atomic operation."""
+        with self._barrier:
+            pass
+
+    def _read(self, address: int, length: int) -> bytes:
         try:
-            found: tuple[int, int, int, int] = _DESCRIPTOR.unpack(self.memory.read(address, 16))
-            return found
+            return self._memory.read(address, length)
         except BusError as error:
             raise QueueError(str(error)) from None
 
-    def _write_u16(self, address: int, value: int) -> None:
-        self.memory.write(address, value.to_bytes(2, "little"))
+    def _read_u16(self, address: int) -> int:
+        value: int = _U16.unpack(self._read(address, 2))[0]
+        return value
 
-    def push(self, chain: Chain, written: int) -> bool:
-        """Give a request back with so many bytes written; gives whether the driver wants an interrupt."""
-        state = self.state
-        entry = state.used + 4 + 8 * (state.next_used % state.size)
-        self.memory.write(entry, struct.pack("<II", chain.head, written))
-        before = state.next_used
-        state.next_used = (before + 1) & _MASK
-        self._write_u16(state.used + 2, state.next_used)
-        if state.event_index:
-            # 2.7.10: interrupt if the index passed what the driver waits for.
-            event = self._u16(state.available + 4 + 2 * state.size)
-            return (state.next_used - event - 1) & _MASK < (state.next_used - before) & _MASK
-        return not self._u16(state.available) & _NO_INTERRUPT
+    def _write(self, address: int, data: bytes) -> None:
+        try:
+            self._memory.write(address, data)
+        except BusError as error:
+            raise QueueError(str(error)) from None

@@ -1,28 +1,37 @@
-"""The entropy device (Virtual I/O Device 1.2, section 5.4)."""
+"""The entropy device (VIRTIO 1.2, section 5.4)."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from .device import Chain, VirtioDevice
+from polyvisor.devices.virtio.device import VirtioDevice
+from polyvisor.devices.virtio.queue import Chain, length_of, scatter
 
-_MOST = 64 << 10  # bytes per request; a driver asks again
+QUEUE_SIZE = 64
+# A buffer need not be filled (5.4.6.2): no more than this many bytes are given at once.
+MAX_BYTES = 65536
+
+
+@dataclass
+class RngState:
+    """The device keeps nothing."""
 
 
 class RngDevice(VirtioDevice):
-    """Fills buffers with what ``source(count)`` gives."""
+    """Fills buffers with bytes from ``source(count)``, which gives ``count`` bytes; it is called on any thread."""
 
     device_id = 4
 
-    def __init__(self, source: Callable[[int], bytes]) -> None:
-        super().__init__()
+    def __init__(self, source: Callable[[int], bytes] = os.urandom) -> None:
+        super().__init__(0, (QUEUE_SIZE,), RngState())
         self._source = source
 
-    def handle(self, index: int, chain: Chain) -> int:
-        written = 0
-        for address, length in chain.writable:
-            count = min(length, _MOST - written)
-            if count > 0:
-                self.memory.write(address, self._source(count))
-                written += count
-        return written
+    def notify(self, index: int) -> None:
+        """Fill all buffers. Raises QueueError."""
+        self.serve(index, self._fill)
+
+    def _fill(self, chain: Chain) -> int:
+        count = min(length_of(chain.writable), MAX_BYTES)
+        return scatter(self.link.memory, chain.writable, self._source(count)[:count]) if count else 0

@@ -1,182 +1,315 @@
-"""The virtio MMIO transport, version 2 (Virtual I/O Device 1.2, section 4.2)."""
+"""Virtio over memory-mapped registers, version 2 (VIRTIO 1.2, section 4.2). There is no legacy interface."""
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from polyvisor.devices.lines import Line
+from polyvisor.devices.virtio.device import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, VirtioDevice
+from polyvisor.devices.virtio.queue import QueueState, VirtQueue
 from polyvisor.engine.memory import BusError, Memory
 
-from .device import EVENT_IDX, INDIRECT_DESC, VERSION_1, VirtioDevice
-from .queue import MAX_SIZE, Queue, QueueError
+WINDOW_SIZE = 0x1000
 
-MAGIC, VERSION, VENDOR = 0x74726976, 2, 0x76796C70
+MAGIC = 0x74726976
+VERSION = 2
+VENDOR = 0x534C4F50  # "POLS"
 
-# 4.2.2, table 4.1
-MAGIC_VALUE, VERSION_REGISTER, DEVICE_ID, VENDOR_ID = 0x000, 0x004, 0x008, 0x00C
-DEVICE_FEATURES, DEVICE_FEATURES_SEL, DRIVER_FEATURES, DRIVER_FEATURES_SEL = 0x010, 0x014, 0x020, 0x024
-QUEUE_SEL, QUEUE_SIZE_MAX, QUEUE_SIZE, QUEUE_READY, QUEUE_NOTIFY = 0x030, 0x034, 0x038, 0x044, 0x050
-INTERRUPT_STATUS, INTERRUPT_ACK, STATUS = 0x060, 0x064, 0x070
-QUEUE_DESC, QUEUE_DRIVER, QUEUE_DEVICE = 0x080, 0x090, 0x0A0
-CONFIG_GENERATION, CONFIG = 0x0FC, 0x100
+# Registers (4.2.2, table 4.1).
+MAGIC_VALUE = 0x000
+VERSION_REGISTER = 0x004
+DEVICE_ID = 0x008
+VENDOR_ID = 0x00C
+DEVICE_FEATURES = 0x010
+DEVICE_FEATURES_SEL = 0x014
+DRIVER_FEATURES = 0x020
+DRIVER_FEATURES_SEL = 0x024
+QUEUE_SEL = 0x030
+QUEUE_NUM_MAX = 0x034
+QUEUE_NUM = 0x038
+QUEUE_READY = 0x044
+QUEUE_NOTIFY = 0x050
+INTERRUPT_STATUS = 0x060
+INTERRUPT_ACK = 0x064
+STATUS = 0x070
+QUEUE_DESC_LOW = 0x080
+QUEUE_DESC_HIGH = 0x084
+QUEUE_DRIVER_LOW = 0x090
+QUEUE_DRIVER_HIGH = 0x094
+QUEUE_DEVICE_LOW = 0x0A0
+QUEUE_DEVICE_HIGH = 0x0A4
+SHM_LEN_LOW = 0x0B0
+SHM_BASE_HIGH = 0x0BC
+CONFIG_GENERATION = 0x0FC
+CONFIG = 0x100
 
-# Device status (2.1)
-FEATURES_OK, DRIVER_OK, NEEDS_RESET = 8, 4, 64
-USED_BUFFER, CONFIGURATION = 1, 2  # in INTERRUPT_STATUS
+INTERRUPT_USED = 1
+INTERRUPT_CONFIG = 2
 
-_COMMON_FEATURES = 1 << INDIRECT_DESC | 1 << EVENT_IDX | 1 << VERSION_1
-_AREAS = {QUEUE_DESC: "descriptors", QUEUE_DRIVER: "available", QUEUE_DEVICE: "used"}
+# Device status bits (2.1).
+ACKNOWLEDGE = 1
+DRIVER = 2
+DRIVER_OK = 4
+FEATURES_OK = 8
+DEVICE_NEEDS_RESET = 64
+FAILED = 128
+
+_U32 = 2**32 - 1
+_ADDRESSES = {
+    QUEUE_DESC_LOW: ("descriptors", 0),
+    QUEUE_DESC_HIGH: ("descriptors", 32),
+    QUEUE_DRIVER_LOW: ("driver", 0),
+    QUEUE_DRIVER_HIGH: ("driver", 32),
+    QUEUE_DEVICE_LOW: ("device", 0),
+    QUEUE_DEVICE_HIGH: ("device", 32),
+}
 
 
 @dataclass
-class MmioState:
-    """The registers of the transport."""
+class TransportState:
+    """The registers, the queues and the device's own state."""
 
     status: int = 0
     device_features_sel: int = 0
     driver_features_sel: int = 0
     driver_features: int = 0
+    """64 bits; final once status has FEATURES_OK."""
     queue_sel: int = 0
     interrupt_status: int = 0
+    config_generation: int = 0
+    resume: int = 0
+    """Bit ``n``: queue ``n`` has buffers left to be served at the next acknowledgement."""
+    queues: list[QueueState] = field(default_factory=list)
+    device: Any = None
+    """The ``state`` of the device."""
 
 
 class VirtioMmio:
-    """A slot with a device, or an empty one (device ID 0). One lock serves all harts."""
+    """The register block of one device, or of an empty slot (``device`` None: DeviceID is 0, all else inert).
 
-    def __init__(self, memory: Memory, line: Line, device: VirtioDevice | None) -> None:
-        self.device = device
-        self.state = MmioState()
+    Registers answer aligned accesses of 4 bytes, the configuration space any of 1, 2, 4 or 8; others raise BusError.
+    Reserved registers read as 0 and ignore writes. ``line`` is asserted while InterruptStatus is not 0.
+    The device's lock is held during every access, so may be called from any thread.
+    """
+
+    def __init__(self, memory: Memory, line: Line, device: VirtioDevice | None = None) -> None:
+        """Raises ValueError if ``device`` is connected elsewhere or has impossible queue sizes."""
+        self._memory = memory
         self._line = line
-        self._lock = threading.RLock()
-        if device is not None:
-            device.attach(memory, self._used)
+        self._device = device
+        self._queues = [VirtQueue(memory, size) for size in device.queue_sizes] if device else []
+        self._state = TransportState()
+        if device:
+            device.connect(self)
+
+    @property
+    def state(self) -> TransportState:
+        """All that the guest can change."""
+        self._state.queues = [queue.state for queue in self._queues]
+        self._state.device = self._device.state if self._device else None
+        return self._state
+
+    @state.setter
+    def state(self, state: TransportState) -> None:
+        """Go on from ``state``. Raises ValueError if it is of a device with another number of queues."""
+        if len(state.queues) != len(self._queues):
+            raise ValueError(f"state of {len(state.queues)} queues for a device with {len(self._queues)}")
+        self._state = state
+        for queue, queue_state in zip(self._queues, state.queues, strict=True):
+            queue.state = queue_state
+        if self._device:
+            self._device.state = state.device
+
+    # What the device asks for
+
+    @property
+    def memory(self) -> Memory:
+        """Guest memory."""
+        return self._memory
+
+    @property
+    def queues(self) -> list[VirtQueue]:
+        """The device's queues."""
+        return self._queues
 
     @property
     def features(self) -> int:
-        """What the device offers."""
-        return _COMMON_FEATURES | self.device.features if self.device is not None else 0
+        """The negotiated features; 0 before FEATURES_OK."""
+        return self._state.driver_features if self._state.status & FEATURES_OK else 0
 
-    def _raise(self, cause: int) -> None:
-        self.state.interrupt_status |= cause
-        self._line.set(True)
+    @property
+    def running(self) -> bool:
+        """Whether buffers may be taken."""
+        return self._state.status & (DRIVER_OK | DEVICE_NEEDS_RESET) == DRIVER_OK
 
-    def _used(self) -> None:
-        with self._lock:
-            self._raise(USED_BUFFER)
+    def interrupt(self) -> None:
+        """Send a used buffer notification."""
+        self._set_interrupt(self._state.interrupt_status | INTERRUPT_USED)
 
-    def _broken(self) -> None:
-        """The driver broke a rule: ask for a reset (2.1.2)."""
-        self.state.status |= NEEDS_RESET
-        if self.state.status & DRIVER_OK:
-            self._raise(CONFIGURATION)
+    def resume_later(self, index: int) -> None:
+        """Interrupt now and serve queue ``index`` again when that is acknowledged."""
+        self._state.resume |= 1 << index
+        self.interrupt()
 
-    def _queue(self) -> Queue | None:
-        if self.device is None or self.state.queue_sel >= len(self.device.queues):
-            return None
-        return self.device.queues[self.state.queue_sel]
+    def config_changed(self) -> None:
+        """Count the generation; the driver is told once it runs."""
+        self._state.config_generation = (self._state.config_generation + 1) & _U32
+        if self._state.status & DRIVER_OK:
+            self._set_interrupt(self._state.interrupt_status | INTERRUPT_CONFIG)
+
+    def fail(self) -> None:
+        """Set DEVICE_NEEDS_RESET; the driver is told if it runs, else when it says DRIVER_OK (2.1.2)."""
+        self._state.status |= DEVICE_NEEDS_RESET
+        self._state.resume = 0
+        if self._state.status & DRIVER_OK:
+            self._set_interrupt(self._state.interrupt_status | INTERRUPT_CONFIG)
+
+    def _set_interrupt(self, status: int) -> None:
+        before = self._state.interrupt_status
+        self._state.interrupt_status = status
+        if bool(before) != bool(status):
+            self._line.set(bool(status))
 
     # The bus
 
     def read(self, offset: int, size: int) -> int:
-        """Registers take 4-byte reads; the configuration space any size. Raises BusError for others."""
-        with self._lock:
+        """Raises BusError as the class says."""
+        self._check(offset, size)
+        device = self._device
+        if device is None:
+            return {MAGIC_VALUE: MAGIC, VERSION_REGISTER: VERSION}.get(offset, 0)
+        with device.lock:
             if offset >= CONFIG:
-                config = self.device.config if self.device is not None else b""
-                at = offset - CONFIG
-                return int.from_bytes(config[at : at + size], "little")
-            if size != 4 or offset % 4:
-                raise BusError(offset, size)
-            return self._read_register(offset)
-
-    def _read_register(self, offset: int) -> int:
-        state, queue = self.state, self._queue()
-        match offset:
-            case 0x000:
-                return MAGIC
-            case 0x004:
-                return VERSION
-            case 0x008:
-                return self.device.device_id if self.device is not None else 0
-            case 0x00C:
-                return VENDOR
-            case 0x010:
-                if state.device_features_sel > 1:
-                    return 0
-                return self.features >> (32 * state.device_features_sel) & 0xFFFF_FFFF
-            case 0x034:
-                return MAX_SIZE if queue is not None else 0
-            case 0x044:
-                return int(queue.state.ready) if queue is not None else 0
-            case 0x060:
-                return state.interrupt_status
-            case 0x070:
-                return state.status
-            case 0x0B0 | 0x0B4 | 0x0B8 | 0x0BC:
-                return 0xFFFF_FFFF  # shared memory: there is none, which a length of all ones says
-        return 0
+                start = offset - CONFIG
+                return int.from_bytes(device.config()[start : start + size], "little")
+            return self._read_register(device, offset)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Registers take 4-byte writes; the configuration space any size. Raises BusError for others."""
-        with self._lock:
-            if self.device is None:
-                return
-            if offset >= CONFIG:
-                self.device.write_config(offset - CONFIG, value.to_bytes(size, "little"))
-                return
-            if size != 4 or offset % 4:
-                raise BusError(offset, size)
-            try:
-                self._write_register(self.device, offset, value)
-            except QueueError:
-                self._broken()
+        """Raises BusError as the class says."""
+        self._check(offset, size)
+        device = self._device
+        if device is None:
+            return
+        with device.guard():
+            if offset < CONFIG:
+                self._write_register(device, offset, value & _U32)
+            elif offset - CONFIG + size <= len(device.config()):
+                device.write_config(offset - CONFIG, (value & (1 << 8 * size) - 1).to_bytes(size, "little"))
+
+    @staticmethod
+    def _check(offset: int, size: int) -> None:
+        if size not in (1, 2, 4, 8) or not 0 <= offset <= WINDOW_SIZE - size:
+            raise BusError(offset, size)
+        if offset < CONFIG and (size != 4 or offset % 4):
+            raise BusError(offset, size)
+
+    def _offered(self, device: VirtioDevice) -> int:
+        return device.features | F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC
+
+    def _selected(self) -> VirtQueue | None:
+        index = self._state.queue_sel
+        return self._queues[index] if index < len(self._queues) else None
+
+    def _read_register(self, device: VirtioDevice, offset: int) -> int:
+        state = self._state
+        queue = self._selected()
+        if offset == INTERRUPT_STATUS:
+            return state.interrupt_status
+        if offset == STATUS:
+            return state.status
+        if offset == MAGIC_VALUE:
+            return MAGIC
+        if offset == VERSION_REGISTER:
+            return VERSION
+        if offset == DEVICE_ID:
+            return device.device_id
+        if offset == VENDOR_ID:
+            return VENDOR
+        if offset == DEVICE_FEATURES:
+            word = state.device_features_sel
+            return self._offered(device) >> 32 * word & _U32 if word < 2 else 0
+        if offset == QUEUE_NUM_MAX:
+            return queue.max_size if queue else 0
+        if offset == QUEUE_READY:
+            return queue.state.ready if queue else 0
+        if offset == CONFIG_GENERATION:
+            return state.config_generation
+        if SHM_LEN_LOW <= offset <= SHM_BASE_HIGH:
+            return _U32  # there are no shared memory regions
+        return 0
 
     def _write_register(self, device: VirtioDevice, offset: int, value: int) -> None:
-        state, queue = self.state, self._queue()
-        match offset:
-            case 0x014:
-                state.device_features_sel = value
-            case 0x020:
-                if state.driver_features_sel < 2 and not state.status & FEATURES_OK:
-                    shift = 32 * state.driver_features_sel
-                    state.driver_features = (state.driver_features & ~(0xFFFF_FFFF << shift)) | value << shift
-            case 0x024:
-                state.driver_features_sel = value
-            case 0x030:
-                state.queue_sel = value
-            case 0x038 if queue is not None and not queue.state.ready:
-                queue.state.size = value
-            case 0x044 if queue is not None:
-                if value & 1 and not queue.state.ready:
-                    queue.enable()
-                elif not value & 1:
-                    queue.state.ready = False
-            case 0x050:
-                if value < len(device.queues) and state.status & DRIVER_OK and not state.status & NEEDS_RESET:
-                    device.notify(value)
-            case 0x064:
-                state.interrupt_status &= ~value
-                if not state.interrupt_status:
-                    self._line.set(False)
-            case 0x070:
-                self._set_status(device, value)
-            case 0x080 | 0x084 | 0x090 | 0x094 | 0x0A0 | 0x0A4 if queue is not None and not queue.state.ready:
-                name, high = _AREAS[offset & ~4], offset & 4
-                old = getattr(queue.state, name)
-                new = (old & 0xFFFF_FFFF) | value << 32 if high else (old & ~0xFFFF_FFFF) | value
-                setattr(queue.state, name, new)
+        state = self._state
+        queue = self._selected()
+        if offset == QUEUE_NOTIFY:
+            self._notify(device, value)
+        elif offset == INTERRUPT_ACK:
+            self._set_interrupt(state.interrupt_status & ~value)
+            if value & INTERRUPT_USED and state.resume:
+                resume, state.resume = state.resume, 0
+                for index in range(len(self._queues)):
+                    if resume >> index & 1:
+                        self._notify(device, index)
+        elif offset == STATUS:
+            self._write_status(device, value)
+        elif offset == DEVICE_FEATURES_SEL:
+            state.device_features_sel = value
+        elif offset == DRIVER_FEATURES_SEL:
+            state.driver_features_sel = value
+        elif offset == DRIVER_FEATURES:
+            self._write_features(value)
+        elif offset == QUEUE_SEL:
+            state.queue_sel = value
+        elif offset == QUEUE_READY and queue:
+            if not value & 1:
+                queue.disable()
+            elif not queue.state.ready:
+                queue.enable()
+        elif offset == QUEUE_NUM and queue and not queue.state.ready:
+            queue.state.size = value
+        elif offset in _ADDRESSES and queue and not queue.state.ready:
+            name, shift = _ADDRESSES[offset]
+            kept = getattr(queue.state, name) & ~(_U32 << shift)
+            setattr(queue.state, name, kept | value << shift)
 
-    def _set_status(self, device: VirtioDevice, value: int) -> None:
-        state = self.state
-        if value == 0:
-            device.reset()
-            self.state = MmioState(queue_sel=state.queue_sel)
-            self._line.set(False)
+    def _notify(self, device: VirtioDevice, index: int) -> None:
+        if self.running and index < len(self._queues) and self._queues[index].state.ready:
+            device.notify(index)
+
+    def _write_features(self, value: int) -> None:
+        state = self._state
+        word = state.driver_features_sel
+        if state.status & FEATURES_OK:
             return
+        if word < 2:
+            state.driver_features = state.driver_features & ~(_U32 << 32 * word) | value << 32 * word
+        elif value:
+            # Features nobody offers: keep something that FEATURES_OK will refuse.
+            state.driver_features |= 1 << 63
+
+    def _write_status(self, device: VirtioDevice, value: int) -> None:
+        """The driver only ever adds bits, or resets (2.1.1, 3.1.1)."""
+        state = self._state
+        if value == 0:
+            self._reset(device)
+            return
+        state.status |= value & (ACKNOWLEDGE | DRIVER | FAILED)
         if value & FEATURES_OK and not state.status & FEATURES_OK:
-            accepted = state.driver_features
-            if accepted & ~self.features or not accepted >> VERSION_1 & 1:
-                value &= ~FEATURES_OK  # 2.2.2: the driver sees that it was refused
-            else:
-                device.negotiated(accepted)
-        state.status = (value & 0xFF) | (state.status & NEEDS_RESET)
+            features = state.driver_features
+            if features & F_VERSION_1 and not features & ~self._offered(device):
+                state.status |= FEATURES_OK
+        if value & DRIVER_OK and state.status & FEATURES_OK and not state.status & DRIVER_OK:
+            for queue in self._queues:
+                queue.state.event_idx = int(bool(state.driver_features & F_EVENT_IDX))
+                queue.state.indirect = int(bool(state.driver_features & F_INDIRECT_DESC))
+            state.status |= DRIVER_OK
+            if state.status & DEVICE_NEEDS_RESET:
+                self.fail()
+
+    def _reset(self, device: VirtioDevice) -> None:
+        self._set_interrupt(0)
+        self._state = TransportState(config_generation=self._state.config_generation)
+        for queue in self._queues:
+            queue.reset()
+        device.reset()

@@ -9,6 +9,7 @@ from polyvisor.adl import Function, Table, bit, bits, function, u8, u32, u64
 
 from .architecture import rv64
 from .causes import illegal
+from .interrupts import take_in_ssip
 
 CSR_READ = Table("CSR_READ")
 CSR_WRITE = Table("CSR_WRITE")
@@ -108,6 +109,8 @@ def exchange_csr(cpu, number: u32, operation: u32, operand: u64) -> u64:
 def write_csr(cpu, number: u32, value: u64):
     """Write a register without reading it."""
     check_access(cpu, number, True)
+    if number == 0x344 or number == 0x144:
+        take_in_ssip(cpu)
     CSR_WRITE[number](cpu, value)
 
 

@@ -3,7 +3,7 @@
 from polyvisor.adl import bit, bits, function, u8, u32, u64
 
 from .csr import CSR_READ, CSR_WRITE, constant_csr, csr, csr_functions, name_csr
-from .interrupts import ALL, SEIP, SSIP, STCE, STIP, SUPERVISOR, pending, take_in_ssip
+from .interrupts import ALL, SEIP, SSIP, STCE, STIP, SUPERVISOR, pending
 from .pmp import pmp_update, write_address, write_config
 from .state import PMP_ENTRIES
 from .trap import FS, MIE, MPIE, MPP, MPRV, MXR, SIE, SPIE, SPP, SUM, TSR, TVM, TW
@@ -89,8 +89,10 @@ def read_mip(cpu) -> u64:
 
 @function
 def write_mip(cpu, value: u64):
-    """SSIP and SEIP are writable; STIP only without Sstc (3.1.9, Sstc 2.1)."""
-    take_in_ssip(cpu)
+    """SSIP and SEIP are writable; STIP only without Sstc (3.1.9, Sstc 2.1).
+
+    An inter-processor interrupt raised since the register was read comes after this write, which must not lose it.
+    """
     writable = u64(SSIP | SEIP)
     if not bit(cpu.menvcfg, STCE):
         writable = u64(SSIP | SEIP | STIP)

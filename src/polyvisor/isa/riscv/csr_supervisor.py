@@ -6,7 +6,7 @@ from .architecture import rv64
 from .causes import illegal
 from .csr import NAMES, csr, csr_functions
 from .csr_machine import SSTATUS_WRITABLE, _tvec, change_status, with_derived
-from .interrupts import SSIP, STCE, pending, take_in_ssip
+from .interrupts import SSIP, STCE, pending
 from .trap import FS, MXR, SIE, SPIE, SPP, SUM, TVM
 
 # SD, UXL, and what can be written
@@ -40,8 +40,7 @@ def read_sip(cpu) -> u64:
 
 @function
 def write_sip(cpu, value: u64):
-    """Of the delegated interrupts, only SSIP is writable here (12.1.3)."""
-    take_in_ssip(cpu)
+    """Of the delegated interrupts, only SSIP is writable here (12.1.3); see write_mip."""
     writable = cpu.mideleg & SSIP
     cpu.mip = (cpu.mip & ~writable) | (value & writable)
 

@@ -1,0 +1,42 @@
+"""The entropy device."""
+
+from __future__ import annotations
+
+from virtio_driver import DATA, PLAIN, Driver
+
+from polyvisor.devices.virtio import transport as t
+from polyvisor.devices.virtio.rng import MAX_BYTES, RngDevice
+
+
+def test_fills_buffers() -> None:
+    asked = []
+
+    def source(count: int) -> bytes:
+        asked.append(count)
+        return bytes(i & 0xFF for i in range(1, count + 1))
+
+    driver = Driver(RngDevice(source))
+    assert driver.reg(t.DEVICE_ID) == 4
+    driver.written.clear()
+    driver.offer(driver.chain([(DATA, 3, True), (DATA + 8, 2, True)]))
+    driver.kick()
+    assert driver.used() == [(0, 5)] and asked == [5]
+    assert driver.memory.read(DATA, 11) == b"\1\2\3\0\0\0\0\0\4\5\0"
+    assert {(DATA, 3), (DATA + 8, 2)} <= set(driver.written)
+
+
+def test_system_entropy_differs() -> None:
+    driver = Driver(RngDevice(), PLAIN)
+    driver.offer(driver.chain([(DATA, 32, True)]))
+    driver.offer(driver.chain([(DATA + 32, 32, True)], first=1))
+    driver.kick()
+    assert driver.used() == [(0, 32), (1, 32)]
+    assert driver.memory.read(DATA, 32) != driver.memory.read(DATA + 32, 32)
+
+
+def test_limits() -> None:
+    driver = Driver(RngDevice(bytes))
+    driver.offer(driver.chain([(DATA, MAX_BYTES, True), (DATA, 8, True)]))
+    driver.offer(driver.chain([(DATA, 8, False)], first=2))
+    driver.kick()
+    assert driver.used() == [(0, MAX_BYTES), (2, 0)]
