@@ -1,6 +1,6 @@
-"""Describe a small CPU, assemble a program for it, and run it in both tiers."""
+"""Describe a 16-bit CPU, assemble a program for it, and run it in both tiers."""
 
-from polyvisor.adl import Architecture, Field, Registers, State, Trap, i32, u32, u64
+from polyvisor.adl import Architecture, Field, Registers, State, Trap, i16, u16, u32, u64
 from polyvisor.adl.assembler import assemble
 from polyvisor.engine.codepages import CodePages
 from polyvisor.engine.cpu import Cpu
@@ -8,36 +8,42 @@ from polyvisor.engine.executor import ReferenceExecutor
 from polyvisor.engine.memory import Memory
 from polyvisor.engine.native import native_code
 
-toy = Architecture("toy", unit=4, max_length=4, default_kinds={"rd": "r", "ra": "r", "rb": "r"})
-toy.kind("r", [f"r{i}" for i in range(16)])
+toy = Architecture("toy16", byte_order="big", unit=2, max_length=4, default_kinds={"rd": "r", "rs": "r"})
+toy.kind("r", [f"r{i}" for i in range(8)])
 toy.kind("pc", pc=True)
+toy.reasons += ["halt", "trap"]
 
 
 @toy.state
 class Cpu16(State):
-    """Sixteen registers; r0 is zero."""
+    """Eight registers of 16 bits; the engine wants the program counter to have 64."""
 
     pc = Field(u64)
-    r = Registers(u32, 16, zero=0)
+    r = Registers(u16, 8)
 
 
-@toy.instruction("00000001 rd:4 ra:4 rb:4 xxxx xxxxxxxx", "add {rd}, {ra}, {rb}")
-def add(cpu, rd, ra, rb):
-    cpu.r[rd] = cpu.r[ra] + cpu.r[rb]
+@toy.instruction("0001 rd:4 rs:4 xxxx", "add {rd}, {rs}")
+def add(cpu, rd, rs):
+    cpu.r[rd & 7] = cpu.r[rd & 7] + cpu.r[rs & 7]
 
 
-@toy.instruction("00000010 rd:4 ra:4 imm:16", "addi {rd}, {ra}, {imm}")
-def addi(cpu, rd, ra, imm: i32):
-    cpu.r[rd] = cpu.r[ra] + u32(imm)
+@toy.instruction("0010 rd:4 xxxxxxxx / imm:16", "addi {rd}, {imm}")
+def addi(cpu, rd, imm: i16):
+    cpu.r[rd & 7] = cpu.r[rd & 7] + u16(imm)
 
 
-@toy.instruction("00000011 ra:4 rb:4 imm:16", "bne {ra}, {rb}, {imm:pc}")
-def bne(cpu, ra, rb, imm: i32):
-    if cpu.r[ra] != cpu.r[rb]:
-        cpu.next_pc = cpu.pc + u64(imm)
+@toy.instruction("0011 rs:4 distance:8", "bnz {rs}, {distance:pc}")
+def bnz(cpu, rs, distance: i16):
+    if cpu.r[rs & 7] != 0:
+        cpu.next_pc = (cpu.pc + u64(distance)) & 0xFFFF
 
 
-@toy.instruction("00000100 xxxxxxxx xxxxxxxx xxxxxxxx", "halt")
+@toy.instruction("0100 rd:4 rs:4 xxxx", "store {rd}, {rs}")
+def store(cpu, rd, rs):
+    cpu.store(u16, u64(cpu.r[rd & 7]), cpu.r[rs & 7])
+
+
+@toy.instruction("11111111 11111111", "halt")
 def halt(cpu):
     cpu.leave("halt")
 
@@ -57,16 +63,16 @@ def on_trap(cpu, cause: u64):
     cpu.leave("trap")
 
 
-toy.reasons += ["halt", "trap"]
-
 program = assemble(
     toy,
     """
-        addi r1, r0, 1000    # how far
+        addi  r1, 300        # how far
     loop:
-        add  r2, r2, r1      # the sum so far
-        addi r1, r1, -1
-        bne  r1, r0, loop
+        add   r2, r1         # the sum so far, modulo 65536
+        addi  r1, -1
+        bnz   r1, loop
+        addi  r3, 0x800
+        store r3, r2
         halt
     """,
 )
@@ -78,13 +84,15 @@ def main() -> None:
         memory = Memory()
         memory.add_ram(0, 0x1000)
         memory.write(0, program.bytes)
+        cpu: ReferenceExecutor | Cpu
         if tier == "reference":
             cpu = ReferenceExecutor(toy, memory)
         else:
             code = native_code(toy)
             cpu = Cpu(code, memory, CodePages(code, memory, limit=16))
         found = cpu.run()
-        print(f"{tier}: {found.reason} after {cpu.retired} instructions, r2 = {int(cpu.state.r[2])}")
+        stored = int.from_bytes(memory.read(0x800, 2), "big")
+        print(f"{tier}: {found.reason} after {cpu.retired} instructions, r2 = {int(cpu.state.r[2])}, stored {stored}")
 
 
 if __name__ == "__main__":

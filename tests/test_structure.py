@@ -17,8 +17,12 @@ LAYERS = ("adl", "isa", "engine", "devices", "boards", "vm", "images", "host", "
 MODULES = sorted(SOURCE.rglob("*.py"))
 # What `Primitives`, `Executor`, `Device`, `Emitter` and `Progress` document for all who implement them.
 DOCUMENTED_ELSEWHERE = frozenset(
-    "load store atomic compare_exchange phys_load phys_compare_exchange fence flush_tlb flush_tlb_page flush_code "
-    "clock instructions encoding leave read write run step stop poke reset retired stage transfer emit_return emit_raise begin_block".split()
+    """
+    load store atomic compare_exchange phys_load phys_compare_exchange fence flush_tlb flush_tlb_page flush_code
+    clock instructions encoding leave read write run step stop poke reset retired stage transfer emit_return
+    emit_raise begin_block
+    """.split()
+)
 )
 
 
@@ -92,7 +96,8 @@ def test_public_methods_are_documented(path: Path) -> None:
 
 def test_links_between_pages_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        text = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.S)
+        for target in re.findall(r"\]\(([^)#]+)", text):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
 
@@ -100,9 +105,7 @@ def test_links_between_pages_lead_somewhere() -> None:
 def test_every_page_is_listed_and_begins_with_something_to_try() -> None:
     index = (ROOT / "docs" / "index.md").read_text()
     for page in sorted((ROOT / "docs").glob("*.md")):
-        if page.name == "index.md":
-            continue
-        assert f"]({page.name})" in index, f"docs/index.md does not list {page.name}"
+        assert page.name == "index.md" or f"]({page.name})" in index, f"docs/index.md does not list {page.name}"
         lines = [line for line in page.read_text().splitlines() if line.strip()]
         assert lines[0].startswith("# ") and lines[1].startswith("```"), f"{page.name} does not begin with a snippet"
 
