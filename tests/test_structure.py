@@ -23,7 +23,6 @@ DOCUMENTED_ELSEWHERE = frozenset(
     emit_raise begin_block
     """.split()
 )
-)
 
 
 def imports_of(text: str, path: Path) -> set[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import weakref
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -73,6 +74,7 @@ class Memory:
     ram: list[Ram] = field(default_factory=list)
     windows: list[Window] = field(default_factory=list)
     on_write: Callable[[int, int], None] | None = None
+    _closers: list[Callable[[], object]] = field(default_factory=list, repr=False)
 
     def add_ram(self, base: int, size: int, name: str = "ram") -> Ram:
         """Map ``size`` bytes of zeroed RAM at ``base``; both are multiples of 4096."""
@@ -80,6 +82,7 @@ class Memory:
             raise ValueError(f"RAM of {size:#x} bytes at {base:#x}: base and size must be multiples of {PAGE_SIZE}")
         self._check_free(base, size)
         fd = os.memfd_create(f"polyvisor-{name}", os.MFD_CLOEXEC)
+        self._closers.append(weakref.finalize(self, os.close, fd))
         os.ftruncate(fd, size)
         buffer = mmap.mmap(fd, size, mmap.MAP_SHARED)
         host = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
@@ -144,7 +147,7 @@ class Memory:
 
     def close(self) -> None:
         """Give the RAM back to the host; the object must not be used afterwards."""
-        for ram in self.ram:
-            os.close(ram.fd)
+        for closer in self._closers:
+            closer()
         self.ram.clear()
         self.windows.clear()

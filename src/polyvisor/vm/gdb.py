@@ -29,6 +29,14 @@ class _Closed(Exception):  # noqa: N818  (not an error: the debugger went away)
     pass
 
 
+def _wait(*descriptors: int) -> set[int]:
+    """Wait until some of these can be read (poll, as select knows small descriptors only)."""
+    poller = select.poll()
+    for descriptor in descriptors:
+        poller.register(descriptor, select.POLLIN)
+    return {descriptor for descriptor, _ in poller.poll()}
+
+
 class GdbServer:
     """Serves one debugger at a time. The machine stands still while a debugger has stopped it.
 
@@ -73,7 +81,7 @@ class GdbServer:
 
     def _serve(self) -> None:
         while not self._closing:
-            readable, _, _ = select.select([self._listener.fileno(), self._wake_read], [], [])
+            readable = _wait(self._listener.fileno(), self._wake_read)
             if self._wake_read in readable:
                 os.read(self._wake_read, 64)
                 continue
@@ -134,7 +142,7 @@ class GdbServer:
             if len(self._buffer) > 4 * _PACKET_SIZE:
                 raise _Closed
             assert self._connection is not None
-            readable, _, _ = select.select([self._connection.fileno(), self._wake_read], [], [])
+            readable = _wait(self._connection.fileno(), self._wake_read)
             if self._wake_read in readable:
                 os.read(self._wake_read, 64)
                 if self._closing:
