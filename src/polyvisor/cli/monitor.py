@@ -29,7 +29,7 @@ def run_monitor(machine: Machine, read: Callable[[str], str], write: Callable[[s
         except (EOFError, KeyboardInterrupt):
             return "cont"
         match words:
-            case [] | ["cont" | "c"]:
+            case [] | ["cont" | "c" | "continue"]:
                 return "cont"
             case ["quit" | "q"]:
                 return "quit"

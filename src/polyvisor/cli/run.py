@@ -294,16 +294,17 @@ def run(
     """Boot an image, a kernel or a program; this terminal is its console. Ctrl-A h shows the keys."""
     if tier not in TIERS:
         fail(f"--tier {tier!r}: there are {', '.join(TIERS)}")
+    size = parse_memory(memory)
     software = choose_software(target, kernel, initrd, append, firmware, command)
     config = VirtConfig(
-        memory=parse_memory(memory), cpus=cpus, disks=tuple(map(parse_disk, disk or ())), tier=tier,
+        memory=size, cpus=cpus, disks=tuple(map(parse_disk, disk or ())), tier=tier,
         virtual_time=virtual_time,
     )
     try:
         with open_trace(trace) as file:
             status = Session(software, config, no_reboot, file, gdb).run()
     except LoadError as error:
-        fail(str(error))
+        fail(f"{software.program or software.kernel}: {error}")
     except (OSError, ValueError) as error:
         fail(str(error))
     if threading.active_count() > 1:
