@@ -730,19 +730,24 @@ class _Frame:
         return value
 
     def compare(self, left: ast.expr, ops: list[ast.cmpop], rights: list[ast.expr]) -> Any:
-        if len(ops) > 1:
-            middle = [self.expression(e) for e in (left, *rights)]
-            result: Any = True
-            for op, a, b in zip(ops, middle, middle[1:], strict=False):
-                one = self.compare_values(op, a, b)
-                if isinstance(result, ssa.Value) and isinstance(one, ssa.Value):
-                    result = self.builder.one("and", (result, one), bool)
-                elif not isinstance(result, ssa.Value):
-                    result = one if result else False
-                else:
-                    result = result if one else False
-            return result
-        return self.compare_values(ops[0], self.expression(left), self.expression(rights[0]))
+        return self._chain(self.expression(left), ops, rights)
+
+    def _chain(self, left: Any, ops: list[ast.cmpop], rights: list[ast.expr]) -> Any:
+        right = self.expression(rights[0])
+        first = self.condition(self.compare_values(ops[0], left, right))
+        if len(ops) == 1:
+            return first
+        if not isinstance(first, ssa.Value):
+            return self._chain(right, ops[1:], rights[1:]) if first else first
+        builder = self.builder
+        then, otherwise = self.fork(first)
+        join = _Join()
+        builder.block = otherwise
+        join.add(otherwise, {**self.environment, "chain": builder.value(False, bool)})
+        builder.block = then
+        rest = builder.value(self._chain(right, ops[1:], rights[1:]), bool)
+        join.add(builder.block, {**self.environment, "chain": rest})
+        return builder.join(join).pop("chain")
 
     def compare_values(self, op: ast.cmpop, a: Any, b: Any) -> Any:
         runtime = isinstance(a, ssa.Value) or isinstance(b, ssa.Value)
