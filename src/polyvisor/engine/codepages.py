@@ -116,7 +116,7 @@ class CodePages:
 
     def _write_header(self, slot: int, host: int, flag: int, physical: int) -> None:
         header = slot + self.layout.header_offset
-        data = struct.pack("=5Q", 0, host, flag, 0, physical)
+        data = struct.pack("=6Q", 0, host, flag, 0, physical, 0)
         ctypes.memmove(header, data, len(data))
 
     def _discard_all(self) -> None:

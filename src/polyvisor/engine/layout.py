@@ -40,6 +40,7 @@ EXIT_LIMIT = 7  # `stop_at` instructions were executed
 
 
 MAX_BREAKPOINTS = 64
+SAMPLES = 256  # a power of two
 
 
 class EngineState(State):
@@ -86,6 +87,12 @@ class EngineState(State):
     breakpoint_addresses = Registers(u64, MAX_BREAKPOINTS)
     decode_handler = Field(u64, doc="address of the handler that decodes")
     translations = Field(u64, doc="TLB misses so far")
+    region_instructions = Field(u64, doc="of the instructions executed, those in compiled regions")
+    region_entries = Field(u64, doc="how often a compiled region was entered")
+    region_drops = Field(u64, doc="regions forgotten as their code was written to")
+    sample_count = Field(u64, doc="samples taken so far")
+    sample_records = Registers(u64, SAMPLES, doc="records that execution went on at when it was time to look around")
+    sample_addresses = Registers(u64, SAMPLES, doc="the virtual addresses of their instructions")
     large_pages = Field(u32, doc="1 once a page larger than the smallest was cached since the last flush")
 
 
@@ -132,7 +139,16 @@ HEADER_HOST = 8  # host address of the page's bytes
 HEADER_FLAGS = 16  # host address of the page's flags
 HEADER_WRITES = 24  # how many writes hit the page since it was activated
 HEADER_PHYSICAL = 32  # physical address
+HEADER_REGIONS = 40  # address of the first link to a region that was compiled from the page's bytes, 0: none
 HEADER_SIZE = 64
+
+
+# A link: the next link, the region's descriptor, and a mask of the parts of the page that the region was made of.
+LINK_NEXT, LINK_REGION, LINK_MASK = 0, 8, 16
+LINK_SIZE = 24
+PAGE_PARTS = 64
+# A region's descriptor: whether it is valid, how often it refused to run, how many records it was installed at, and these.
+REGION_VALID, REGION_REFUSALS, REGION_COUNT, REGION_RECORDS = 0, 8, 16, 24
 
 
 def operand_layout(instruction: object) -> tuple[dict[str, tuple[int, int]], int]:

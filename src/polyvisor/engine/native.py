@@ -27,7 +27,8 @@ from . import runtime
 from .codecache import CodeCache
 from .decoder import decode_function
 from .layout import Layout
-from .lowering import HANDLER_ARGUMENTS, HandlerEmitter, HelperEmitter
+from .lowering import HANDLER_ARGUMENTS, HandlerEmitter, HelperEmitter, result_type
+from .regions import support
 
 _lock = threading.RLock()
 
@@ -222,6 +223,44 @@ leave:
   ret void
 }}
 
+define preserve_nonecc void @jump({arguments}) nounwind {{
+  %limitp = getelementptr i8, ptr %cpu, i64 {limit}
+  %limit = load i64, ptr %limitp
+  %due = icmp uge i64 %icount, %limit
+  br i1 %due, label %look, label %run, !prof !1
+run:
+  %tag = and i64 %base, {page_mask}
+  %number = lshr i64 %base, {page_bits}
+  %index = and i64 %number, {code_tlb_mask}
+  %offset = mul i64 %index, {code_tlb_entry}
+  %tablep = getelementptr i8, ptr %cpu, i64 {code_tlb}
+  %table = load i64, ptr %tablep
+  %address = add i64 %table, %offset
+  %entry = inttoptr i64 %address to ptr
+  %found = load i64, ptr %entry
+  %same = icmp eq i64 %found, %tag
+  br i1 %same, label %hit, label %look, !prof !0
+hit:
+  %slotp = getelementptr i8, ptr %entry, i64 8
+  %slot = load i64, ptr %slotp
+  %scaled = lshr i64 %slot, {shift}
+  %newbase = sub i64 %tag, %scaled
+  %inside = and i64 %base, {in_page}
+  %distance = shl i64 %inside, {shift}
+  %place = add i64 %slot, %distance
+  %record = inttoptr i64 %place to ptr
+  %handler = load ptr, ptr %record
+  musttail call preserve_nonecc void %handler(ptr %record, ptr %cpu, i64 %tlb, i64 %icount, i64 %newbase)
+  ret void
+look:
+  %pc = add i64 %base, 0
+  %narrow = {narrow}
+  %pcp = getelementptr i8, ptr %cpu, i64 {pc}
+  store {pc_kind} %narrow, ptr %pcp
+  musttail call preserve_nonecc void @dispatch(ptr %rec, ptr %cpu, i64 %tlb, i64 %icount, i64 %base)
+  ret void
+}}
+
 define i64 @glue_addresses(ptr %out) nounwind {{
   store ptr @dispatch, ptr %out
   %p1 = getelementptr ptr, ptr %out, i64 1
@@ -232,9 +271,15 @@ define i64 @glue_addresses(ptr %out) nounwind {{
   store ptr @decode, ptr %p3
   %p4 = getelementptr ptr, ptr %out, i64 4
   store ptr @breakpoint, ptr %p4
-  ret i64 5
+  %p5 = getelementptr ptr, ptr %out, i64 5
+  store ptr @jump, ptr %p5
+{misses}  ret i64 0
 }}
 """
+
+
+# What regions call where the TLB misses.
+_MISSES = tuple(f"{name}.{kind.__name__}" for name in ("region_load", "region_store") for kind in (u8, u16, u32, u64))
 
 
 class NativeCode:
@@ -268,7 +313,7 @@ class NativeCode:
 
     def runtime(self, name: str, **constants: Any) -> ssa.Function:
         """A function of :mod:`polyvisor.engine.runtime`, specialised for this architecture."""
-        function: Function = getattr(runtime, name)
+        function: Function = getattr(runtime, name, None) or getattr(support, name)
         given = {"arch": self.architecture, "layout": self.layout, **constants}
         known = {p: given[p] for p in function.parameters if p in given}
         return self.compiler.function(function, known)
@@ -304,15 +349,26 @@ class NativeCode:
             address = self._engine.get_function_address
             self.enter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("enter"))
             self.enter_step = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("enter_step"))
-            places = (ctypes.c_uint64 * 5)()
+            places = (ctypes.c_uint64 * 14)()
             ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(address("glue_addresses"))(ctypes.addressof(places))
-            self.dispatch, self.cross, self.stopped, self.decode, self.breakpoint = places
+            self.dispatch, self.cross, self.stopped, self.decode, self.breakpoint = places[:5]
+            # What compiled regions call.
+            self.region_symbols = dict(zip(("jump", *_MISSES), places[5:], strict=True))
             self.flush_tlb = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("plain_flush_tlb"))
             self.read_clock = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(address("plain_clock"))
             self.reset_page = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64)(address("plain_reset_page"))
             self.change_flags = ctypes.CFUNCTYPE(
                 ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64
             )(address("plain_change_flags"))
+            self.link_region = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)(
+                address("plain_link_region")
+            )
+            self.install_region = ctypes.CFUNCTYPE(
+                ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64
+            )(address("plain_install_region"))
+            self.forget_region = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64)(
+                address("plain_forget_region")
+            )
             self.external_write = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)(
                 address("plain_phys_changed")
             )
@@ -324,19 +380,28 @@ class NativeCode:
         roots = {
             name: self.runtime(name)
             for name in ("find_code", "deliver", "flush_tlb", "flush_tlb_page", "clock", "encoding", "slow_address",
-                         "phys_changed", "phys_host", "drop_writes", "change_flags", "reset_page")
+                         "phys_changed", "phys_host", "drop_writes", "change_flags", "reset_page", "link_region",
+                         "install_region", "forget_region")
         }
         roots["decode_at"] = self._with_decoder("decode_at", decoder)
         roots["prepare_step"] = self._with_decoder("prepare_step", decoder)
         for kind in (u8, u16, u32, u64):
             roots[f"load {kind.__name__}"] = self.runtime("slow_load", kind=kind)
             roots[f"store {kind.__name__}"] = self.runtime("slow_store", kind=kind)
+            for name in ("region_load", "region_store"):
+                roots[f"{name}.{kind.__name__}"] = self.runtime(name, kind=kind)
         offset, pc = self.layout.offset, self.layout.members["pc"]
         bits: int = pc.type.bits
         glue = _GLUE.format(
             arguments=HANDLER_ARGUMENTS, shift=self.layout.shift, step=at.EXIT_STEP, breakpoint=at.EXIT_BREAKPOINT,
             narrow="add i64 %pc, 0" if bits == 64 else f"trunc i64 %pc to i{bits}", pc_kind=f"i{bits}",
-            **{n: offset(n) for n in ("retired", "base", "tlb", "pc", "exit_reason")},
+            page_bits=self.architecture.page_bits, page_mask=-self.layout.page_size, in_page=self.layout.page_size - 1,
+            code_tlb_mask=at.CODE_TLB_SIZE - 1, code_tlb_entry=at.CODE_TLB_ENTRY,
+            misses="".join(
+                f"  %m{i} = getelementptr ptr, ptr %out, i64 {6 + i}\n  store ptr @\"{name}\", ptr %m{i}\n"
+                for i, name in enumerate(_MISSES)
+            ),
+            **{n: offset(n) for n in ("retired", "base", "tlb", "pc", "exit_reason", "limit", "code_tlb")},
             **{n: roots[n].name for n in ("find_code", "deliver", "decode_at", "prepare_step")},
         )
         plain = (
@@ -350,10 +415,35 @@ class NativeCode:
             f'  %c = trunc i64 %clear to i8\n  %s = trunc i64 %set to i8\n'
             f'  %v = call i8 @"{roots["change_flags"].name}"(ptr null, i64 %flag, i8 %c, i8 %s)\n'
             f'  %w = zext i8 %v to i64\n  ret i64 %w\n}}\n'
+            f'define void @plain_link_region(ptr %cpu, i64 %slot, i64 %link) {{\n'
+            f'  call void @"{roots["link_region"].name}"(ptr %cpu, i64 %slot, i64 %link)\n  ret void\n}}\n'
+            f'define i64 @plain_install_region(ptr %cpu, i64 %record, i64 %region, i64 %handler) {{\n'
+            f'  %v = call i1 @"{roots["install_region"].name}"(ptr %cpu, i64 %record, i64 %region, i64 %handler)\n'
+            f'  %w = zext i1 %v to i64\n  ret i64 %w\n}}\n'
+            f'define void @plain_forget_region(i64 %region, i64 %handler) {{\n'
+            f'  call void @"{roots["forget_region"].name}"(ptr null, i64 %region, i64 %handler)\n  ret void\n}}\n'
             f'define void @plain_phys_changed(ptr %cpu, i64 %a, i64 %n) {{\n'
             f'  call void @"{roots["phys_changed"].name}"(ptr %cpu, i64 %a, i64 %n)\n  ret void\n}}\n'
         )
-        return self._module(list(roots.values()), glue + plain)
+        return self._module(list(roots.values()), glue + plain + self._miss_text(roots))
+
+    def _miss_text(self, roots: dict[str, ssa.Function]) -> str:
+        """What regions call where the TLB misses: functions that keep all registers."""
+        text = ""
+        for name in _MISSES:
+            kind = result_type(roots[name])
+            wide = "i64 %a" if name.startswith("region_load") else "i64 %a, i64 %b"
+            text += f'define preserve_allcc {kind} @"{name}"(ptr %cpu, {wide}) nounwind {{\n'
+            text += f'  %v = call {kind} @"{roots[name].name}"(ptr %cpu, {wide})\n  ret {kind} %v\n}}\n'
+        return text
+
+    @property
+    def fixed(self) -> frozenset[str]:
+        """State that must not change within a compiled region: translation, contexts and polling depend on it."""
+        found = set(self.watched)
+        if "translate" in self.architecture.hooks:
+            found |= self.compiler.function(self.architecture.hooks["translate"]).effects.reads
+        return frozenset(found)
 
     def _with_decoder(self, name: str, decoder: Prebuilt) -> ssa.Function:
         return self.runtime(name, decode_word=decoder)

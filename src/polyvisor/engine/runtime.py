@@ -122,6 +122,12 @@ def note_write(cpu, arch, layout, descriptor: u64, physical: u64, size: u64) -> 
     first = offset - (arch.max_length - arch.unit)
     if offset < arch.max_length - arch.unit:
         first = u64(0)
+    if peek(u64, header + at.HEADER_REGIONS) != 0:
+        part = layout.page_size // at.PAGE_PARTS
+        last = (offset + size - 1) // part
+        upto = u64(2**64 - 1) if last >= 63 else (u64(1) << (last + 1)) - 1
+        mask = upto & ~((u64(1) << (first // part)) - 1)
+        drop_regions(cpu, header, u64(2**64 - 1) if writes == 64 else mask)
     if writes == 64:
         # Data, by all appearance: give the page back to plain writes until code runs on it again.
         host_atomic("and", u8, flag, u8(255 - PAGE_CODE))
@@ -129,6 +135,23 @@ def note_write(cpu, arch, layout, descriptor: u64, physical: u64, size: u64) -> 
     else:
         reset_records(cpu, layout, slot, first // arch.unit, (offset + size + (arch.unit - 1)) // arch.unit)
     unlock(header)
+
+
+@engine()
+def drop_regions(cpu, header: u64, mask: u64) -> None:
+    """Forget the regions made of the parts of a page in ``mask``: their entries decode again. The page is locked."""
+    link = peek(u64, header + at.HEADER_REGIONS)
+    while link != 0:
+        if peek(u64, link + at.LINK_MASK) & mask != 0:
+            region = peek(u64, link + at.LINK_REGION)
+            if host_atomic("swap", u64, region + at.REGION_VALID, u64(0)) != 0:
+                cpu.region_drops = cpu.region_drops + 1
+                record = region + at.REGION_RECORDS
+                end = record + peek(u64, region + at.REGION_COUNT) * 8
+                while record != end:
+                    poke(u64, peek(u64, record), cpu.decode_handler)
+                    record = record + 8
+        link = peek(u64, link + at.LINK_NEXT)
 
 
 @engine()
@@ -428,7 +451,8 @@ def find_code(cpu, arch, layout) -> u64:
     if cpu.left != 0:
         cpu.exit_reason = u32(EXIT_LEAVE)
         return u64(0)
-    if cpu.retired >= cpu.limit and look_around(cpu, arch, layout):
+    sampled = cpu.retired >= cpu.limit
+    if sampled and look_around(cpu, arch, layout):
         return u64(0)
     if cpu.stepping != 0:
         cpu.limit = u64(0)
@@ -457,7 +481,13 @@ def find_code(cpu, arch, layout) -> u64:
         return u64(0)
     page = u64(cpu.pc) & ~u64(layout.page_size - 1)
     cpu.base = page - (slot >> layout.shift)
-    return slot + ((u64(cpu.pc) & (layout.page_size - 1)) << layout.shift)
+    record = slot + ((u64(cpu.pc) & (layout.page_size - 1)) << layout.shift)
+    if sampled and slot != cpu.scratch:
+        number = u32(cpu.sample_count) & (at.SAMPLES - 1)
+        cpu.sample_records[number] = record
+        cpu.sample_addresses[number] = u64(cpu.pc)
+        cpu.sample_count = cpu.sample_count + 1
+    return record
 
 
 @engine()
@@ -644,18 +674,14 @@ def prepare_step(cpu, arch, layout, decode_word) -> u64:
             return found
     pc = cpu.pc
     record = cpu.step_slot + ((pc & (layout.page_size - 1)) << layout.shift)
-    if unlikely(peek(u64, found) == cpu.breakpoint_handler):
-        # What stands there under the breakpoint.
-        index = decode_word(cpu, encoding(cpu, arch, layout), record)
-        handler = peek(u64, cpu.decode_table + index * 8)
-        if handler == 0:
-            cpu.exit_reason = u32(EXIT_COMPILE)
-            cpu.exit_argument = index
-            return u64(0)
-        poke(u64, record, handler)
-    else:
-        for offset in range(0, layout.record_size, 8):
-            poke(u64, record + offset, peek(u64, found + offset))
+    # In the record may be a breakpoint or a region, so the instruction is decoded anew.
+    index = decode_word(cpu, encoding(cpu, arch, layout), record)
+    handler = peek(u64, cpu.decode_table + index * 8)
+    if handler == 0:
+        cpu.exit_reason = u32(EXIT_COMPILE)
+        cpu.exit_argument = index
+        return u64(0)
+    poke(u64, record, handler)
     # An earlier step may have left its instruction in what follows.
     for following in range(1, arch.max_length // arch.unit + 1):
         poke(u64, record + following * layout.record_size, cpu.stopped_handler)

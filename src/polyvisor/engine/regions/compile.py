@@ -1,0 +1,212 @@
+"""From guest code to machine code: what a compile worker does for a region."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import llvmlite.binding as llvm
+
+from polyvisor.adl import Architecture, Instruction, ssa
+
+from ..layout import Layout
+from ..lowering import Runtime
+from .emit import RegionEmitter, flow_of
+from .inline import InstructionEmitter, Relative
+from .objects import Unit, unit_from_object
+from .plan import MAX_INSTRUCTIONS, Flow, Step, make_plan
+
+
+@dataclass(frozen=True)
+class Request:
+    """Guest code to compile: ``entry`` is the offset of the first instruction in its page.
+
+    ``pages`` are the bytes of the entry's page (0) and of others, by their distance in pages, and for each of their
+    units whether it was executed (a bit string, lowest bit first).  ``targets`` and ``assumed`` are those of
+    :class:`.plan.Plan` and :class:`.emit.RegionEmitter`.
+    """
+
+    entry: int
+    pages: Mapping[int, tuple[bytes, int]]
+    targets: tuple[int, ...] = ()
+    assumed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    limit: int = MAX_INSTRUCTIONS
+
+
+@dataclass(frozen=True)
+class Region:
+    """A compiled region: machine code, and what must be so for it to be right.
+
+    ``footprint`` are the bytes it was made of: (distance of the page, offset in the page, bytes).  ``original`` is
+    the number of the entry's instruction.
+    """
+
+    unit: Unit
+    footprint: tuple[tuple[int, int, bytes], ...]
+    original: int
+    assumed: Mapping[str, tuple[int, int]]
+    instructions: int
+    blocks: int
+
+    @property
+    def pages(self) -> set[int]:
+        """The distances of the pages it runs on, 0 among them."""
+        return {page for page, _, _ in self.footprint}
+
+
+class RegionCompiler:
+    """Compiles regions of one architecture.
+
+    ``function_of`` gives the SSA of an instruction by its number; ``fixed`` are the members that must not change in
+    a region, as translation and interrupts depend on them.
+    """
+
+    def __init__(
+        self, architecture: Architecture, layout: Layout, runtime: Runtime, function_of: Callable[[int], ssa.Function],
+        fixed: frozenset[str],
+    ) -> None:
+        self.architecture = architecture
+        self.layout = layout
+        self.runtime = runtime
+        self.fixed = fixed
+        self._functions: dict[int, ssa.Function] = {}
+        self._function_of = function_of
+        self._numbers = {id(instruction): n for n, instruction in enumerate(architecture.instructions)}
+        self._decoded: dict[int, tuple[Instruction, Flow, dict[Any, Any]] | None] = {}
+        self._scratch = InstructionEmitter(layout, runtime, {}, fixed)
+
+    def function(self, instruction: Instruction) -> ssa.Function:
+        """The SSA of an instruction."""
+        number = self._numbers[id(instruction)]
+        if number not in self._functions:
+            self._functions[number] = self._function_of(number + 1)
+        return self._functions[number]
+
+    def _analyse(self, word: int) -> tuple[Instruction, Flow, dict[Any, Any]] | None:
+        if word not in self._decoded:
+            instruction = self.architecture.decode(word)
+            if instruction is None:
+                self._decoded[word] = None
+            else:
+                self._scratch.chunks.clear()
+                self._scratch.exits.clear()
+                flow, known = flow_of(self._scratch, self.function(instruction), instruction, word)
+                self._decoded[word] = (instruction, flow, known)
+        return self._decoded[word]
+
+    def plan_and_emit(self, request: Request) -> tuple[RegionEmitter, str] | None:
+        """The region's text; None if the entry's instruction cannot be in a region."""
+        layout, unit = self.layout, self.architecture.unit
+        bits, size = self.architecture.page_bits, layout.page_size
+        long = self.architecture.max_length
+        steps: dict[int, Step | None] = {}
+
+        def decode(offset: int) -> Step | None:
+            page, inside = divmod(request.entry + offset, size)
+            if page not in request.pages:
+                return None
+            content, executed = request.pages[page]
+            if not executed >> (inside // unit) & 1:
+                return None
+            raw = content[inside : inside + long]
+            word = int.from_bytes(raw, "little")
+            have = next(
+                (n for n in range(unit, len(raw) + 1, unit) if self.architecture.complete(word & ((1 << 8 * n) - 1), n)),
+                0,
+            )
+            if not have:
+                return None
+            found = self._analyse(word & ((1 << 8 * have) - 1))
+            if found is None or found[0].encoding.length != have:
+                return None
+            return Step(offset, self._numbers[id(found[0])], found[0], word & ((1 << 8 * have) - 1), found[1])
+
+        def fetch(offset: int, previous: Step | None) -> Step | None:
+            if offset not in steps:
+                steps[offset] = decode(offset)
+            step = steps[offset]
+            if step is None or not step.flow.dynamic or previous is None or previous.following != offset:
+                return step
+            # Where the instruction before gives the address, it is known after all.
+            before = self._analyse(previous.word)
+            seed = {
+                k: Relative(v.offset - previous.length) if isinstance(v, Relative) else v
+                for k, v in (before[2] if before else {}).items()
+            }
+            if not seed:
+                return step
+            flow, _ = flow_of(self._scratch, self.function(step.instruction), step.instruction, step.word, seed)
+            return Step(step.offset, step.index, step.instruction, step.word, flow)
+
+        plan = make_plan(fetch, request.targets, request.limit)
+        if not plan.blocks:
+            return None
+        emitter = RegionEmitter(
+            plan, layout, self.runtime, self.function, request.entry, request.assumed, self.fixed
+        )
+        del bits
+        return emitter, emitter.text()
+
+    def compile(self, request: Request, level: int = 2) -> Region | None:
+        """Compile a region; None if there is none at that place."""
+        made = self.plan_and_emit(request)
+        if made is None:
+            return None
+        emitter, text = made
+        unit = unit_from_object(_optimise(text, level), "region")
+        size = self.layout.page_size
+        spans: dict[int, set[int]] = {}
+        count = 0
+        for block in emitter.plan.blocks.values():
+            for step in block.steps:
+                count += 1
+                page, inside = divmod(request.entry + step.offset, size)
+                spans.setdefault(page, set()).update(range(inside, inside + step.length))
+        footprint = tuple(
+            (page, first, request.pages[page][0][first:end])
+            for page, places in sorted(spans.items()) for first, end in _runs(places)
+        )
+        original = emitter.plan.blocks[(), 0].steps[0].index + 1
+        assumed = {n: request.assumed[n] for n in sorted(emitter.assumes)}
+        return Region(unit, footprint, original, assumed, count, len(emitter.plan.blocks))
+
+    def compile_bytes(self, request: bytes) -> bytes:
+        """The same between processes."""
+        return pickle.dumps(self.compile(pickle.loads(request)))
+
+
+def _runs(places: set[int]) -> list[tuple[int, int]]:
+    """Sets of consecutive numbers, as (first, end)."""
+    found: list[tuple[int, int]] = []
+    for place in sorted(places):
+        if found and found[-1][1] == place:
+            found[-1] = (found[-1][0], place + 1)
+        else:
+            found.append((place, place + 1))
+    return found
+
+
+@cache
+def _target(level: int) -> Any:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.Target.from_default_triple().create_target_machine(
+        opt=level, cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(),
+        reloc="static", codemodel="large",
+    )
+
+
+def _optimise(text: str, level: int) -> bytes:
+    machine = _target(level)
+    module = llvm.parse_assembly(text)
+    module.triple = machine.triple
+    module.data_layout = str(machine.target_data)
+    options = llvm.create_pipeline_tuning_options(speed_level=level)
+    options.loop_vectorization = False
+    options.slp_vectorization = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return bytes(machine.emit_object(module))

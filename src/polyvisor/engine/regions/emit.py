@@ -1,0 +1,309 @@
+"""A region as one LLVM function, with the signature of a handler.
+
+At its entry it makes sure of what it takes for granted (where its other pages are, fields with assumed values), else the entry's own
+handler goes on.  A jump backwards looks whether something is to be done (interrupts, requests), as every jump does in the
+interpreter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from polyvisor.adl import Instruction, ssa
+from polyvisor.adl.llvm import METADATA
+
+from ..layout import CODE_TLB_ENTRY, CODE_TLB_SIZE, Layout
+from ..lowering import HANDLER_ARGUMENTS, Runtime
+from .inline import Exit, InstructionEmitter, Known, Outcome, Relative, State, UnsupportedError
+from .plan import Block, Flow, Plan, Step
+
+FunctionOf = Callable[[Instruction], ssa.Function]
+
+
+def operands_of(instruction: Instruction, word: int) -> list[ssa.Const]:
+    """The values of an instruction's operands, in the order of its parameters."""
+    values = instruction.operand_values(word)
+    return [ssa.Const(type_, values[name]) for name, type_ in instruction.types.items()]
+
+
+def flow_of(
+    emitter: InstructionEmitter, function: ssa.Function, instruction: Instruction, word: int,
+    seed: Mapping[tuple[str, int], Known] | None = None,
+) -> tuple[Flow, dict[tuple[str, int], Known]]:
+    """Where an instruction leads, and what it is known to write; ``seed`` is what registers are known to hold before.
+
+    Addresses are relative to the instruction.
+    """
+    length = instruction.encoding.length
+    emitter.begin(emitter.new_label("flow"))
+    emitter.state = State(dict(seed or {}), set())
+    emitter.written = set()
+    try:
+        outcomes = emitter.inline(function, operands_of(instruction, word), 0, length, 0)
+    except UnsupportedError:
+        outcomes = []
+    if not outcomes:
+        return Flow(possible=False), {}
+    ways = [o.state.next for o in outcomes]
+    jumps = tuple(dict.fromkeys(w.offset for w in ways if isinstance(w, Relative)))
+    dynamic = any(w is not None and not isinstance(w, Relative) for w in ways)
+    known = {
+        k: v for o in outcomes for k, v in o.state.registers.items()
+        if k in emitter.written and isinstance(v, ssa.Const | Relative)
+    } if len(outcomes) == 1 else {}
+    call = bool(jumps or dynamic) and any(isinstance(v, Relative) and v.offset == length for v in known.values())
+    return Flow(True, None in ways, jumps, dynamic, call), known
+
+
+class RegionEmitter(InstructionEmitter):
+    """Writes the function ``region`` for a plan.
+
+    ``function_of`` gives an instruction's SSA; ``page_offset`` is where in its page the entry is.
+    """
+
+    def __init__(
+        self, plan: Plan, layout: Layout, runtime: Runtime, function_of: FunctionOf, page_offset: int,
+        assumed: Mapping[str, tuple[int, int]], fixed: frozenset[str],
+    ) -> None:
+        super().__init__(layout, runtime, assumed, fixed)
+        self.plan = plan
+        self.function_of = function_of
+        self.page_offset = page_offset
+        self.pages: set[int] = set()  # other pages it runs on, relative to the entry's
+        self._edges: dict[int, set[int]] = {}
+        self._block_written: dict[int, set[tuple[str, int]]] = {}
+
+    def text(self) -> str:
+        for block in self.plan.blocks.values():
+            self._block(block)
+        before = self._written_before()
+        for exit_ in self.exits:
+            self._exit(exit_, before[exit_.block.number] | exit_.written)
+        body = "\n".join("\n".join(chunk) for chunk in self.chunks)
+        entry = "\n".join(self._entry())
+        self.declare("original", f"declare preserve_nonecc void @original({HANDLER_ARGUMENTS})")
+        self.declare("jump", f"declare preserve_nonecc void @jump({HANDLER_ARGUMENTS})")
+        return (
+            "\n".join(self.declarations.values())
+            + f'\ndefine preserve_nonecc void @region({HANDLER_ARGUMENTS}) nounwind "no-jump-tables"="true" {{\n'
+            + f"entry:\n{entry}\n{body}\n}}\n{METADATA}"
+        )
+
+    # Blocks
+
+    def _block(self, block: Block) -> None:
+        self.block = block
+        self.begin(f"g{block.number}")
+        self.state = State({}, set())
+        self.written = set()
+        self._edges[block.number] = set()
+        for position, step in enumerate(block.steps):
+            self.pages.add((self.page_offset + step.offset) >> self.layout.architecture.page_bits)
+            operands = operands_of(step.instruction, step.word)
+            outcomes = self.inline(self.function_of(step.instruction), operands, step.offset, step.length, position)
+            last = position + 1 == len(block.steps)
+            if not last and len(outcomes) == 1 and outcomes[0].state.next is None:
+                self.resume(outcomes[0].label)
+                self.state = outcomes[0].state
+                continue
+            for outcome in outcomes:
+                self._go(block, step, outcome, position + 1)
+            break
+        self._block_written[block.number] = set(self.written)
+
+    def _go(self, block: Block, step: Step, outcome: Outcome, count: int) -> None:
+        """Go on after ``count`` instructions of a block."""
+        self.resume(outcome.label)
+        state = self.state = outcome.state
+        target = state.next
+        if target is None or isinstance(target, Relative):
+            offset = step.following if target is None else target.offset
+            found = self.plan.successor(block, step, offset)
+            if found is not None:
+                self._edge(block, found, count, Relative(offset))
+            else:
+                self.line(f"br label %{self._leave_to(block, offset, count, target)}")
+            return
+        likely: list[tuple[int, Block]] = []
+        returns = block.place[0]
+        if returns and not step.flow.call:
+            found = self.plan.blocks.get((returns[:-1], returns[-1]))
+            if found is not None:
+                likely.append((returns[-1], found))
+        else:
+            likely += [(t, self.plan.blocks[(), t]) for t in self.plan.targets]
+            if self.plan.targets:
+                likely.append((0, self.plan.blocks[(), 0]))
+        text = state.next = self.text_of(target)
+        unknown = self._leave_to(block, 0, count, text)
+        if not likely:
+            self.line(f"br label %{unknown}")
+            return
+        self.settle()
+        distance = self.assign(f"sub i64 {text}, %pc0")
+        cases = [(offset, self.new_label("target"), to) for offset, to in likely]
+        switch = " ".join(f"i64 {offset}, label %{label}" for offset, label, _ in cases)
+        self.line(f"switch i64 {distance}, label %{unknown} [ {switch} ]")
+        for offset, label, to in cases:
+            self.begin(label)
+            self.state = state.copy()
+            self._edge(block, to, count, Relative(offset))
+
+    def _edge(self, block: Block, to: Block, count: int, target: Relative) -> None:
+        """Jump to another block, by way of a look at the limit if it is backwards."""
+        self.settle()
+        before = self.assign("load i64, ptr %icount.0")
+        after = self.assign(f"add i64 {before}, {count}")
+        self._edges[block.number].add(to.number)
+        if to.number <= block.number:
+            limit = self.assign(f"load atomic i64, ptr {self.place('limit')} monotonic, align 8")
+            due = self._leave_to(block, 0, count, target)
+            run = self.new_label("run")
+            self.branch(self.assign(f"icmp uge i64 {after}, {limit}"), due, run, False)
+            self.begin(run)
+        self.line(f"store i64 {after}, ptr %icount.0")
+        self.line(f"br label %g{to.number}")
+
+    def _leave_to(self, block: Block, offset: int, count: int, target: Known | None) -> str:
+        """A label that leaves the region after ``count`` instructions of a block: to ``target``, or on at ``offset``."""
+        label = self.new_label("exit")
+        self.exits.append(
+            Exit(label, offset, count, dict(self.state.registers), set(self.written), block, target)
+        )
+        return label
+
+    # Leaving
+
+    def _written_before(self) -> dict[int, set[tuple[str, int]]]:
+        """What may have been written on a way to each block, since the region was entered."""
+        before: dict[int, set[tuple[str, int]]] = {n: set() for n in self._edges}
+        todo = list(self._edges)
+        while todo:
+            number = todo.pop()
+            after = before[number] | self._block_written[number]
+            for successor in self._edges[number]:
+                if not after <= before[successor]:
+                    before[successor] |= after
+                    todo.append(successor)
+        return before
+
+    def _exit(self, way: Exit, written: set[tuple[str, int]]) -> None:
+        """Write the state back and go where the exit leads."""
+        self.begin(way.label)
+        for key in sorted(written):
+            kind = self.kind_of(key)
+            known = way.registers.get(key)
+            value = self.assign(f"load {kind}, ptr {self.variable(key)}") if known is None else self.text_of(known)
+            self.line(f"store {kind} {value}, ptr {self._home(key)}")
+        counted = self.assign("load i64, ptr %icount.0")
+        count = self.assign(f"add i64 {counted}, {way.count}") if way.count else counted
+        self._note(count)
+        if way.target is not None:
+            self._tail("@jump", "%rec", count, self.text_of(way.target))
+        elif way.offset == 0:
+            self._tail("@original", "%rec", count, "%base")
+        else:
+            record, base = self._record(way.offset)
+            handler = self.assign(f"load ptr, ptr {record}")
+            self._tail(handler, record, count, base)
+
+    def _note(self, count: str) -> None:
+        """Add the instructions executed here to the statistics; the entry took away its count."""
+        place = self.place("region_instructions")
+        before = self.assign(f"load i64, ptr {place}")
+        self.line(f"store i64 {self.assign(f'add i64 {before}, {count}')}, ptr {place}")
+
+    def _tail(self, function: str, record: str, icount: str, base: str) -> None:
+        self.line(
+            f"musttail call preserve_nonecc void {function}"
+            f"(ptr {record}, ptr %cpu, i64 %tlb, i64 {icount}, i64 {base})"
+        )
+        self.line("ret void")
+
+    def _record(self, offset: int) -> tuple[str, str]:
+        """The record of the instruction at ``offset``, and the base of its page."""
+        layout, bits = self.layout, self.layout.architecture.page_bits
+        delta = (self.page_offset + offset) >> bits
+        if delta == 0:
+            return self.assign(f"getelementptr i8, ptr %rec, i64 {offset << layout.shift}"), "%base"
+        self.pages.add(delta)
+        inside = (self.page_offset + offset) & ((1 << bits) - 1)
+        slot = self._slot(delta)
+        record = self.assign(f"add i64 {slot}, {inside << layout.shift}")
+        # The base of another page: its virtual address less the slot's, scaled.
+        page = self.assign(f"add i64 %pc0, {(delta << bits) - self.page_offset}")
+        scaled = self.assign(f"lshr i64 {slot}, {layout.shift}")
+        return self.assign(f"inttoptr i64 {record} to ptr"), self.assign(f"sub i64 {page}, {scaled}")
+
+    def _slot(self, delta: int) -> str:
+        name = slot_symbol(delta)
+        self.declare(name, f"@{name} = external global i8")
+        return f"ptrtoint (ptr @{name} to i64)"
+
+    def _home(self, key: tuple[str, int]) -> str:
+        """A pointer to a register or field in the CPU's block."""
+        name, number = key
+        kind = self.kind_of(key)
+        offset = self.layout.offset(name) + number * (int(kind[1:]) // 8)
+        return self.assign(f"getelementptr i8, ptr %cpu, i64 {offset}")
+
+    # The entry
+
+    def _entry(self) -> list[str]:
+        self.lines = []
+        layout, bits = self.layout, self.layout.architecture.page_bits
+        self.line("%recint = ptrtoint ptr %rec to i64")
+        self.line(f"%recpc = lshr i64 %recint, {layout.shift}")
+        self.line("%pc0 = add i64 %base, %recpc")
+        self.line("%icount.0 = alloca i64")
+        for key, name in self.variables.items():
+            self.line(f"{name} = alloca {self.kind_of(key)}")
+        tests: list[str] = []
+        for delta in sorted(self.pages - {0}):
+            tag = self.assign(f"add i64 %pc0, {(delta << bits) - self.page_offset}")
+            number = self.assign(f"lshr i64 {tag}, {bits}")
+            index = self.assign(f"and i64 {number}, {CODE_TLB_SIZE - 1}")
+            offset = self.assign(f"mul i64 {index}, {CODE_TLB_ENTRY}")
+            address = self.assign(f"add i64 {self.read_field('code_tlb')}, {offset}")
+            entry = self.assign(f"inttoptr i64 {address} to ptr")
+            found = self.assign(f"load i64, ptr {entry}")
+            place = self.assign(f"getelementptr i8, ptr {entry}, i64 8")
+            slot = self.assign(f"load i64, ptr {place}")
+            tests.append(self.assign(f"icmp eq i64 {found}, {tag}"))
+            tests.append(self.assign(f"icmp eq i64 {slot}, {self._slot(delta)}"))
+        for name in sorted(self.assumes):
+            mask, value = self.assumed[name]
+            kind = self.kind_of((name, 0))
+            now = self.assign(f"load {kind}, ptr {self._home((name, 0))}")
+            tests.append(self.assign(f"icmp eq {kind} {self.assign(f'and {kind} {now}, {mask}')}, {value}"))
+        if tests:
+            test = tests[0]
+            for other in tests[1:]:
+                test = self.assign(f"and i1 {test}, {other}")
+            self.branch(test, "sure", "unsure", True)
+            self.lines.append("unsure:")
+            self.line(f"%refusals = getelementptr i8, ptr %cpu, i64 {layout.offset('region_refusals')}")
+            self.line("%refused = load i64, ptr %refusals")
+            self.line("%refused1 = add i64 %refused, 1")
+            self.line("store i64 %refused1, ptr %refusals")
+            self._tail("@original", "%rec", "%icount", "%base")
+            self.lines.append("sure:")
+        place = self.place("region_instructions")
+        before = self.assign(f"load i64, ptr {place}")
+        self.line(f"store i64 {self.assign(f'sub i64 {before}, %icount')}, ptr {place}")
+        place = self.place("region_entries")
+        before = self.assign(f"load i64, ptr {place}")
+        self.line(f"store i64 {self.assign(f'add i64 {before}, 1')}, ptr {place}")
+        self.line("store i64 %icount, ptr %icount.0")
+        for key, name in self.variables.items():
+            kind = self.kind_of(key)
+            value = self.assign(f"load {kind}, ptr {self._home(key)}")
+            self.line(f"store {kind} {value}, ptr {name}")
+        self.line("br label %g0")
+        return self.lines
+
+
+def slot_symbol(delta: int) -> str:
+    """The symbol for the address of the records of the page ``delta`` pages from the entry's."""
+    return f"slot.{delta}" if delta >= 0 else f"slot.n{-delta}"
+

@@ -1,0 +1,568 @@
+"""One instruction in a region: its function's SSA, evaluated with known operands, and LLVM IR for what remains.
+
+What is known (operands, the program counter relative to the region's entry, state that the region may assume) is computed
+here and costs nothing at run time.  The guest's registers are local variables of the region (LLVM makes SSA values
+of them).  Whatever is rare - a trap, a call of a helper, a branch marked unlikely - leaves the region *before* the
+instruction, with the state as it was then, and the interpreter executes it instead.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NoReturn
+
+from polyvisor.adl import ssa
+from polyvisor.adl.llvm import llvm_type
+
+from ..layout import Layout
+from ..lowering import HelperEmitter, Runtime
+
+# A register or field of the state: its member's name, and the register's number (0 for a field).
+Key = tuple[str, int]
+
+_PURE = frozenset(
+    "add sub mul and or xor shl shr div rem eq ne lt le gt ge not cast select clz ctz popcount bswap lookup".split()
+)
+
+
+@dataclass(frozen=True)
+class Relative:
+    """The address ``offset`` bytes from the region's entry."""
+
+    offset: int
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A run-time value of which the bits in ``mask`` are known to be those of ``value``."""
+
+    text: str
+    mask: int
+    value: int
+
+
+# What is known of a value: all of it, its distance from the entry, some bits; or the name of an LLVM value.
+Known = ssa.Const | Relative | Partial | str
+
+
+@dataclass
+class State:
+    """Where a path through an instruction is: what the guest's registers and the program counter hold.
+
+    ``registers`` are the values of those that were read or written; ``stale`` are those of them whose variable does not
+    hold the value yet (variables are written where a block ends); ``changed``: memory was changed, so there is no way
+    back before the instruction.
+    """
+
+    registers: dict[Key, Known]
+    stale: set[Key]
+    values: dict[int, Known] = field(default_factory=dict)
+    next: Known | None = None
+    changed: bool = False
+
+    def copy(self) -> State:
+        """An independent copy."""
+        return State(dict(self.registers), set(self.stale), dict(self.values), self.next, self.changed)
+
+
+@dataclass
+class Exit:
+    """A way out of the region: ``label`` is its LLVM block, ``written`` the state to write back."""
+
+    label: str
+    offset: int
+    count: int  # instructions of the block executed before
+    registers: dict[Key, Known]
+    written: set[Key]
+    block: Any
+    target: Known | None = None  # a jump there; None: the interpreter goes on at ``offset``
+
+
+@dataclass
+class Outcome:
+    """A way to the next instruction, from ``label``; ``state.next`` is where it leads, None: straight on."""
+
+    label: str
+    state: State
+
+
+class UnsupportedError(Exception):
+    """The instruction cannot be part of a region."""
+
+
+class _ColdError(Exception):
+    """What follows on this path is never reached."""
+
+
+@dataclass
+class _Edge:
+    label: str
+    arguments: list[Known]
+    state: State
+
+
+class InstructionEmitter(HelperEmitter):
+    """Writes instructions into a region's function.
+
+    ``assumed`` says which bits of which fields have which values as long as the region runs: name to (mask, value);
+    ``fixed`` are members that must not change inside a region.
+    """
+
+    def __init__(
+        self, layout: Layout, runtime: Runtime, assumed: Mapping[str, tuple[int, int]], fixed: frozenset[str]
+    ) -> None:
+        super().__init__(_NOTHING, layout, runtime)
+        self.assumed = assumed
+        self.fixed = fixed
+        self.exits: list[Exit] = []
+        self.variables: dict[Key, str] = {}
+        self.assumes: set[str] = set()
+        self.chunks: list[list[str]] = []
+        self.block: Any = None
+        self.state = State({}, set())
+        self.written: set[Key] = set()  # in this block so far, on some path
+        self._open: dict[str, list[str]] = {}
+        self._start: tuple[dict[Key, Known], set[Key]] = {}, set()
+        self._offset = self._count = self._length = 0
+
+    # Text
+
+    def begin(self, label: str) -> None:
+        """Start an LLVM block."""
+        self.lines = self._open[label] = [f"{label}:"]
+        self.chunks.append(self.lines)
+        self.label = label
+
+    def resume(self, label: str) -> None:
+        """Go on writing in an LLVM block that was left open."""
+        self.lines = self._open[label]
+        self.label = label
+
+    # Values
+
+    def text_of(self, known: Known) -> str:
+        """The value as LLVM writes it."""
+        match known:
+            case ssa.Const():
+                return ("true" if known.value else "false") if known.type is bool else str(known.value)
+            case Relative():
+                return self.assign(f"add i64 %pc0, {known.offset}") if known.offset else "%pc0"
+            case Partial():
+                return known.text
+        return known
+
+    def known(self, value: ssa.Value) -> Known:
+        """What is known of an SSA value."""
+        return value if isinstance(value, ssa.Const) else self.state.values[value.number]
+
+    def operand(self, value: ssa.Value) -> str:
+        return self.text_of(self.known(value))
+
+    def define(self, op: ssa.Op, text: str, index: int = 0) -> None:
+        self.state.values[op.results[index].number] = self.assign(text)
+
+    def alias(self, result: ssa.Value, name: str) -> None:
+        self.state.values[result.number] = name
+
+    # The state
+
+    def variable(self, key: Key) -> str:
+        """The local variable that stands for a register or field."""
+        return self.variables.setdefault(key, f"%{key[0]}.{key[1]}")
+
+    def kind_of(self, key: Key) -> str:
+        """The LLVM type of a register or field."""
+        member: Any = self.layout.members[key[0]]
+        return llvm_type(member.type)
+
+    def read(self, key: Key) -> Known:
+        """The register's present value."""
+        registers = self.state.registers
+        if key not in registers:
+            registers[key] = self.assign(f"load {self.kind_of(key)}, ptr {self.variable(key)}")
+        return registers[key]
+
+    def write(self, key: Key, value: Known) -> None:
+        """Give the register a value."""
+        self.variable(key)
+        self.state.registers[key] = value
+        self.state.stale.add(key)
+        self.written.add(key)
+
+    def settle(self) -> None:
+        """Bring the variables up to date, where a block ends."""
+        for key in sorted(self.state.stale):
+            value = self.text_of(self.state.registers[key])
+            self.line(f"store {self.kind_of(key)} {value}, ptr {self.variable(key)}")
+        self.state.stale.clear()
+
+    def op_get(self, op: ssa.Op) -> None:
+        key, type_ = (op.detail, 0), op.results[0].type
+        value = self.read(key)
+        if op.detail in self.assumed and key not in self.written and isinstance(value, str):
+            mask, bits = self.assumed[op.detail]
+            self.assumes.add(op.detail)
+            whole = type_ is not bool and mask == (1 << type_.bits) - 1
+            value = ssa.Const(type_, bits) if whole else Partial(value, mask, bits)
+        self.state.values[op.results[0].number] = value
+
+    def op_set(self, op: ssa.Op) -> None:
+        if op.detail in self.fixed:
+            self.cold()
+        self.write((op.detail, 0), self.known(op.arguments[0]))
+
+    def _index(self, value: ssa.Value) -> int:
+        index = self.known(value)
+        if not isinstance(index, ssa.Const):
+            raise UnsupportedError("a register's number is known only at run time")
+        return index.value
+
+    def op_getreg(self, op: ssa.Op) -> None:
+        index = self._index(op.arguments[0])
+        zero = getattr(self.layout.members[op.detail], "zero", None)
+        self.state.values[op.results[0].number] = (
+            ssa.Const(op.results[0].type, 0) if index == zero else self.read((op.detail, index))
+        )
+
+    def op_setreg(self, op: ssa.Op) -> None:
+        index = self._index(op.arguments[0])
+        if op.detail in self.fixed:
+            self.cold()
+        if index != getattr(self.layout.members[op.detail], "zero", None):
+            self.write((op.detail, index), self.known(op.arguments[1]))
+
+    # The program counter
+
+    def op_pc(self, op: ssa.Op) -> None:
+        self.state.values[op.results[0].number] = Relative(self._offset)
+
+    def op_next_pc(self, op: ssa.Op) -> None:
+        self.state.values[op.results[0].number] = self.state.next or Relative(self._offset + self._length)
+
+    def op_set_next_pc(self, op: ssa.Op) -> None:
+        self.state.next = self.known(op.arguments[0])
+
+    def op_instructions(self, op: ssa.Op) -> None:
+        counted = self.assign("load i64, ptr %icount.0")
+        self.define(op, f"add i64 {counted}, {self._count}")
+
+    # Memory
+
+    def tlb(self) -> str:
+        return "%tlb"
+
+    def leave_before(self) -> str:
+        """A label that leaves the region before this instruction."""
+        if self.state.changed:
+            raise UnsupportedError("memory was changed before it is clear that the instruction can complete")
+        label = self.new_label("exit")
+        registers, written = self._start
+        self.exits.append(Exit(label, self._offset, self._count, registers, written, self.block))
+        return label
+
+    def cold(self) -> NoReturn:
+        """Leave before the instruction."""
+        self.line(f"br label %{self.leave_before()}")
+        raise _ColdError
+
+    def op_load(self, op: ssa.Op) -> None:
+        vaddr = self.wide(op.arguments[0])
+        kind, size = llvm_type(op.detail), op.detail.bits // 8
+        hit, miss, done = self.new_label("hit"), self.new_label("miss"), self.new_label("done")
+        test, entry = self._lookup(vaddr, size, 0)
+        self.branch(test, hit, miss, True)
+        self.begin(miss)
+        found = self._cold_call("region_load", op.detail, "{ i64, i1 }", [vaddr])
+        slow = self.assign(f"extractvalue {{ i64, i1 }} {found}, 0")
+        failed = self.assign(f"extractvalue {{ i64, i1 }} {found}, 1")
+        if kind != "i64":
+            slow = self.assign(f"trunc i64 {slow} to {kind}")
+        self.branch(failed, self.leave_before(), done, False)
+        self.begin(hit)
+        fast = self.assign(f"load atomic {kind}, ptr {self._host(entry, vaddr)} monotonic, align {size}")
+        self.line(f"br label %{done}")
+        self.begin(done)
+        value = self.assign(f"phi {kind} [ {fast}, %{hit} ], [ {slow}, %{miss} ]")
+        self.alias(op.results[0], self._swap(value, kind))
+
+    def op_store(self, op: ssa.Op) -> None:
+        vaddr = self.wide(op.arguments[0])
+        kind, size = llvm_type(op.detail), op.detail.bits // 8
+        value = self._swap(self.operand(op.arguments[1]), kind)
+        hit, miss, done = self.new_label("hit"), self.new_label("miss"), self.new_label("done")
+        test, entry = self._lookup(vaddr, size, 8)
+        self.branch(test, hit, miss, True)
+        self.begin(miss)
+        wide = value if kind == "i64" else self.assign(f"zext {kind} {value} to i64")
+        failed = self._cold_call("region_store", op.detail, "i1", [vaddr, wide])
+        self.branch(failed, self.leave_before(), done, False)
+        self.begin(hit)
+        self.line(f"store atomic {kind} {value}, ptr {self._host(entry, vaddr)} monotonic, align {size}")
+        self.line(f"br label %{done}")
+        self.begin(done)
+        self.state.changed = True
+
+    def _modify(self, op: ssa.Op, kind: str, size: int, change: Callable[[str], str]) -> None:
+        vaddr = self.wide(op.arguments[0])
+        hit = self.new_label("hit")
+        test, entry = self._lookup(vaddr, size, 8)
+        self.branch(test, hit, self.leave_before(), True)
+        self.begin(hit)
+        self.alias(op.results[0], change(self._host(entry, vaddr)))
+        self.state.changed = True
+
+    def _cold_call(self, name: str, kind: Any, result: str, arguments: Sequence[str]) -> str:
+        """Call a helper that keeps all registers, so that a miss costs the way that hits nothing."""
+        symbol = f"{name}.{kind.__name__}"
+        parameters = ", ".join(["ptr", *("i64" for _ in arguments)])
+        self.declare(symbol, f'declare preserve_allcc {result} @"{symbol}"({parameters}) cold nounwind')
+        given = ", ".join(["ptr %cpu", *(f"i64 {a}" for a in arguments)])
+        return self.assign(f'call preserve_allcc {result} @"{symbol}"({given})')
+
+    # Operations
+
+    def op(self, op: ssa.Op) -> None:
+        """Write an operation, or only compute it."""
+        code = op.opcode
+        if code in _PURE and (folded := self._fold(code, op.arguments, op.results[0].type, op.detail)) is not None:
+            self.state.values[op.results[0].number] = folded
+        elif code in _PURE or code in _ALLOWED or code.startswith("ieee_"):
+            super().op(op)
+        else:
+            self.cold()
+
+    def _fold(self, code: str, values: Sequence[ssa.Value], kind: ssa.Type, detail: Any) -> Known | None:
+        arguments = [self.known(v) for v in values]
+        constants = [a for a in arguments if isinstance(a, ssa.Const)]
+        if len(constants) == len(arguments):
+            return compute(code, constants, kind, detail)
+        a, b = (arguments * 2)[:2]
+        match code, a, b:
+            case "select", ssa.Const(), _:
+                return arguments[1] if a.value else arguments[2]
+            case "cast", Relative(), _ if kind is not bool and kind.bits == 64:
+                return a
+            case "cast", str() | Partial(), _ if llvm_type(kind) == llvm_type(values[0].type):
+                return a
+            case "add", Relative(), ssa.Const():
+                return relative(a.offset + b.value)
+            case "add", ssa.Const(), Relative():
+                return relative(a.value + b.offset)
+            case "sub", Relative(), ssa.Const():
+                return relative(a.offset - b.value)
+            case "and", ssa.Const(), Relative() | Partial():
+                return self._fold(code, (values[1], values[0]), kind, detail)
+            case "and", Relative(), ssa.Const():
+                unit = self.layout.architecture.unit
+                return a if b.value in (2**64 - unit, -unit) and a.offset % unit == 0 else None
+            case "and", Partial(), ssa.Const():
+                return None if b.value & ~a.mask else ssa.Const(kind, a.value & b.value)
+            case ("eq" | "ne"), Relative(), Relative():
+                return ssa.Const(bool, (a.offset == b.offset) == (code == "eq"))
+            case ("add" | "or" | "xor" | "sub" | "shl" | "shr"), _, ssa.Const(value=0):
+                return a
+            case ("add" | "or" | "xor"), ssa.Const(value=0), _:
+                return b
+        return None
+
+    # Control flow within the instruction
+
+    def inline(
+        self, function: ssa.Function, operands: Sequence[ssa.Const], offset: int, length: int, count: int
+    ) -> list[Outcome]:
+        """Write one instruction, ``count`` instructions into the block; gives the ways on, whose labels are open."""
+        self.function = function
+        self._offset, self._length, self._count = offset, length, count
+        self._start = dict(self.state.registers), set(self.written)
+        state = self.state
+        state.values = {p.number: v for p, v in zip(function.parameters, operands, strict=True)}
+        state.next, state.changed = None, False
+        outcomes: list[Outcome] = []
+        pending: dict[int, list[_Edge]] = {function.blocks[0].number: [_Edge(self.label, [], state)]}
+        blocks = {b.number: b for b in function.blocks}
+        while pending:
+            number = min(pending)
+            for edges in _alike(pending.pop(number)):
+                self._enter(blocks[number], edges)
+                try:
+                    for op in blocks[number].ops:
+                        self.op(op)
+                    self._leave(blocks[number], pending, outcomes)
+                except _ColdError:
+                    continue
+        return outcomes
+
+    def _leave(self, block: ssa.Block, pending: dict[int, list[_Edge]], outcomes: list[Outcome]) -> None:
+        """Write the end of an SSA block."""
+        def go(label: str, jump: ssa.Jump, state: State) -> None:
+            if jump.target.number <= block.number:
+                raise UnsupportedError("the instruction has a loop")
+            arguments = [self.known(a) for a in jump.arguments]
+            pending.setdefault(jump.target.number, []).append(_Edge(label, arguments, state))
+
+        match block.end:
+            case ssa.Jump():
+                go(self.label, block.end, self.state)
+            case ssa.Branch(condition=condition, then=then, otherwise=otherwise, hint=hint):
+                test = self.known(condition)
+                if isinstance(test, ssa.Const):
+                    go(self.label, then if test.value else otherwise, self.state)
+                    return
+                ways = []
+                for jump, rare in ((then, hint is False), (otherwise, hint is True)):
+                    if rare and not self.state.changed:
+                        ways.append(self.leave_before())
+                        continue
+                    ways.append(self.new_label("way"))
+                    self._open[ways[-1]] = chunk = [f"{ways[-1]}:"]
+                    self.chunks.append(chunk)
+                    go(ways[-1], jump, self.state.copy())
+                self.branch(self.text_of(test), ways[0], ways[1], hint)
+            case ssa.Switch(value=value, cases=cases, default=default):
+                number = self.known(value)
+                if not isinstance(number, ssa.Const):
+                    self.cold()
+                chosen = next((j for n, j in cases if n == number.value), default)
+                go(self.label, chosen, self.state)
+            case ssa.Return():
+                outcomes.append(Outcome(self.label, self.state))
+            case _:
+                self.cold()
+
+    def _enter(self, block: ssa.Block, edges: list[_Edge]) -> None:
+        """Begin an SSA block where the edges meet."""
+        if len(edges) == 1:
+            (edge,) = edges
+            self.resume(edge.label)
+            self.state = edge.state
+            for parameter, argument in zip(block.parameters, edge.arguments, strict=True):
+                self.state.values[parameter.number] = argument
+            return
+        label = self.new_label("join")
+        states = [e.state for e in edges]
+        keys = sorted(set().union(*(s.registers for s in states)))
+        changed = set().union(*(s.stale for s in states))
+        # On each way, all that is not the same everywhere gets a name.
+        columns: list[tuple[Key | int, str, list[str]]] = []
+        rows: list[tuple[Any, str, list[Known | None]]] = []
+        for key in keys:
+            values = [s.registers.get(key) for s in states]
+            if key in changed and not all(_same(v, values[0]) for v in values):
+                rows.append((key, self.kind_of(key), list(values)))
+        types = _types(self.function)
+        for number in set.intersection(*(set(s.values) for s in states)):
+            values = [s.values[number] for s in states]
+            if not all(_same(v, values[0]) for v in values):
+                rows.append((number, llvm_type(types[number]), list(values)))
+        for i, parameter in enumerate(block.parameters):
+            values = [e.arguments[i] for e in edges]
+            if all(_same(v, values[0]) for v in values):
+                for s in states:
+                    s.values[parameter.number] = values[0]
+            else:
+                rows.append((parameter.number, llvm_type(parameter.type), list(values)))
+        columns = [(key, kind, []) for key, kind, _ in rows]
+        for i, edge in enumerate(edges):
+            self.resume(edge.label)
+            self.state = edge.state
+            for (key, _, values), (_, _, names) in zip(rows, columns, strict=True):
+                value = values[i]
+                names.append(self.text_of(self.read(key) if value is None else value))
+            self.line(f"br label %{label}")
+        self.begin(label)
+        first = states[0]
+        registers = {k: v for k, v in first.registers.items() if all(_same(s.registers.get(k), v) for s in states)}
+        shared = {n: v for n, v in first.values.items() if all(_same(s.values.get(n), v) for s in states)}
+        self.state = State(registers, set(changed), shared, first.next, any(s.changed for s in states))
+        for key, kind, names in columns:
+            ways = ", ".join(f"[ {n}, %{e.label} ]" for n, e in zip(names, edges, strict=True))
+            name = self.assign(f"phi {kind} {ways}")
+            if isinstance(key, int):
+                self.state.values[key] = name
+            else:
+                self.state.registers[key] = name
+
+
+_ALLOWED = frozenset(
+    "get set getreg setreg pc next_pc set_next_pc load store atomic compare_exchange fence instructions".split()
+)
+_NOTHING = ssa.Function("region", [], (), [])
+
+
+def _same(a: Known | None, b: Known | None) -> bool:
+    """Whether two values are known to be the same."""
+    if isinstance(a, ssa.Const) and isinstance(b, ssa.Const):
+        return a.type is b.type and a.value == b.value
+    return a is not None and a == b
+
+
+def _alike(edges: list[_Edge]) -> list[list[_Edge]]:
+    """The edges, in groups that lead to the same next instruction: only those are joined."""
+    groups: list[list[_Edge]] = []
+    for edge in edges:
+        for group in groups:
+            a, b = group[0].state.next, edge.state.next
+            if (a is None and b is None) or _same(a, b):
+                group.append(edge)
+                break
+        else:
+            groups.append([edge])
+    return groups
+
+
+@cache
+def _types(function: ssa.Function) -> dict[int, ssa.Type]:
+    found = {p.number: p.type for p in function.parameters}
+    for block in function.blocks:
+        found |= {p.number: p.type for p in block.parameters}
+        for op in block.ops:
+            found |= {r.number: r.type for r in op.results}
+    return found
+
+
+def relative(offset: int) -> Relative:
+    """An address relative to the entry; distances wrap like addresses."""
+    return Relative((offset + 2**63) % 2**64 - 2**63)
+
+
+def compute(code: str, arguments: Sequence[ssa.Const], kind: ssa.Type, detail: Any) -> ssa.Const | None:
+    """The result of an operation on constants; None where it is left to LLVM."""
+    values = [a.value for a in arguments]
+    a = values[0]
+    b = values[1] if len(values) > 1 else 0
+    bits = 1 if arguments[0].type is bool else arguments[0].type.bits
+    match code:
+        case "add":
+            result = a + b
+        case "sub":
+            result = a - b
+        case "mul":
+            result = a * b
+        case "and":
+            result = a & b
+        case "or":
+            result = a | b
+        case "xor":
+            result = a ^ b
+        case "shl":
+            result = a << (b % bits)
+        case "shr":
+            result = a >> (b % bits)
+        case "eq" | "ne" | "lt" | "le" | "gt" | "ge":
+            result = int(getattr(operator, code)(a, b))
+        case "not":
+            result = 1 - a
+        case "cast":
+            result = a
+        case "select":
+            result = values[1] if a else values[2]
+        case "lookup":
+            result = detail[min(a, len(detail) - 1)]
+        case _:
+            return None
+    if kind is bool:
+        return ssa.Const(bool, result & 1)
+    return ssa.Const(kind, result)

@@ -1,0 +1,174 @@
+"""Which basic blocks belong to a region: those that can be reached from its entry by known jumps, and were executed.
+
+A call whose target is known is followed: its blocks belong to the region once for each call that leads there, and are told
+apart by the addresses to return to.  So a return in such a block has one likely target.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from polyvisor.adl import Instruction
+
+# The most instructions in a region, basic blocks that may be entered by jumps to unknown places, and nested calls.
+MAX_INSTRUCTIONS = 320
+MAX_TARGETS = 48
+MAX_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Where an instruction leads: ``jumps`` are distances from it, ``dynamic``: also to an address of a register.
+
+    ``call``: it keeps the address that follows it.  ``possible`` is False where only the interpreter can execute it.
+    """
+
+    possible: bool = True
+    falls: bool = True
+    jumps: tuple[int, ...] = ()
+    dynamic: bool = False
+    call: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether the next instruction is the one that follows."""
+        return self.falls and not self.jumps and not self.dynamic
+
+
+@dataclass(frozen=True)
+class Step:
+    """An instruction of a region: ``offset`` from the entry, the instruction's number and its bytes."""
+
+    offset: int
+    index: int
+    instruction: Instruction
+    word: int
+    flow: Flow
+
+    @property
+    def length(self) -> int:
+        """Its length in bytes."""
+        return self.instruction.encoding.length
+
+    @property
+    def following(self) -> int:
+        """The offset after it."""
+        return self.offset + self.length
+
+
+# A block's place: the addresses to return to, innermost last, and the offset of its first instruction.
+Place = tuple[tuple[int, ...], int]
+
+
+@dataclass
+class Block:
+    """A basic block. Where the last step does not jump, the region goes on, or is left, at ``end``."""
+
+    place: Place
+    number: int
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        """The offset after the last instruction."""
+        return self.steps[-1].following if self.steps else self.place[1]
+
+
+@dataclass
+class Plan:
+    """The blocks of a region, the entry's first, and those that jumps to unknown places may reach."""
+
+    blocks: dict[Place, Block]
+    targets: tuple[int, ...] = ()
+
+    def successor(self, block: Block, step: Step, offset: int) -> Block | None:
+        """The block that a jump to ``offset`` leads to."""
+        returns = block.place[0]
+        if step.flow.call and (inner := self.blocks.get(((*returns, step.following), offset))):
+            return inner
+        return self.blocks.get((returns, offset)) or self.blocks.get(((), offset))
+
+
+# Gives the instruction at an offset that may be in the region; what was executed just before it may tell where it leads.
+Fetch = Callable[[int, Step | None], Step | None]
+
+
+def make_plan(fetch: Fetch, targets: Sequence[int], limit: int = MAX_INSTRUCTIONS) -> Plan:
+    """Choose the blocks.
+
+    ``targets`` are offsets that jumps to addresses in registers are known to reach, most frequent first.
+    """
+    starts = _starts(fetch, targets, limit)
+    plan = Plan({})
+    count = 0
+    todo: deque[Place] = deque([((), 0)])
+    useful: list[int] = []
+    waiting = [t for t in targets if t != 0]
+    while todo or waiting:
+        if not todo:
+            # Only where some block jumps to an unknown place are other targets of use.
+            if not any(b.steps and b.steps[-1].flow.dynamic and not b.place[0] for b in plan.blocks.values()):
+                break
+            target = waiting.pop(0)
+            if len(useful) >= MAX_TARGETS:
+                break
+            useful.append(target)
+            todo.append(((), target))
+        place = todo.popleft()
+        if place in plan.blocks or count >= limit:
+            continue
+        returns, offset = place
+        block = Block(place, len(plan.blocks))
+        step: Step | None = None
+        while count < limit:
+            step = fetch(offset, step)
+            if step is None or not step.flow.possible:
+                break
+            block.steps.append(step)
+            count += 1
+            offset = step.following
+            if not step.flow.plain or offset in starts:
+                break
+        if not block.steps:
+            continue
+        plan.blocks[place] = block
+        last = block.steps[-1]
+        for jump in last.flow.jumps:
+            target = last.offset + jump
+            if not last.flow.call:
+                todo.append((returns, target))
+            elif len(returns) < MAX_DEPTH and last.following not in returns and ((), target) not in plan.blocks:
+                todo.append(((*returns, last.following), target))
+        if last.flow.falls:
+            todo.append((returns, block.end))
+        if last.flow.dynamic and returns and not last.flow.call:
+            todo.append((returns[:-1], returns[-1]))
+    plan.targets = tuple(t for t in useful if ((), t) in plan.blocks)
+    return plan
+
+
+def _starts(fetch: Fetch, targets: Sequence[int], limit: int) -> set[int]:
+    """Offsets where blocks begin because something jumps there."""
+    found = {0, *targets}
+    seen: set[int] = set()
+    todo = deque([0])
+    while todo and len(seen) < 2 * limit:
+        offset = todo.popleft()
+        step: Step | None = None
+        while offset not in seen and len(seen) < 2 * limit:
+            step = fetch(offset, step)
+            if step is None or not step.flow.possible:
+                break
+            seen.add(offset)
+            for jump in step.flow.jumps:
+                found.add(step.offset + jump)
+                todo.append(step.offset + jump)
+            if step.flow.call:
+                found.add(step.following)
+                todo.append(step.following)
+            if not step.flow.falls:
+                break
+            offset = step.following
+    return found
