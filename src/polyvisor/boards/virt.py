@@ -26,6 +26,8 @@ from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.executor import Executor, ReferenceExecutor
 from polyvisor.engine.memory import Device, Memory
 from polyvisor.engine.native import NativeCode, native_code
+from polyvisor.engine.regions.backend import LocalBackend
+from polyvisor.engine.regions.manager import Regions
 from polyvisor.isa.riscv import rv64
 
 from . import memory_map as at
@@ -35,7 +37,7 @@ from .loader import ElfProgram, LoadError, boot_linux, load_elf, place_high
 from .riscv_hart import RiscvHart
 from .sbi import Sbi
 
-TIERS = ("interpreter", "reference")
+TIERS = ("jit", "interpreter", "reference")
 MAX_CPUS = 64
 
 # struct fw_dynamic_info, version 2 (OpenSBI, docs/firmware/fw_dynamic.md): magic, version, where to go on, in which
@@ -64,7 +66,7 @@ class VirtConfig:
     memory: int = 512 << 20
     cpus: int = 1
     disks: Sequence[Disk] = ()
-    tier: str = "interpreter"
+    tier: str = "jit"
     virtual_time: bool = False
     entropy: Callable[[int], bytes] = field(default=os.urandom)
 
@@ -126,13 +128,19 @@ class Virt:
         memory.add_ram(at.DRAM_BASE, config.memory)
         self.code: NativeCode | None = None
         self.pages: CodePages | None = None
-        if config.tier == "interpreter":
+        self.regions: Regions | None = None
+        if config.tier != "reference":
             self.code = native_code(rv64, progress)
             self.code.warm()
             self.pages = CodePages(self.code, memory)
         self.harts = [
             RiscvHart(self._executor(), number, at.TIMEBASE_FREQUENCY, failed) for number in range(config.cpus)
         ]
+        if config.tier == "jit":
+            assert self.code is not None and self.pages is not None
+            self.regions = Regions(self.code, self.pages, LocalBackend(self.code))
+            for hart in self.harts:
+                self.regions.watch(hart.cpu)
         self.clock = _Clock(self.harts)
         self.clock.set_ticks(0)
         lines = [hart.line(name) for hart in self.harts for name in ("meip", "seip")]
@@ -221,6 +229,8 @@ class Virt:
 
     def close(self) -> None:
         """Give back what the board holds on the host."""
+        if self.regions is not None:
+            self.regions.close()
         self.rtc.close()
         for device in self.virtio_devices:
             device.close()

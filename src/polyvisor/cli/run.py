@@ -279,7 +279,7 @@ def run(
     command: Annotated[
         str | None, typer.Option("--run", help="Run this shell command in the image, then exit with its status.")
     ] = None,
-    tier: Annotated[str, typer.Option(help=f"Engine: {', '.join(TIERS)}.")] = "interpreter",
+    tier: Annotated[str, typer.Option(help=f"Engine: {', '.join(TIERS)}.")] = "jit",
     virtual_time: Annotated[
         bool, typer.Option("--virtual-time", help="Time follows executed instructions, not the host's clock.")
     ] = False,

@@ -10,7 +10,7 @@ import ctypes
 import mmap
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from . import layout as at
@@ -39,6 +39,8 @@ class CodePages:
         self.limit = limit
         self.lock = threading.Lock()
         self.executors: list[Executor] = []
+        # Told that all records decode again; with True, that the pages' headers are forgotten too.
+        self.on_discard: Callable[[bool], None] | None = None
         self.activations = 0
         self.discards = 0
         size = self.layout.slot_size
@@ -126,6 +128,8 @@ class CodePages:
         for place, flag in self._active:
             ctypes.c_uint64.from_address(place).value = 0
             self.code.change_flags(flag, at.PAGE_CODE, 0)
+        if self.on_discard is not None:
+            self.on_discard(True)
         self._active.clear()
         self._used = 0
         self.discards += 1
@@ -135,6 +139,8 @@ class CodePages:
         with self.lock:
             for place, _ in self._active:
                 self.code.reset_page(cpu.address, ctypes.c_uint64.from_address(place).value)
+            if self.on_discard is not None:
+                self.on_discard(False)
 
     def wrote(self, executors: Sequence[Any], address: int, length: int) -> None:
         """RAM was written from outside the CPUs: drop what was decoded from it, page by page."""

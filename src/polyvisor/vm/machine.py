@@ -51,6 +51,8 @@ class Machine:
 
     def start(self) -> None:
         """Let the loaded software run."""
+        if self.board.regions is not None:
+            self.board.regions.start()
         for hart in self.board.harts:
             hart.launch()
         for hart in self.board.boot_harts:

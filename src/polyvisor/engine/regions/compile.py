@@ -26,7 +26,7 @@ class Request:
 
     ``pages`` are the bytes of the entry's page (0) and of others, by their distance in pages, and for each of their
     units whether it was executed (a bit string, lowest bit first).  ``targets`` and ``assumed`` are those of
-    :class:`.plan.Plan` and :class:`.emit.RegionEmitter`.
+    :class:`.plan.Plan` and :class:`.emit.RegionEmitter`.  ``final``: there are no more pages to be had.
     """
 
     entry: int
@@ -34,19 +34,27 @@ class Request:
     targets: tuple[int, ...] = ()
     assumed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     limit: int = MAX_INSTRUCTIONS
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Other pages that the region could go on to, by their distance from the entry's."""
+
+    pages: frozenset[int]
 
 
 @dataclass(frozen=True)
 class Region:
     """A compiled region: machine code, and what must be so for it to be right.
 
-    ``footprint`` are the bytes it was made of: (distance of the page, offset in the page, bytes).  ``original`` is
-    the number of the entry's instruction.
+    ``footprint`` are the bytes it was made of: (distance of the page, offset in the page, bytes).  ``entries`` are the
+    places where it may be entered: offset from the first of them, and the instruction's number.
     """
 
     unit: Unit
     footprint: tuple[tuple[int, int, bytes], ...]
-    original: int
+    entries: tuple[tuple[int, int], ...]
     assumed: Mapping[str, tuple[int, int]]
     instructions: int
     blocks: int
@@ -97,16 +105,18 @@ class RegionCompiler:
                 self._decoded[word] = (instruction, flow, known)
         return self._decoded[word]
 
-    def plan_and_emit(self, request: Request) -> tuple[RegionEmitter, str] | None:
+    def plan_and_emit(self, request: Request) -> tuple[RegionEmitter, str] | Missing | None:
         """The region's text; None if the entry's instruction cannot be in a region."""
         layout, unit = self.layout, self.architecture.unit
-        bits, size = self.architecture.page_bits, layout.page_size
+        size = layout.page_size
+        missing: set[int] = set()
         long = self.architecture.max_length
         steps: dict[int, Step | None] = {}
 
         def decode(offset: int) -> Step | None:
             page, inside = divmod(request.entry + offset, size)
             if page not in request.pages:
+                missing.add(page)
                 return None
             content, executed = request.pages[page]
             if not executed >> (inside // unit) & 1:
@@ -144,17 +154,18 @@ class RegionCompiler:
         plan = make_plan(fetch, request.targets, request.limit)
         if not plan.blocks:
             return None
+        if missing and not request.final:
+            return Missing(frozenset(missing))
         emitter = RegionEmitter(
             plan, layout, self.runtime, self.function, request.entry, request.assumed, self.fixed
         )
-        del bits
         return emitter, emitter.text()
 
-    def compile(self, request: Request, level: int = 2) -> Region | None:
-        """Compile a region; None if there is none at that place."""
+    def compile(self, request: Request, level: int = 2) -> Region | Missing | None:
+        """Compile a region; None if there is none at that place, and Missing if more pages should be given."""
         made = self.plan_and_emit(request)
-        if made is None:
-            return None
+        if made is None or isinstance(made, Missing):
+            return made
         emitter, text = made
         unit = unit_from_object(_optimise(text, level), "region")
         size = self.layout.page_size
@@ -169,9 +180,9 @@ class RegionCompiler:
             (page, first, request.pages[page][0][first:end])
             for page, places in sorted(spans.items()) for first, end in _runs(places)
         )
-        original = emitter.plan.blocks[(), 0].steps[0].index + 1
+        entries = tuple((offset, block.steps[0].index + 1) for offset, block in emitter.entries.items())
         assumed = {n: request.assumed[n] for n in sorted(emitter.assumes)}
-        return Region(unit, footprint, original, assumed, count, len(emitter.plan.blocks))
+        return Region(unit, footprint, entries, assumed, count, len(emitter.plan.blocks))
 
     def compile_bytes(self, request: bytes) -> bytes:
         """The same between processes."""

@@ -1,8 +1,8 @@
 """A region as one LLVM function, with the signature of a handler.
 
-At its entry it makes sure of what it takes for granted (where its other pages are, fields with assumed values), else the entry's own
-handler goes on.  A jump backwards looks whether something is to be done (interrupts, requests), as every jump does in the
-interpreter.
+It may be entered at several of its instructions: where it begins, and at the loops in it.  There it makes sure of what it
+takes for granted (where its other pages are, fields with assumed values), else the instruction's own handler goes on.  A
+jump backwards looks whether something is to be done (interrupts, requests), as every jump does in the interpreter.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from ..layout import CODE_TLB_ENTRY, CODE_TLB_SIZE, Layout
 from ..lowering import HANDLER_ARGUMENTS, Runtime
 from .inline import Exit, InstructionEmitter, Known, Outcome, Relative, State, UnsupportedError
 from .plan import Block, Flow, Plan, Step
+
+MAX_ENTRIES = 16
 
 FunctionOf = Callable[[Instruction], ssa.Function]
 
@@ -70,10 +72,13 @@ class RegionEmitter(InstructionEmitter):
         self.function_of = function_of
         self.page_offset = page_offset
         self.pages: set[int] = set()  # other pages it runs on, relative to the entry's
+        self.entries: dict[int, Block] = {0: plan.blocks[(), 0]}
         self._edges: dict[int, set[int]] = {}
         self._block_written: dict[int, set[tuple[str, int]]] = {}
 
     def text(self) -> str:
+        for target in self.plan.targets:
+            self._make_entry(self.plan.blocks[(), target])
         for block in self.plan.blocks.values():
             self._block(block)
         before = self._written_before()
@@ -81,13 +86,19 @@ class RegionEmitter(InstructionEmitter):
             self._exit(exit_, before[exit_.block.number] | exit_.written)
         body = "\n".join("\n".join(chunk) for chunk in self.chunks)
         entry = "\n".join(self._entry())
-        self.declare("original", f"declare preserve_nonecc void @original({HANDLER_ARGUMENTS})")
         self.declare("jump", f"declare preserve_nonecc void @jump({HANDLER_ARGUMENTS})")
         return (
             "\n".join(self.declarations.values())
             + f'\ndefine preserve_nonecc void @region({HANDLER_ARGUMENTS}) nounwind "no-jump-tables"="true" {{\n'
             + f"entry:\n{entry}\n{body}\n}}\n{METADATA}"
         )
+
+    def _make_entry(self, block: Block) -> None:
+        """Let the region be entered at a block too, if it may."""
+        returns, offset = block.place
+        page = (self.page_offset + offset) >> self.layout.architecture.page_bits
+        if not returns and page == 0 and len(self.entries) < MAX_ENTRIES:
+            self.entries.setdefault(offset, block)
 
     # Blocks
 
@@ -156,6 +167,7 @@ class RegionEmitter(InstructionEmitter):
         after = self.assign(f"add i64 {before}, {count}")
         self._edges[block.number].add(to.number)
         if to.number <= block.number:
+            self._make_entry(to)
             limit = self.assign(f"load atomic i64, ptr {self.place('limit')} monotonic, align 8")
             due = self._leave_to(block, 0, count, target)
             run = self.new_label("run")
@@ -200,8 +212,9 @@ class RegionEmitter(InstructionEmitter):
         self._note(count)
         if way.target is not None:
             self._tail("@jump", "%rec", count, self.text_of(way.target))
-        elif way.offset == 0:
-            self._tail("@original", "%rec", count, "%base")
+        elif way.offset in self.entries:
+            record, base = self._record(way.offset)
+            self._tail(self._original(way.offset), record, count, base)
         else:
             record, base = self._record(way.offset)
             handler = self.assign(f"load ptr, ptr {record}")
@@ -225,7 +238,7 @@ class RegionEmitter(InstructionEmitter):
         layout, bits = self.layout, self.layout.architecture.page_bits
         delta = (self.page_offset + offset) >> bits
         if delta == 0:
-            return self.assign(f"getelementptr i8, ptr %rec, i64 {offset << layout.shift}"), "%base"
+            return self.assign(f"getelementptr i8, ptr %rec0, i64 {offset << layout.shift}"), "%base"
         self.pages.add(delta)
         inside = (self.page_offset + offset) & ((1 << bits) - 1)
         slot = self._slot(delta)
@@ -235,10 +248,16 @@ class RegionEmitter(InstructionEmitter):
         scaled = self.assign(f"lshr i64 {slot}, {layout.shift}")
         return self.assign(f"inttoptr i64 {record} to ptr"), self.assign(f"sub i64 {page}, {scaled}")
 
+    def _original(self, offset: int) -> str:
+        """The handler that the interpreter has for an entry."""
+        name = original_symbol(offset)
+        self.declare(name, f'declare preserve_nonecc void @"{name}"({HANDLER_ARGUMENTS})')
+        return f'@"{name}"'
+
     def _slot(self, delta: int) -> str:
         name = slot_symbol(delta)
-        self.declare(name, f"@{name} = external global i8")
-        return f"ptrtoint (ptr @{name} to i64)"
+        self.declare(name, f'@"{name}" = external global i8')
+        return f'ptrtoint (ptr @"{name}" to i64)'
 
     def _home(self, key: tuple[str, int]) -> str:
         """A pointer to a register or field in the CPU's block."""
@@ -254,7 +273,19 @@ class RegionEmitter(InstructionEmitter):
         layout, bits = self.layout, self.layout.architecture.page_bits
         self.line("%recint = ptrtoint ptr %rec to i64")
         self.line(f"%recpc = lshr i64 %recint, {layout.shift}")
-        self.line("%pc0 = add i64 %base, %recpc")
+        self.line("%pc = add i64 %base, %recpc")
+        if len(self.entries) == 1:
+            self.line("%pc0 = add i64 %pc, 0")
+            self.line("%rec0 = getelementptr i8, ptr %rec, i64 0")
+        else:
+            # How far from the beginning it is entered.
+            self.line(f"%inside = and i64 %recint, {layout.slot_size - 1}")
+            self.line(f"%place = lshr i64 %inside, {layout.shift}")
+            self.line(f"%distance = sub i64 %place, {self.page_offset}")
+            self.line("%pc0 = sub i64 %pc, %distance")
+            self.line(f"%back = shl i64 %distance, {layout.shift}")
+            self.line("%rec0i = sub i64 %recint, %back")
+            self.line("%rec0 = inttoptr i64 %rec0i to ptr")
         self.line("%icount.0 = alloca i64")
         for key, name in self.variables.items():
             self.line(f"{name} = alloca {self.kind_of(key)}")
@@ -282,11 +313,19 @@ class RegionEmitter(InstructionEmitter):
                 test = self.assign(f"and i1 {test}, {other}")
             self.branch(test, "sure", "unsure", True)
             self.lines.append("unsure:")
-            self.line(f"%refusals = getelementptr i8, ptr %cpu, i64 {layout.offset('region_refusals')}")
-            self.line("%refused = load i64, ptr %refusals")
+            self.declare("refusals", "@refusals = external global i64")
+            self.line("%refused = load i64, ptr @refusals")
             self.line("%refused1 = add i64 %refused, 1")
-            self.line("store i64 %refused1, ptr %refusals")
-            self._tail("@original", "%rec", "%icount", "%base")
+            self.line("store i64 %refused1, ptr @refusals")
+            others = [offset for offset in self.entries if offset]
+            if others:
+                ways = " ".join(f"i64 {offset}, label %refuse{n}" for n, offset in enumerate(others))
+                self.line(f"switch i64 %distance, label %refuse [ {ways} ]")
+                for n, offset in enumerate(others):
+                    self.lines.append(f"refuse{n}:")
+                    self._tail(self._original(offset), "%rec", "%icount", "%base")
+                self.lines.append("refuse:")
+            self._tail(self._original(0), "%rec", "%icount", "%base")
             self.lines.append("sure:")
         place = self.place("region_instructions")
         before = self.assign(f"load i64, ptr {place}")
@@ -299,8 +338,18 @@ class RegionEmitter(InstructionEmitter):
             kind = self.kind_of(key)
             value = self.assign(f"load {kind}, ptr {self._home(key)}")
             self.line(f"store {kind} {value}, ptr {name}")
-        self.line("br label %g0")
+        others = [(offset, block) for offset, block in self.entries.items() if offset]
+        if others:
+            ways = " ".join(f"i64 {offset}, label %g{block.number}" for offset, block in others)
+            self.line(f"switch i64 %distance, label %g0 [ {ways} ]")
+        else:
+            self.line("br label %g0")
         return self.lines
+
+
+def original_symbol(offset: int) -> str:
+    """The symbol for the interpreter's handler of the instruction ``offset`` bytes from the region's beginning."""
+    return f"original.{offset}"
 
 
 def slot_symbol(delta: int) -> str:

@@ -1,0 +1,417 @@
+"""Finding hot code, having it compiled, and installing it.
+
+CPUs leave samples of where they go on when it is time to look around (every `slice` instructions).  A thread of its own
+counts them; for the hottest places it looks for a region in the cache, or has one compiled.  A region is
+installed by replacing the handler in the records of its entries, and forgotten, natively and at once, when its code is
+written to.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import pickle
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from .. import layout as at
+from ..codepages import CodePages
+from ..native import NativeCode
+from .arena import ArenaFullError, CodeArena
+from .compile import Missing, Region, Request
+from .emit import original_symbol, slot_symbol
+
+# Samples of a place after which the cache is asked, and after which it is compiled.
+WARM, HOT = 2, 4
+# Seconds between looks at the samples: while there are some, and at most.
+_INTERVAL, _LONGEST = 0.005, 0.2
+# Every so many looks, what was counted loses half its weight.
+_DECAY = 200
+# A place whose code keeps changing is given up after so many regions.
+_MAX_DROPS = 4
+_KEY_BYTES = 64
+_MAX_VARIANTS = 6
+# A region that refuses to run this often was made for a case that is over.
+_REFUSALS = 10_000
+
+
+class Backend(Protocol):
+    """Compiles requests beside the guest."""
+
+    def room(self) -> int:
+        """How many requests it would begin with at once."""
+
+    def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
+        """Compile; ``done`` is called from any thread."""
+
+
+@dataclass
+class Stats:
+    """What became of regions; ``asked`` of the compiler, ``cached`` found in the cache."""
+
+    asked: int = 0
+    compiled: int = 0
+    cached: int = 0
+    installed: int = 0
+    stale: int = 0
+    instructions: int = 0
+    code_bytes: int = 0
+    failed: int = 0
+
+
+@dataclass
+class _Place:
+    """A record that samples were seen of, and what was tried there."""
+
+    heat: int = 0
+    address: int = 0
+    cpu: Any = None
+    asked: bool = False  # the cache was asked
+    waiting: bool = False  # a compiler is at work
+    hopeless: bool = False
+    attempts: int = 0
+
+
+@dataclass
+class _Installed:
+    """What native code refers to as long as pages have links to it."""
+
+    descriptor: Any
+    links: list[Any] = field(default_factory=list)
+
+
+class Regions:
+    """The compiled regions of one machine. ``cache`` keeps them between runs."""
+
+    def __init__(self, code: NativeCode, pages: CodePages, backend: Backend) -> None:
+        self.code = code
+        self.pages = pages
+        self.layout = code.layout
+        self.backend = backend
+        self.stats = Stats()
+        self.arena = CodeArena()
+        self.lock = threading.RLock()
+        self._cpus: list[Any] = []
+        self._seen: dict[int, int] = {}
+        self._places: dict[int, _Place] = {}
+        self._installed: list[_Installed] = []
+        self._finished: list[tuple[int, _Place, Request, Region | Missing | None, int]] = []
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._looks = 0
+        self._forgotten = False
+        self._likely = {
+            n: m.likely for n, m in code.layout.members.items() if getattr(m, "likely", None) is not None
+        }
+        pages.on_discard = self.forget_all
+
+    # Life
+
+    def watch(self, cpu: Any) -> None:
+        """Take samples of a CPU."""
+        self._seen[len(self._cpus)] = int(cpu.engine.sample_count)
+        self._cpus.append(cpu)
+
+    def start(self) -> None:
+        """Begin to compile beside the guest."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._main, name="regions", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """End. No CPU may be running."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.pages.on_discard = None
+        self.arena.close()
+
+    def _main(self) -> None:
+        interval = _INTERVAL
+        while not self._stop.is_set():
+            self._wake.wait(interval)
+            self._wake.clear()
+            busy = self.look()
+            interval = _INTERVAL if busy else min(interval * 2, _LONGEST)
+
+    # Samples
+
+    def look(self) -> bool:
+        """Read new samples, and do what they suggest; gives whether there were any."""
+        with self.lock:
+            if self._forgotten:
+                self._forgotten = False
+                self._places.clear()
+            self._finish()
+            self._looks += 1
+            if self._looks % _DECAY == 0:
+                for record in [r for r, p in self._places.items() if p.heat <= 1 and not p.hopeless and not p.waiting]:
+                    del self._places[record]
+                for place in self._places.values():
+                    place.heat //= 2
+            found = self._count()
+            if found:
+                self._act(found)
+            return bool(found)
+
+    def _count(self) -> list[int]:
+        """The records of new samples."""
+        found: dict[int, None] = {}
+        for number, cpu in enumerate(self._cpus):
+            engine = cpu.engine
+            count = int(engine.sample_count)
+            first = max(self._seen[number], count - at.SAMPLES + 1)
+            self._seen[number] = count
+            for i in range(first, count):
+                record = int(engine.sample_records[i % at.SAMPLES])
+                place = self._places.get(record)
+                if place is None:
+                    place = self._places[record] = _Place()
+                place.heat += 1
+                place.address = int(engine.sample_addresses[i % at.SAMPLES])
+                place.cpu = cpu
+                found[record] = None
+        return list(found)
+
+    def _act(self, records: list[int]) -> None:
+        hottest = sorted(records, key=lambda r: -self._places[r].heat)
+        for record in hottest:
+            place = self._places[record]
+            if place.heat < WARM:
+                break
+            if place.waiting or place.hopeless or self._compiled_at(record):
+                continue
+            if not place.asked:
+                place.asked = True
+                if self._from_cache(record, place):
+                    continue
+            if place.heat >= HOT and self.backend.room() > 0:
+                request = self.request(record, place.address, place.cpu)
+                if request is not None:
+                    self._submit(record, place, request)
+
+    def _compiled_at(self, record: int) -> bool:
+        handler = ctypes.c_uint64.from_address(record).value
+        if handler == self.code.decode:
+            return True  # nothing to be had before it is decoded again
+        return self.arena.address <= handler < self.arena.address + self.arena.size
+
+    # Compiling
+
+    def _slot(self, record: int) -> int:
+        return record & ~(self.layout.slot_size - 1)
+
+    def _header(self, slot: int, field_: int) -> int:
+        return ctypes.c_uint64.from_address(slot + self.layout.header_offset + field_).value
+
+    def _page(self, slot: int) -> tuple[bytes, int]:
+        """A page's bytes, and which of its units were executed."""
+        layout = self.layout
+        content = ctypes.string_at(self._header(slot, at.HEADER_HOST), layout.page_size)
+        words = layout.record_size // 8
+        handlers = (ctypes.c_uint64 * (layout.records * words)).from_address(slot)[::words]
+        decode = self.code.decode
+        executed = "".join(["0" if h == decode else "1" for h in reversed(handlers)])
+        return content, int(executed, 2)
+
+    def _slot_of(self, cpu: Any, page: int) -> int | None:
+        """The records of the page at a virtual address, as far as a CPU's code TLB has it."""
+        bits = self.code.architecture.page_bits
+        entry = int(cpu.engine.code_tlb) + (page >> bits & (at.CODE_TLB_SIZE - 1)) * at.CODE_TLB_ENTRY
+        tag, slot = (ctypes.c_uint64 * 2).from_address(entry)
+        return slot if tag == page and slot and slot != int(cpu.engine.scratch) else None
+
+    def _assumed(self, cpu: Any) -> dict[str, tuple[int, int]]:
+        """What a region may take for granted, as it is so now."""
+        return {
+            name: (mask, value) for name, (mask, value) in self._likely.items()
+            if int(getattr(cpu.state, name)) & mask == value
+        }
+
+    def request(self, record: int, address: int, cpu: Any) -> Request | None:
+        """What to compile for a record."""
+        slot = self._slot(record)
+        entry = (record - slot) >> self.layout.shift
+        size = self.layout.page_size
+        targets = sorted(
+            (
+                (p.heat, p.address - address) for r, p in self._places.items()
+                if r != record and abs(p.address - address) < 4 * size
+            ),
+            reverse=True,
+        )
+        return Request(
+            entry, {0: self._page(slot)}, tuple(t for _, t in targets[:64]), self._assumed(cpu)
+        )
+
+    def _submit(self, record: int, place: _Place, request: Request) -> None:
+        place.waiting = True
+        self.stats.asked += 1
+        discards = self.pages.discards
+
+        def done(result: Region | Missing | None) -> None:
+            self._finished.append((record, place, request, result, discards))
+            self._wake.set()
+
+        self.backend.submit(request, done)
+
+    def _finish(self) -> None:
+        """Take what the compilers have finished."""
+        while self._finished:
+            record, place, request, result, discards = self._finished.pop(0)
+            place.waiting = False
+            if discards != self.pages.discards:
+                continue
+            if isinstance(result, Missing):
+                pages = dict(request.pages)
+                here = place.address - request.entry
+                for delta in result.pages:
+                    slot = self._slot_of(place.cpu, (here + delta * self.layout.page_size) % 2**64)
+                    if slot is not None:
+                        pages[delta] = self._page(slot)
+                self._submit(record, place, replace(request, pages=pages, final=True))
+            elif result is None:
+                place.hopeless = True
+                self.stats.failed += 1
+            else:
+                self.stats.compiled += 1
+                self._keep(request, result)
+                self.install(record, place.address, place.cpu, result)
+
+    def compile_now(self, record: int, address: int, cpu: Any, compile_: Callable[[Request], Any]) -> bool:
+        """Compile and install a region at a record at once; gives whether there is one. For tests."""
+        with self.lock:
+            request = self.request(record, address, cpu)
+            if request is None:
+                return False
+            result = compile_(request)
+            if isinstance(result, Missing):
+                here = address - request.entry
+                pages = dict(request.pages)
+                for delta in result.pages:
+                    slot = self._slot_of(cpu, (here + delta * self.layout.page_size) % 2**64)
+                    if slot is not None:
+                        pages[delta] = self._page(slot)
+                result = compile_(replace(request, pages=pages, final=True))
+            return isinstance(result, Region) and self.install(record, address, cpu, result)
+
+    # The cache
+
+    def _key(self, content: bytes, entry: int) -> str:
+        code = content[entry : entry + _KEY_BYTES]
+        return "region " + hashlib.sha256(entry.to_bytes(4, "little") + code).hexdigest()
+
+    def _keep(self, request: Request, region: Region) -> None:
+        name = self._key(request.pages[0][0], request.entry)
+        variants = [v for v in self._variants(name) if v.footprint != region.footprint or v.assumed != region.assumed]
+        self.code.cache.put(name, pickle.dumps([region, *variants][:_MAX_VARIANTS]))
+
+    def _variants(self, name: str) -> list[Region]:
+        content = self.code.cache.get(name)
+        return pickle.loads(content) if content is not None else []
+
+    def _from_cache(self, record: int, place: _Place) -> bool:
+        slot = self._slot(record)
+        content = ctypes.string_at(self._header(slot, at.HEADER_HOST), self.layout.page_size)
+        entry = (record - slot) >> self.layout.shift
+        for region in self._variants(self._key(content, entry)):
+            if self._fits(region.assumed, place.cpu) and self.install(record, place.address, place.cpu, region):
+                self.stats.cached += 1
+                return True
+        return False
+
+    def _fits(self, assumed: Mapping[str, tuple[int, int]], cpu: Any) -> bool:
+        return all(int(getattr(cpu.state, n)) & mask == value for n, (mask, value) in assumed.items())
+
+    # Installing
+
+    def install(self, record: int, address: int, cpu: Any, region: Region) -> bool:
+        """Make a region run where ``record`` is, the instruction at ``address``; gives whether it fits there."""
+        layout = self.layout
+        with self.pages.lock:
+            if any(c.breakpoints for c in self._cpus):
+                return False
+            first = self._slot(record)
+            entry = (record - first) >> layout.shift
+            here = address - entry
+            slots: dict[int, int] = {}
+            for delta in region.pages:
+                slot = self._slot_of(cpu, (here + delta * layout.page_size) % 2**64) if delta else first
+                if slot is None:
+                    self.stats.stale += 1
+                    return False
+                slots[delta] = slot
+            if not self._same_code(region, slots):
+                self.stats.stale += 1
+                return False
+            records = [record + (offset << layout.shift) for offset, _ in region.entries]
+            descriptor = (ctypes.c_uint64 * (at.REGION_RECORDS // 8 + len(records)))(1, 0, len(records), *records)
+            place = ctypes.addressof(descriptor)
+            symbols = dict(self.code.region_symbols)
+            symbols["refusals"] = place + at.REGION_REFUSALS
+            for offset, index in region.entries:
+                symbols[original_symbol(offset)] = int(self.code.table[index]) or self.code.decode
+            for delta, slot in slots.items():
+                symbols[slot_symbol(delta)] = slot
+            try:
+                handler = self.arena.add(region.unit, symbols)
+            except ArenaFullError:
+                self._start_over()
+                return False
+            installed = _Installed(descriptor)
+            part = layout.page_size // at.PAGE_PARTS
+            for delta, slot in slots.items():
+                mask = 0
+                for page, start, code in region.footprint:
+                    if page == delta:
+                        for n in range(start // part, (start + len(code) - 1) // part + 1):
+                            mask |= 1 << n
+                link = (ctypes.c_uint64 * 3)(0, place, mask)
+                installed.links.append(link)
+                self.code.link_region(cpu.address, slot, ctypes.addressof(link))
+            self._installed.append(installed)
+            # From here on, a write to its code makes it invalid; what was written before shows now.
+            if not self._same_code(region, slots):
+                self.code.forget_region(place, self.code.decode)
+                self.stats.stale += 1
+                return False
+            if not self.code.install_region(cpu.address, records[0], place, handler):
+                return False
+            for other in records[1:]:
+                if not self._compiled_at(other):
+                    self.code.install_region(cpu.address, other, place, handler)
+            self.stats.installed += 1
+            self.stats.instructions += region.instructions
+            self.stats.code_bytes += len(region.unit.code)
+            return True
+
+    def _same_code(self, region: Region, slots: Mapping[int, int]) -> bool:
+        return all(
+            ctypes.string_at(self._header(slots[delta], at.HEADER_HOST) + start, len(code)) == code
+            for delta, start, code in region.footprint
+        )
+
+    # Forgetting
+
+    def forget_all(self, pages_too: bool = False) -> None:
+        """Forget all regions, as breakpoints come or go; ``pages_too``: no page links to them any more either.
+
+        The pages' lock is held.
+        """
+        for installed in self._installed:
+            self.code.forget_region(ctypes.addressof(installed.descriptor), self.code.decode)
+        if pages_too:
+            self._installed.clear()
+        self._forgotten = True
+
+    def _start_over(self) -> None:
+        """There is no room for more code: forget all, and begin anew once nobody executes any."""
+        self.forget_all()
+        for cpu in self._cpus:
+            cpu.drop_code()
+        self.arena.clear()
