@@ -14,7 +14,7 @@ from polyvisor.adl.llvm import METADATA
 
 from ..layout import CODE_TLB_ENTRY, CODE_TLB_SIZE, Layout
 from ..lowering import HANDLER_ARGUMENTS, Runtime
-from .inline import Exit, InstructionEmitter, Known, Outcome, Relative, State, UnsupportedError
+from .inline import Exit, InstructionEmitter, Key, Known, Outcome, Relative, State, UnsupportedError
 from .plan import Block, Flow, Plan, Step
 
 MAX_ENTRIES = 16
@@ -30,8 +30,8 @@ def operands_of(instruction: Instruction, word: int) -> list[ssa.Const]:
 
 def flow_of(
     emitter: InstructionEmitter, function: ssa.Function, instruction: Instruction, word: int,
-    seed: Mapping[tuple[str, int], Known] | None = None,
-) -> tuple[Flow, dict[tuple[str, int], Known]]:
+    seed: Mapping[Key, Known] | None = None,
+) -> tuple[Flow, dict[Key, Known]]:
     """Where an instruction leads, and what it is known to write; ``seed`` is what registers are known to hold before.
 
     Addresses are relative to the instruction.
@@ -74,7 +74,7 @@ class RegionEmitter(InstructionEmitter):
         self.pages: set[int] = set()  # other pages it runs on, relative to the entry's
         self.entries: dict[int, Block] = {0: plan.blocks[(), 0]}
         self._edges: dict[int, set[int]] = {}
-        self._block_written: dict[int, set[tuple[str, int]]] = {}
+        self._block_written: dict[int, set[Key]] = {}
 
     def text(self) -> str:
         for target in self.plan.targets:
@@ -82,8 +82,11 @@ class RegionEmitter(InstructionEmitter):
         for block in self.plan.blocks.values():
             self._block(block)
         before = self._written_before()
-        for exit_ in self.exits:
-            self._exit(exit_, before[exit_.block.number] | exit_.written)
+        ways: dict[int, list[Exit]] = {}
+        for way in self.exits:
+            ways.setdefault(way.block.number, []).append(way)
+        for block in self.plan.blocks.values():
+            self._leave_block(block, before[block.number], ways.get(block.number, []))
         body = "\n".join("\n".join(chunk) for chunk in self.chunks)
         entry = "\n".join(self._entry())
         self.declare("jump", f"declare preserve_nonecc void @jump({HANDLER_ARGUMENTS})")
@@ -186,9 +189,9 @@ class RegionEmitter(InstructionEmitter):
 
     # Leaving
 
-    def _written_before(self) -> dict[int, set[tuple[str, int]]]:
+    def _written_before(self) -> dict[int, set[Key]]:
         """What may have been written on a way to each block, since the region was entered."""
-        before: dict[int, set[tuple[str, int]]] = {n: set() for n in self._edges}
+        before: dict[int, set[Key]] = {n: set() for n in self._edges}
         todo = list(self._edges)
         while todo:
             number = todo.pop()
@@ -199,26 +202,76 @@ class RegionEmitter(InstructionEmitter):
                     todo.append(successor)
         return before
 
-    def _exit(self, way: Exit, written: set[tuple[str, int]]) -> None:
-        """Write the state back and go where the exit leads."""
-        self.begin(way.label)
-        for key in sorted(written):
-            kind = self.kind_of(key)
-            known = way.registers.get(key)
-            value = self.assign(f"load {kind}, ptr {self.variable(key)}") if known is None else self.text_of(known)
-            self.line(f"store {kind} {value}, ptr {self._home(key)}")
-        counted = self.assign("load i64, ptr %icount.0")
-        count = self.assign(f"add i64 {counted}, {way.count}") if way.count else counted
-        self._note(count)
+    def _leave_block(self, block: Block, before: set[Key], ways: list[Exit]) -> None:
+        """Write the ways out of a block.
+
+        Each stores what the block itself writes somewhere, as it is there; the rest is the same for all, and they share
+        that code.
+        """
+        own = self._block_written[block.number]
+        shared = sorted(before - own)
+        groups: dict[tuple[str, int], list[tuple[Exit, str]]] = {}
+        for way in ways:
+            self.begin(way.label)
+            for key in sorted((before & own) | way.written):
+                known = way.registers.get(key)
+                if known is None:
+                    known = self.assign(f"load {self.kind_of(key)}, ptr {self.variable(key)}")
+                self._store_home(key, self.text_of(known))
+            kind, place = self._way_on(way)
+            groups.setdefault(kind, []).append((way, place))
+        for number, (kind, members) in enumerate(groups.items()):
+            label = f"leave{block.number}.{number}"
+            for way, _ in members:
+                self.resume(way.label)
+                self.line(f"br label %{label}")
+            self.begin(label)
+            counts = ", ".join(f"[ {way.count}, %{way.label} ]" for way, _ in members)
+            done = self.assign(f"phi i64 {counts}")
+            places = ", ".join(f"[ {place}, %{way.label} ]" for way, place in members)
+            place = self.assign(f"phi i64 {places}")
+            for key in shared:
+                self._store_home(key, self.assign(f"load {self.kind_of(key)}, ptr {self.variable(key)}"))
+            counted = self.assign("load i64, ptr %icount.0")
+            count = self.assign(f"add i64 {counted}, {done}")
+            self._note(count)
+            self._go_on(kind, place, count)
+
+    def _way_on(self, way: Exit) -> tuple[tuple[str, int], str]:
+        """How an exit goes on, and where, as an i64: exits that go on in the same way share code."""
+        page = (self.page_offset + way.offset) >> self.layout.architecture.page_bits
         if way.target is not None:
-            self._tail("@jump", "%rec", count, self.text_of(way.target))
-        elif way.offset in self.entries:
-            record, base = self._record(way.offset)
-            self._tail(self._original(way.offset), record, count, base)
-        else:
-            record, base = self._record(way.offset)
-            handler = self.assign(f"load ptr, ptr {record}")
-            self._tail(handler, record, count, base)
+            return ("jump", 0), self.text_of(way.target)
+        if page not in self.pages:
+            return ("jump", 0), self.text_of(Relative(way.offset))
+        if way.offset in self.entries:
+            return ("original", way.offset), "0"
+        return ("record", page), str(way.offset)
+
+    def _go_on(self, kind: tuple[str, int], place: str, count: str) -> None:
+        layout, bits = self.layout, self.layout.architecture.page_bits
+        match kind:
+            case "jump", _:
+                self._tail("@jump", "%rec", count, place)
+            case "original", offset:
+                record = self.assign(f"getelementptr i8, ptr %rec0, i64 {offset << layout.shift}")
+                self._tail(self._original(offset), record, count, "%base")
+            case "record", 0:
+                scaled = self.assign(f"shl i64 {place}, {layout.shift}")
+                record = self.assign(f"getelementptr i8, ptr %rec0, i64 {scaled}")
+                self._tail(self.assign(f"load ptr, ptr {record}"), record, count, "%base")
+            case "record", page:
+                # The base of another page: its virtual address less the slot's, scaled.
+                start = (page << bits) - self.page_offset
+                slot = self._slot(page)
+                inside = self.assign(f"sub i64 {place}, {start}")
+                scaled = self.assign(f"shl i64 {inside}, {layout.shift}")
+                address = self.assign(f"add i64 {slot}, {scaled}")
+                record = self.assign(f"inttoptr i64 {address} to ptr")
+                virtual = self.assign(f"add i64 %pc0, {start}")
+                less = self.assign(f"lshr i64 {slot}, {layout.shift}")
+                base = self.assign(f"sub i64 {virtual}, {less}")
+                self._tail(self.assign(f"load ptr, ptr {record}"), record, count, base)
 
     def _note(self, count: str) -> None:
         """Add the instructions executed here to the statistics; the entry took away its count."""
@@ -233,21 +286,6 @@ class RegionEmitter(InstructionEmitter):
         )
         self.line("ret void")
 
-    def _record(self, offset: int) -> tuple[str, str]:
-        """The record of the instruction at ``offset``, and the base of its page."""
-        layout, bits = self.layout, self.layout.architecture.page_bits
-        delta = (self.page_offset + offset) >> bits
-        if delta == 0:
-            return self.assign(f"getelementptr i8, ptr %rec0, i64 {offset << layout.shift}"), "%base"
-        self.pages.add(delta)
-        inside = (self.page_offset + offset) & ((1 << bits) - 1)
-        slot = self._slot(delta)
-        record = self.assign(f"add i64 {slot}, {inside << layout.shift}")
-        # The base of another page: its virtual address less the slot's, scaled.
-        page = self.assign(f"add i64 %pc0, {(delta << bits) - self.page_offset}")
-        scaled = self.assign(f"lshr i64 {slot}, {layout.shift}")
-        return self.assign(f"inttoptr i64 {record} to ptr"), self.assign(f"sub i64 {page}, {scaled}")
-
     def _original(self, offset: int) -> str:
         """The handler that the interpreter has for an entry."""
         name = original_symbol(offset)
@@ -259,7 +297,10 @@ class RegionEmitter(InstructionEmitter):
         self.declare(name, f'@"{name}" = external global i8')
         return f'ptrtoint (ptr @"{name}" to i64)'
 
-    def _home(self, key: tuple[str, int]) -> str:
+    def _store_home(self, key: Key, value: str) -> None:
+        self.line(f"store {self.kind_of(key)} {value}, ptr {self._home(key)}")
+
+    def _home(self, key: Key) -> str:
         """A pointer to a register or field in the CPU's block."""
         name, number = key
         kind = self.kind_of(key)
