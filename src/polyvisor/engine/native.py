@@ -278,6 +278,16 @@ define i64 @glue_addresses(ptr %out) nounwind {{
 """
 
 
+def members_read(compiler: Compiler, *hooks: str) -> frozenset[str]:
+    """The state members that an architecture's hooks read."""
+    architecture = compiler.architecture
+    reads: set[str] = set()
+    for hook in hooks:
+        if hook in architecture.hooks:
+            reads |= compiler.function(architecture.hooks[hook]).effects.reads
+    return frozenset(reads)
+
+
 # What regions call where the TLB misses.
 _MISSES = tuple(f"{name}.{kind.__name__}" for name in ("region_load", "region_store") for kind in (u8, u16, u32, u64))
 
@@ -322,11 +332,7 @@ class NativeCode:
     def watched(self) -> frozenset[str]:
         """State that translation contexts and polling depend on."""
         if self._watched is None:
-            reads: set[str] = set()
-            for hook in ("data_context", "fetch_context", "poll"):
-                if hook in self.architecture.hooks:
-                    reads |= self.compiler.function(self.architecture.hooks[hook]).effects.reads
-            self._watched = frozenset(reads)
+            self._watched = members_read(self.compiler, "data_context", "fetch_context", "poll")
         return self._watched
 
     # Units
@@ -436,14 +442,6 @@ class NativeCode:
             text += f'define preserve_allcc {kind} @"{name}"(ptr %cpu, {wide}) nounwind {{\n'
             text += f'  %v = call {kind} @"{roots[name].name}"(ptr %cpu, {wide})\n  ret {kind} %v\n}}\n'
         return text
-
-    @property
-    def fixed(self) -> frozenset[str]:
-        """State that must not change within a compiled region: translation, contexts and polling depend on it."""
-        found = set(self.watched)
-        if "translate" in self.architecture.hooks:
-            found |= self.compiler.function(self.architecture.hooks["translate"]).effects.reads
-        return frozenset(found)
 
     def _with_decoder(self, name: str, decoder: Prebuilt) -> ssa.Function:
         return self.runtime(name, decode_word=decoder)

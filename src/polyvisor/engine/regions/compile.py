@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -11,9 +10,10 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from polyvisor.adl import Architecture, Instruction, ssa
+from polyvisor.adl.frontend import Compiler
 
 from ..layout import Layout
-from ..lowering import Runtime
+from ..native import members_read
 from .emit import RegionEmitter, flow_of
 from .inline import InstructionEmitter, Relative
 from .objects import Unit, unit_from_object
@@ -65,32 +65,31 @@ class Region:
         return {page for page, _, _ in self.footprint}
 
 
+class UncompilableError(Exception):
+    """LLVM does not take the text of a region: an error of ours."""
+
+
 class RegionCompiler:
-    """Compiles regions of one architecture.
+    """Compiles regions of one architecture."""
 
-    ``function_of`` gives the SSA of an instruction by its number; ``fixed`` are the members that must not change in
-    a region, as translation and interrupts depend on them.
-    """
-
-    def __init__(
-        self, architecture: Architecture, layout: Layout, runtime: Runtime, function_of: Callable[[int], ssa.Function],
-        fixed: frozenset[str],
-    ) -> None:
+    def __init__(self, architecture: Architecture, layout: Layout, compiler: Compiler) -> None:
         self.architecture = architecture
         self.layout = layout
-        self.runtime = runtime
-        self.fixed = fixed
+        self.compiler = compiler
+        # These must not change in a region, as translation and interrupts depend on them.
+        self.fixed = members_read(compiler, "data_context", "fetch_context", "poll", "translate")
         self._functions: dict[int, ssa.Function] = {}
-        self._function_of = function_of
         self._numbers = {id(instruction): n for n, instruction in enumerate(architecture.instructions)}
         self._decoded: dict[int, tuple[Instruction, Flow, dict[Any, Any]] | None] = {}
-        self._scratch = InstructionEmitter(layout, runtime, {}, fixed)
+        self._scratch = InstructionEmitter(layout, {}, self.fixed)
 
     def function(self, instruction: Instruction) -> ssa.Function:
         """The SSA of an instruction."""
         number = self._numbers[id(instruction)]
         if number not in self._functions:
-            self._functions[number] = self._function_of(number + 1)
+            self._functions[number] = self.compiler.instruction(
+                instruction.function, instruction.types, instruction.name
+            )
         return self._functions[number]
 
     def _analyse(self, word: int) -> tuple[Instruction, Flow, dict[Any, Any]] | None:
@@ -157,7 +156,7 @@ class RegionCompiler:
         if missing and not request.final:
             return Missing(frozenset(missing))
         emitter = RegionEmitter(
-            plan, layout, self.runtime, self.function, request.entry, request.assumed, self.fixed
+            plan, layout, self.function, request.entry, request.assumed, self.fixed
         )
         return emitter, emitter.text()
 
@@ -184,10 +183,6 @@ class RegionCompiler:
         assumed = {n: request.assumed[n] for n in sorted(emitter.assumes)}
         return Region(unit, footprint, entries, assumed, count, len(emitter.plan.blocks))
 
-    def compile_bytes(self, request: bytes) -> bytes:
-        """The same between processes."""
-        return pickle.dumps(self.compile(pickle.loads(request)))
-
 
 def _runs(places: set[int]) -> list[tuple[int, int]]:
     """Sets of consecutive numbers, as (first, end)."""
@@ -212,7 +207,10 @@ def _target(level: int) -> Any:
 
 def _optimise(text: str, level: int) -> bytes:
     machine = _target(level)
-    module = llvm.parse_assembly(text)
+    try:
+        module = llvm.parse_assembly(text)
+    except RuntimeError as error:
+        raise UncompilableError(str(error)) from error
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
     options = llvm.create_pipeline_tuning_options(speed_level=level)

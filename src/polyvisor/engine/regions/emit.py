@@ -13,7 +13,7 @@ from polyvisor.adl import Instruction, ssa
 from polyvisor.adl.llvm import METADATA
 
 from ..layout import CODE_TLB_ENTRY, CODE_TLB_SIZE, Layout
-from ..lowering import HANDLER_ARGUMENTS, Runtime
+from ..lowering import HANDLER_ARGUMENTS
 from .inline import Exit, InstructionEmitter, Key, Known, Outcome, Relative, State, UnsupportedError
 from .plan import Block, Flow, Plan, Step
 
@@ -64,10 +64,10 @@ class RegionEmitter(InstructionEmitter):
     """
 
     def __init__(
-        self, plan: Plan, layout: Layout, runtime: Runtime, function_of: FunctionOf, page_offset: int,
+        self, plan: Plan, layout: Layout, function_of: FunctionOf, page_offset: int,
         assumed: Mapping[str, tuple[int, int]], fixed: frozenset[str],
     ) -> None:
-        super().__init__(layout, runtime, assumed, fixed)
+        super().__init__(layout, assumed, fixed)
         self.plan = plan
         self.function_of = function_of
         self.page_offset = page_offset

@@ -18,7 +18,7 @@ from polyvisor.adl import ssa
 from polyvisor.adl.llvm import llvm_type
 
 from ..layout import Layout
-from ..lowering import HelperEmitter, Runtime
+from ..lowering import HelperEmitter
 
 # A register or field of the state: its member's name, and the register's number (0 for a field).
 Key = tuple[str, int]
@@ -111,10 +111,8 @@ class InstructionEmitter(HelperEmitter):
     ``fixed`` are members that must not change inside a region.
     """
 
-    def __init__(
-        self, layout: Layout, runtime: Runtime, assumed: Mapping[str, tuple[int, int]], fixed: frozenset[str]
-    ) -> None:
-        super().__init__(_NOTHING, layout, runtime)
+    def __init__(self, layout: Layout, assumed: Mapping[str, tuple[int, int]], fixed: frozenset[str]) -> None:
+        super().__init__(_NOTHING, layout, _no_runtime)
         self.assumed = assumed
         self.fixed = fixed
         self.exits: list[Exit] = []
@@ -490,6 +488,10 @@ _ALLOWED = frozenset(
     "get set getreg setreg pc next_pc set_next_pc load store atomic compare_exchange fence instructions".split()
 )
 _NOTHING = ssa.Function("region", [], (), [])
+
+
+def _no_runtime(name: str, **constants: Any) -> ssa.Function:
+    raise UnsupportedError(f"a call of {name}")
 
 
 def _same(a: Known | None, b: Known | None) -> bool:

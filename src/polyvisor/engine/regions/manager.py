@@ -47,6 +47,9 @@ class Backend(Protocol):
     def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
         """Compile; ``done`` is called from any thread."""
 
+    def close(self) -> None:
+        """Compile no more."""
+
 
 @dataclass
 class Stats:
@@ -97,6 +100,7 @@ class Regions:
         self._cpus: list[Any] = []
         self._seen: dict[int, int] = {}
         self._places: dict[int, _Place] = {}
+        self._mapped: dict[int, int] = {}
         self._installed: list[_Installed] = []
         self._finished: list[tuple[int, _Place, Request, Region | Missing | None, int]] = []
         self._stop = threading.Event()
@@ -128,6 +132,7 @@ class Regions:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
+        self.backend.close()
         self.pages.on_discard = None
         self.arena.close()
 
@@ -147,6 +152,7 @@ class Regions:
             if self._forgotten:
                 self._forgotten = False
                 self._places.clear()
+                self._mapped.clear()
             self._finish()
             self._looks += 1
             if self._looks % _DECAY == 0:
@@ -154,6 +160,8 @@ class Regions:
                     del self._places[record]
                 for place in self._places.values():
                     place.heat //= 2
+                if len(self._mapped) > 4096:
+                    self._mapped.clear()
             found = self._count()
             if found:
                 self._act(found)
@@ -174,6 +182,7 @@ class Regions:
                     place = self._places[record] = _Place()
                 place.heat += 1
                 place.address = int(engine.sample_addresses[i % at.SAMPLES])
+                self._mapped[place.address & -self.layout.page_size] = self._slot(record)
                 place.cpu = cpu
                 found[record] = None
         return list(found)
@@ -220,11 +229,14 @@ class Regions:
         return content, int(executed, 2)
 
     def _slot_of(self, cpu: Any, page: int) -> int | None:
-        """The records of the page at a virtual address, as far as a CPU's code TLB has it."""
+        """The records of the page at a virtual address, as far as a CPU's code TLB or a sample has it."""
         bits = self.code.architecture.page_bits
         entry = int(cpu.engine.code_tlb) + (page >> bits & (at.CODE_TLB_SIZE - 1)) * at.CODE_TLB_ENTRY
         tag, slot = (ctypes.c_uint64 * 2).from_address(entry)
-        return slot if tag == page and slot and slot != int(cpu.engine.scratch) else None
+        if tag == page and slot and slot != int(cpu.engine.scratch):
+            return slot
+        # Where it was when it was last sampled: a guess, which the region makes sure of.
+        return self._mapped.get(page)
 
     def _assumed(self, cpu: Any) -> dict[str, tuple[int, int]]:
         """What a region may take for granted, as it is so now."""
