@@ -6,7 +6,7 @@ import ctypes
 import random
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from polyvisor.adl import Registers
@@ -14,8 +14,11 @@ from polyvisor.adl.assembler import assemble
 from polyvisor.engine.codepages import CodePages
 from polyvisor.engine.cpu import Cpu, Exit
 from polyvisor.engine.executor import ReferenceExecutor
+from polyvisor.engine.layout import SAMPLES
 from polyvisor.engine.memory import Memory
 from polyvisor.engine.native import native_code
+from polyvisor.engine.regions.compile import Missing, Region, RegionCompiler, Request
+from polyvisor.engine.regions.manager import Regions
 from polyvisor.isa.riscv import rv64
 
 from .fuzz import DEVICE, PAGE, RAM_END, Probe, Watchdog
@@ -334,6 +337,43 @@ def _restless() -> Prepare:
     return prepare
 
 
+def _compiling() -> Prepare:
+    """Compiles regions at places where execution was sampled, of various sizes."""
+    rng = random.Random(2)
+    compiler: list[RegionCompiler] = []
+
+    def prepare(cpu: Cpu, records: Sequence[int]) -> None:
+        if cpu.pages.on_discard is None:
+            code = cpu.code
+            cpu.regions = Regions(code, cpu.pages, _NoBackend())  # type: ignore[attr-defined]
+            compiler[:] = [RegionCompiler(code.architecture, code.layout, code.compiler)]
+        regions: Regions = cpu.regions  # type: ignore[attr-defined]
+        level = rng.choice((1, 1, 2))
+        limit = rng.choice((4, 20, 60))
+        for _ in range(rng.choice((0, 1, 2))):
+            number = rng.randrange(int(cpu.engine.sample_count) or 1) % SAMPLES
+            record, address = int(cpu.engine.sample_records[number]), int(cpu.engine.sample_addresses[number])
+            if record:
+                regions.compile_now(
+                    record, address, cpu, lambda r: compiler[0].compile(replace(r, limit=limit), level)
+                )
+
+    return prepare
+
+
+class _NoBackend:
+    """Compiles nothing by itself."""
+
+    def room(self) -> int:
+        return 0
+
+    def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
+        done(None)
+
+    def close(self) -> None:
+        pass
+
+
 def make_tier(name: str) -> Tier:
     """A new machine in the tier of that name.
 
@@ -349,6 +389,7 @@ TIERS: dict[str, Callable[[], Tier]] = {
     "reference": lambda: Tier("reference", lambda memory: ReferenceExecutor(rv64, memory, virtual=True)),
     "interpreter": lambda: NativeTier("interpreter"),
     "restless": lambda: NativeTier("restless", pages=5, slice=61, prepare=_restless()),
+    "jit": lambda: NativeTier("jit", slice=53, prepare=_compiling()),
 }
 
 
