@@ -289,7 +289,10 @@ def members_read(compiler: Compiler, *hooks: str) -> frozenset[str]:
 
 
 # What regions call where the TLB misses.
-_MISSES = tuple(f"{name}.{kind.__name__}" for name in ("region_load", "region_store") for kind in (u8, u16, u32, u64))
+_MISSES = (
+    *(f"{name}.{kind.__name__}" for name in ("region_load", "region_store") for kind in (u8, u16, u32, u64)),
+    "region_sync",
+)
 
 
 class NativeCode:
@@ -355,11 +358,12 @@ class NativeCode:
             address = self._engine.get_function_address
             self.enter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("enter"))
             self.enter_step = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("enter_step"))
-            places = (ctypes.c_uint64 * 14)()
+            places = (ctypes.c_uint64 * (6 + len(_MISSES)))()
             ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(address("glue_addresses"))(ctypes.addressof(places))
             self.dispatch, self.cross, self.stopped, self.decode, self.breakpoint = places[:5]
             # What compiled regions call.
             self.region_symbols = dict(zip(("jump", *_MISSES), places[5:], strict=True))
+            self.region_symbols["dispatch"] = self.dispatch
             self.flush_tlb = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("plain_flush_tlb"))
             self.read_clock = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(address("plain_clock"))
             self.reset_page = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64)(address("plain_reset_page"))
@@ -396,6 +400,7 @@ class NativeCode:
             roots[f"store {kind.__name__}"] = self.runtime("slow_store", kind=kind)
             for name in ("region_load", "region_store"):
                 roots[f"{name}.{kind.__name__}"] = self.runtime(name, kind=kind)
+        roots["region_sync"] = self.runtime("region_sync")
         offset, pc = self.layout.offset, self.layout.members["pc"]
         bits: int = pc.type.bits
         glue = _GLUE.format(
@@ -438,9 +443,9 @@ class NativeCode:
         text = ""
         for name in _MISSES:
             kind = result_type(roots[name])
-            wide = "i64 %a" if name.startswith("region_load") else "i64 %a, i64 %b"
-            text += f'define preserve_allcc {kind} @"{name}"(ptr %cpu, {wide}) nounwind {{\n'
-            text += f'  %v = call {kind} @"{roots[name].name}"(ptr %cpu, {wide})\n  ret {kind} %v\n}}\n'
+            given = {"region_load": ", i64 %a", "region_store": ", i64 %a, i64 %b"}.get(name.partition(".")[0], "")
+            text += f'define preserve_allcc {kind} @"{name}"(ptr %cpu{given}) nounwind {{\n'
+            text += f'  %v = call {kind} @"{roots[name].name}"(ptr %cpu{given})\n  ret {kind} %v\n}}\n'
         return text
 
     def _with_decoder(self, name: str, decoder: Prebuilt) -> ssa.Function:

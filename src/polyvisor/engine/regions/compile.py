@@ -76,12 +76,11 @@ class RegionCompiler:
         self.architecture = architecture
         self.layout = layout
         self.compiler = compiler
-        # These must not change in a region, as translation and interrupts depend on them.
-        self.fixed = members_read(compiler, "data_context", "fetch_context", "poll", "translate")
+        self.watched = members_read(compiler, "data_context", "fetch_context", "poll", "translate")
         self._functions: dict[int, ssa.Function] = {}
         self._numbers = {id(instruction): n for n, instruction in enumerate(architecture.instructions)}
         self._decoded: dict[int, tuple[Instruction, Flow, dict[Any, Any]] | None] = {}
-        self._scratch = InstructionEmitter(layout, {}, self.fixed)
+        self._scratch = InstructionEmitter(layout, {}, self.watched)
 
     def function(self, instruction: Instruction) -> ssa.Function:
         """The SSA of an instruction."""
@@ -155,10 +154,14 @@ class RegionCompiler:
             return None
         if missing and not request.final:
             return Missing(frozenset(missing))
-        emitter = RegionEmitter(
-            plan, layout, self.function, request.entry, request.assumed, self.fixed
-        )
-        return emitter, emitter.text()
+        assumed = dict(request.assumed)
+        while True:
+            emitter = RegionEmitter(plan, layout, self.function, request.entry, assumed, self.watched)
+            text = emitter.text()
+            if not emitter.contradicted & emitter.assumes:
+                return emitter, text
+            for name in emitter.contradicted:
+                assumed.pop(name, None)
 
     def compile(self, request: Request, level: int = 2) -> Region | Missing | None:
         """Compile a region; None if there is none at that place, and Missing if more pages should be given."""

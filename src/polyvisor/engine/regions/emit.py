@@ -65,9 +65,9 @@ class RegionEmitter(InstructionEmitter):
 
     def __init__(
         self, plan: Plan, layout: Layout, function_of: FunctionOf, page_offset: int,
-        assumed: Mapping[str, tuple[int, int]], fixed: frozenset[str],
+        assumed: Mapping[str, tuple[int, int]], watched: frozenset[str],
     ) -> None:
-        super().__init__(layout, assumed, fixed)
+        super().__init__(layout, assumed, watched)
         self.plan = plan
         self.function_of = function_of
         self.page_offset = page_offset
@@ -115,6 +115,9 @@ class RegionEmitter(InstructionEmitter):
             self.pages.add((self.page_offset + step.offset) >> self.layout.architecture.page_bits)
             operands = operands_of(step.instruction, step.word)
             outcomes = self.inline(self.function_of(step.instruction), operands, step.offset, step.length, position)
+            for outcome in outcomes:
+                if outcome.state.sync:
+                    self._look_around(block, step, outcome, position + 1)
             last = position + 1 == len(block.steps)
             if not last and len(outcomes) == 1 and outcomes[0].state.next is None:
                 self.resume(outcomes[0].label)
@@ -124,6 +127,22 @@ class RegionEmitter(InstructionEmitter):
                 self._go(block, step, outcome, position + 1)
             break
         self._block_written[block.number] = set(self.written)
+
+    def _look_around(self, block: Block, step: Step, outcome: Outcome, count: int) -> None:
+        """Leave the region if an interrupt is pending now, or memory looks different."""
+        self.resume(outcome.label)
+        state = self.state = outcome.state
+        counted = self.assign("load i64, ptr %icount.0")
+        self.write_field("retired", self.assign(f"add i64 {counted}, {count}"))
+        self.declare("region_sync", "declare preserve_allcc i1 @region_sync(ptr) nounwind")
+        due = self.assign("call preserve_allcc i1 @region_sync(ptr %cpu)")
+        target = state.next or Relative(step.following)
+        leave = self._leave_to(block, 0, count, target)
+        self.exits[-1].sync = True
+        go = self.new_label("go")
+        self.branch(due, leave, go, False)
+        self.begin(go)
+        outcome.label, state.sync = go, False
 
     def _go(self, block: Block, step: Step, outcome: Outcome, count: int) -> None:
         """Go on after ``count`` instructions of a block."""
@@ -240,6 +259,8 @@ class RegionEmitter(InstructionEmitter):
     def _way_on(self, way: Exit) -> tuple[tuple[str, int], str]:
         """How an exit goes on, and where, as an i64: exits that go on in the same way share code."""
         page = (self.page_offset + way.offset) >> self.layout.architecture.page_bits
+        if way.target is not None and way.sync:
+            return ("dispatch", 0), self.text_of(way.target)
         if way.target is not None:
             return ("jump", 0), self.text_of(way.target)
         if page not in self.pages:
@@ -253,6 +274,12 @@ class RegionEmitter(InstructionEmitter):
         match kind:
             case "jump", _:
                 self._tail("@jump", "%rec", count, place)
+            case "dispatch", _:
+                kind_of_pc = self._pc_kind()
+                narrow = place if kind_of_pc == "i64" else self.assign(f"trunc i64 {place} to {kind_of_pc}")
+                self.write_field("pc", narrow, kind_of_pc)
+                self.declare("dispatch", f"declare preserve_nonecc void @dispatch({HANDLER_ARGUMENTS})")
+                self._tail("@dispatch", "%rec", count, "%base")
             case "original", offset:
                 record = self.assign(f"getelementptr i8, ptr %rec0, i64 {offset << layout.shift}")
                 self._tail(self._original(offset), record, count, "%base")

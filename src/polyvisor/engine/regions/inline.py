@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NoReturn
 
@@ -54,7 +54,7 @@ class State:
 
     ``registers`` are the values of those that were read or written; ``stale`` are those of them whose variable does not
     hold the value yet (variables are written where a block ends); ``changed``: memory was changed, so there is no way
-    back before the instruction.
+    back before the instruction; ``sync``: contexts or pending interrupts may have changed.
     """
 
     registers: dict[Key, Known]
@@ -62,10 +62,11 @@ class State:
     values: dict[int, Known] = field(default_factory=dict)
     next: Known | None = None
     changed: bool = False
+    sync: bool = False
 
     def copy(self) -> State:
         """An independent copy."""
-        return State(dict(self.registers), set(self.stale), dict(self.values), self.next, self.changed)
+        return replace(self, registers=dict(self.registers), stale=set(self.stale), values=dict(self.values))
 
 
 @dataclass
@@ -79,6 +80,7 @@ class Exit:
     written: set[Key]
     block: Any
     target: Known | None = None  # a jump there; None: the interpreter goes on at ``offset``
+    sync: bool = False  # by way of the dispatcher, which looks at everything
 
 
 @dataclass
@@ -108,16 +110,17 @@ class InstructionEmitter(HelperEmitter):
     """Writes instructions into a region's function.
 
     ``assumed`` says which bits of which fields have which values as long as the region runs: name to (mask, value);
-    ``fixed`` are members that must not change inside a region.
+    ``watched`` are members that translation, contexts and interrupts depend on: they are always current in memory.
     """
 
-    def __init__(self, layout: Layout, assumed: Mapping[str, tuple[int, int]], fixed: frozenset[str]) -> None:
+    def __init__(self, layout: Layout, assumed: Mapping[str, tuple[int, int]], watched: frozenset[str]) -> None:
         super().__init__(_NOTHING, layout, _no_runtime)
         self.assumed = assumed
-        self.fixed = fixed
+        self.watched = watched
         self.exits: list[Exit] = []
         self.variables: dict[Key, str] = {}
         self.assumes: set[str] = set()
+        self.contradicted: set[str] = set()  # assumed, but written
         self.chunks: list[list[str]] = []
         self.block: Any = None
         self.state = State({}, set())
@@ -208,9 +211,17 @@ class InstructionEmitter(HelperEmitter):
         self.state.values[op.results[0].number] = value
 
     def op_set(self, op: ssa.Op) -> None:
-        if op.detail in self.fixed:
-            self.cold()
-        self.write((op.detail, 0), self.known(op.arguments[0]))
+        key, value = (op.detail, 0), self.known(op.arguments[0])
+        if op.detail in self.assumed:
+            self.contradicted.add(op.detail)
+        if op.detail not in self.watched:
+            self.write(key, value)
+            return
+        text = self.text_of(value)
+        self.line(f"store {self.kind_of(key)} {text}, ptr {self.place(op.detail)}")
+        self.line(f"store {self.kind_of(key)} {text}, ptr {self.variable(key)}")
+        self.state.registers[key] = text
+        self.state.changed = self.state.sync = True
 
     def _index(self, value: ssa.Value) -> int:
         index = self.known(value)
@@ -227,8 +238,8 @@ class InstructionEmitter(HelperEmitter):
 
     def op_setreg(self, op: ssa.Op) -> None:
         index = self._index(op.arguments[0])
-        if op.detail in self.fixed:
-            self.cold()
+        if op.detail in self.watched:
+            raise UnsupportedError(f"a change of {op.detail}")
         if index != getattr(self.layout.members[op.detail], "zero", None):
             self.write((op.detail, index), self.known(op.arguments[1]))
 
@@ -329,6 +340,8 @@ class InstructionEmitter(HelperEmitter):
             self.state.values[op.results[0].number] = folded
         elif code in _PURE or code in _ALLOWED or code.startswith("ieee_"):
             super().op(op)
+        elif code == "call" and not op.catch and _is_small(op.detail):
+            self._inline_call(op)
         else:
             self.cold()
 
@@ -377,23 +390,44 @@ class InstructionEmitter(HelperEmitter):
         self._start = dict(self.state.registers), set(self.written)
         state = self.state
         state.values = {p.number: v for p, v in zip(function.parameters, operands, strict=True)}
-        state.next, state.changed = None, False
-        outcomes: list[Outcome] = []
-        pending: dict[int, list[_Edge]] = {function.blocks[0].number: [_Edge(self.label, [], state)]}
+        state.next, state.changed, state.sync = None, False, False
+        return [Outcome(edge.label, edge.state) for edge in self._walk(function)]
+
+    def _walk(self, function: ssa.Function) -> list[_Edge]:
+        """Write a function's body from here; gives the ways to its returns, with the results as arguments."""
+        returns: list[_Edge] = []
+        pending: dict[int, list[_Edge]] = {function.blocks[0].number: [_Edge(self.label, [], self.state)]}
         blocks = {b.number: b for b in function.blocks}
         while pending:
             number = min(pending)
             for edges in _alike(pending.pop(number)):
-                self._enter(blocks[number], edges)
+                self._enter(blocks[number].parameters, edges)
                 try:
                     for op in blocks[number].ops:
                         self.op(op)
-                    self._leave(blocks[number], pending, outcomes)
+                    self._leave(blocks[number], pending, returns)
                 except _ColdError:
                     continue
-        return outcomes
+        return returns
 
-    def _leave(self, block: ssa.Block, pending: dict[int, list[_Edge]], outcomes: list[Outcome]) -> None:
+    def _inline_call(self, op: ssa.Op) -> None:
+        """Write a helper's body in place of its call."""
+        callee: ssa.Function = op.detail
+        caller, values = self.function, self.state.values
+        arguments = [self.known(a) for a in op.arguments]
+        self.function = callee
+        self.state.values = {p.number: a for p, a in zip(callee.parameters, arguments, strict=True)}
+        returns = self._walk(callee)
+        self.function = caller
+        if not returns:
+            raise _ColdError
+        for edge in returns:
+            edge.state.values = dict(values)
+        if any(not _same_next(e.state.next, returns[0].state.next) for e in returns):
+            raise UnsupportedError("a helper that jumps")
+        self._enter(op.results, returns)
+
+    def _leave(self, block: ssa.Block, pending: dict[int, list[_Edge]], returns: list[_Edge]) -> None:
         """Write the end of an SSA block."""
         def go(label: str, jump: ssa.Jump, state: State) -> None:
             if jump.target.number <= block.number:
@@ -425,18 +459,18 @@ class InstructionEmitter(HelperEmitter):
                     self.cold()
                 chosen = next((j for n, j in cases if n == number.value), default)
                 go(self.label, chosen, self.state)
-            case ssa.Return():
-                outcomes.append(Outcome(self.label, self.state))
+            case ssa.Return(values=values):
+                returns.append(_Edge(self.label, [self.known(v) for v in values], self.state))
             case _:
                 self.cold()
 
-    def _enter(self, block: ssa.Block, edges: list[_Edge]) -> None:
-        """Begin an SSA block where the edges meet."""
+    def _enter(self, parameters: Sequence[ssa.Value], edges: list[_Edge]) -> None:
+        """Go on where the edges meet; the parameters get what they bring along."""
         if len(edges) == 1:
             (edge,) = edges
             self.resume(edge.label)
             self.state = edge.state
-            for parameter, argument in zip(block.parameters, edge.arguments, strict=True):
+            for parameter, argument in zip(parameters, edge.arguments, strict=True):
                 self.state.values[parameter.number] = argument
             return
         label = self.new_label("join")
@@ -455,7 +489,7 @@ class InstructionEmitter(HelperEmitter):
             values = [s.values[number] for s in states]
             if not all(_same(v, values[0]) for v in values):
                 rows.append((number, llvm_type(types[number]), list(values)))
-        for i, parameter in enumerate(block.parameters):
+        for i, parameter in enumerate(parameters):
             values = [e.arguments[i] for e in edges]
             if all(_same(v, values[0]) for v in values):
                 for s in states:
@@ -474,7 +508,9 @@ class InstructionEmitter(HelperEmitter):
         first = states[0]
         registers = {k: v for k, v in first.registers.items() if all(_same(s.registers.get(k), v) for s in states)}
         shared = {n: v for n, v in first.values.items() if all(_same(s.values.get(n), v) for s in states)}
-        self.state = State(registers, set(changed), shared, first.next, any(s.changed for s in states))
+        self.state = State(
+            registers, set(changed), shared, first.next, any(s.changed for s in states), any(s.sync for s in states)
+        )
         for key, kind, names in columns:
             ways = ", ".join(f"[ {n}, %{e.label} ]" for n, e in zip(names, edges, strict=True))
             name = self.assign(f"phi {kind} {ways}")
@@ -501,13 +537,23 @@ def _same(a: Known | None, b: Known | None) -> bool:
     return a is not None and a == b
 
 
+def _same_next(a: Known | None, b: Known | None) -> bool:
+    return (a is None and b is None) or _same(a, b)
+
+
+@cache
+def _is_small(function: ssa.Function) -> bool:
+    """Whether a function is worth its place in a region: no loop, and not much of a body for known arguments."""
+    loops = any(j.target.number <= b.number for b in function.blocks for j in b.jumps())
+    return not loops and len(function.blocks) < 400
+
+
 def _alike(edges: list[_Edge]) -> list[list[_Edge]]:
     """The edges, in groups that lead to the same next instruction: only those are joined."""
     groups: list[list[_Edge]] = []
     for edge in edges:
         for group in groups:
-            a, b = group[0].state.next, edge.state.next
-            if (a is None and b is None) or _same(a, b):
+            if _same_next(group[0].state.next, edge.state.next):
                 group.append(edge)
                 break
         else:

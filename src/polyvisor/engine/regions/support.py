@@ -55,6 +55,18 @@ def region_store(cpu, arch, layout, kind, vaddr: u64, value: u64) -> bool:
 
 
 @engine()
+def region_sync(cpu, arch) -> bool:
+    """Whether contexts have changed, or an interrupt is to be taken: the region is left for the dispatcher."""
+    if "data_context" in arch.hooks and arch.hooks["data_context"](cpu) != cpu.data_context:
+        return True
+    if "fetch_context" in arch.hooks and arch.hooks["fetch_context"](cpu) != cpu.fetch_context:
+        return True
+    if "poll" in arch.hooks:
+        return attempt(arch.hooks["poll"], cpu)
+    return False
+
+
+@engine()
 def link_region(cpu, layout, slot: u64, link: u64) -> None:
     """From now on, writes to parts of a page make a region forgotten."""
     header = slot + layout.header_offset

@@ -46,7 +46,13 @@ def pending(cpu) -> u64:
 @rv64.hook("poll")
 def poll(cpu):
     """Take the pending interrupt of highest priority that is enabled here."""
-    if cpu.mie != 0:
+    # Most looks come while the kernel has interrupts off: then there is nothing to find out.
+    wanted = cpu.mie
+    if cpu.privilege == 3 and not bit(cpu.mstatus, MSTATUS_MIE):
+        wanted = u64(0)
+    if cpu.privilege == 1 and not bit(cpu.mstatus, MSTATUS_SIE):
+        wanted = wanted & ~cpu.mideleg
+    if wanted != 0:
         waiting = pending(cpu) & cpu.mie
         if unlikely(waiting != 0):
             machine = waiting & ~cpu.mideleg
