@@ -51,6 +51,6 @@ def test_a_difference_is_found_and_shrunk(tiers, monkeypatch):
     monkeypatch.setattr(add.function, "python", wrong)
     found = ""
     for seed in range(50):
-        found = found or program_fuzz.check(seed, tiers["interpreter"], tiers["reference"], 100)
+        found = found or program_fuzz.check(seed, tiers["interpreter"], tiers["reference"], 100, seconds=5)
     assert "addw" in found
     assert "interpreter" in found and "reference" in found

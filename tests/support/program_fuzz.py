@@ -125,13 +125,13 @@ def shrink(program: Program, fails: Callable[[Program], bool], seconds: float = 
     return program
 
 
-def check(seed: int, a: Tier, b: Tier, budget: int) -> str:
+def check(seed: int, a: Tier, b: Tier, budget: int, seconds: float = 60.0) -> str:
     """Run the program of a seed; a report of the mismatch, with the program shrunk, or nothing."""
     program = make_program(seed, budget)
     found = compare(program, a, b, budget)
     if not found:
         return ""
-    small = shrink(program, lambda p: bool(compare(p, a, b, budget)))
+    small = shrink(program, lambda p: bool(compare(p, a, b, budget)), seconds)
     again = compare(small, a, b, budget) or f"(not again) {found}"
     return f"seed {seed}, about {budget} instructions, {a.name} and {b.name}:\n{small.text()}\n{again}"
 
