@@ -431,7 +431,8 @@ def encoded(rng: random.Random, instruction: Instruction, **fixed: int) -> bytes
             if operand.bits == 5 and operand.name == "rd":
                 raw = rng.choice((*FREE, *FREE, *FREE, 0))
             elif operand.bits == 5 and operand.name in ("rs1", "rs2", "rs3"):
-                raw = rng.choice(SOURCES)
+                same = operand.name != "rs1" and "rs1" in values and rng.random() < 0.1
+                raw = values["rs1"] if same else rng.choice(SOURCES)
             raw &= covered
             if operand.signed and raw >> (operand.bits - 1):
                 raw -= 1 << operand.bits

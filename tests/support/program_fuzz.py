@@ -106,6 +106,8 @@ def shrink(program: Program, fails: Callable[[Program], bool], seconds: float = 
         for node in list(program.nodes()):
             # A change of the mode inside another one says where it comes from.
             inside = [n.kind for n in node.walk()]
+            if node.id in program.opened:
+                continue
             if node.kind in ("loop", "if") or inside.count("mode") == 1 == inside[:1].count("mode"):
                 attempt(replace(program, opened=program.opened | {node.id}))
         for node in list(program.nodes()):

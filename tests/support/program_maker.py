@@ -23,6 +23,7 @@ from .fuzz_machine import (
     FREE,
     HANDLER_CODE,
     HANDLERS,
+    JUMPS,
     LARGE,
     RAM,
     RAM_PAGES,
@@ -61,6 +62,7 @@ from .fuzz_program import (
 _QUIET_CSRS = "fflags frm fcsr fcsr frm mscratch sscratch scounteren mhartid misa sepc stval scause sstatus sie satp"
 _EXACT_CSRS = "cycle instret time mcycle minstret mepc mtval mcause mstatus mip sip mie mcounteren mcountinhibit"
 _STATUS = 1 << 5 | 1 << 8 | 3 << 13 | 1 << 18 | 1 << 19  # SPIE SPP FS SUM MXR
+CONSTANTS, CONSTANT_COUNT = JUMPS * PAGE + 3520, 72  # from the start of RAM
 _LONGEST = 2000  # times that a loop goes around
 
 
@@ -137,6 +139,15 @@ class Maker:
                 destination = rng.choice([r for r in FREE if r != register])
                 code = encoded(rng, one, rs1=register, rd=destination) + between + encoded(rng, two, rs1=register)
         return offset(register, place - immediate) + code
+
+    def constant(self) -> bytes:
+        """Load an interesting value: without those, all registers soon hold zeros, ones and NaNs."""
+        name = self.rng.choice(("fld", "fld", "flw", "ld", "lw"))
+        register = self.free()
+        start = offset(register, CONSTANTS + 8 * self.rng.randrange(CONSTANT_COUNT))
+        if name[0] == "f":
+            return start + ins(name, rd=self.rng.randrange(32), rs1=register, imm=0)
+        return start + ins(name, rd=self.free(), rs1=register, imm=0)
 
     def control(self) -> bytes:
         """Something with control and status registers, or a trap."""
@@ -229,7 +240,9 @@ class Maker:
         while size > 0:
             kind = rng.random()
             size -= 1
-            if kind < 0.55:
+            if kind < 0.06:
+                out.append(self.data(self.constant()))
+            elif kind < 0.55:
                 out.append(self.data(self.simple()))
             elif kind < 0.67:
                 out.append(self.data(self.access()))
@@ -379,6 +392,8 @@ def make_program(seed: int, budget: int = 20_000) -> Program:
     image = bytearray(RAM_PAGES * PAGE)
     image[DATA * PAGE : (DATA + DATA_PAGES) * PAGE] = rng.randbytes(DATA_PAGES * PAGE)
     image[HANDLERS * PAGE : HANDLERS * PAGE + len(HANDLER_CODE)] = HANDLER_CODE
+    values = [rng.choice((integer, floating, floating))(rng) for _ in range(CONSTANT_COUNT)]
+    struct.pack_into(f"<{CONSTANT_COUNT}Q", image, CONSTANTS, *values)
     write_tables(rng, image)
     period = rng.choice((150, 400, 3000)) if maker.loosely else 1 << 62
     struct.pack_into("<QQ", image, SYSTEM * PAGE, 0, period)
