@@ -23,7 +23,7 @@ from typing import Any
 from polyvisor.engine.native import native_code
 from polyvisor.isa.riscv import rv64
 
-from .fuzz_machine import TIERS, Tier, differences, make_tier
+from .fuzz_machine import TIERS, Tier, describe, differences, make_tier
 from .fuzz_program import Program
 from .program_maker import make_program
 
@@ -135,7 +135,8 @@ def check(seed: int, a: Tier, b: Tier, budget: int, seconds: float = 60.0) -> st
         return ""
     small = shrink(program, lambda p: bool(compare(p, a, b, budget)), seconds)
     again = compare(small, a, b, budget) or f"(not again) {found}"
-    return f"seed {seed}, about {budget} instructions, {a.name} and {b.name}:\n{small.text()}\n{again}"
+    title = f"seed {seed}, about {budget} instructions, {a.name} and {b.name}:"
+    return "\n".join([title, small.text(), describe(a), describe(b), again])
 
 
 # Campaigns
