@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 
+from polyvisor.engine.layout import PAGE_CODE
 from polyvisor.engine.native import native_code
 from polyvisor.isa.riscv import rv64
 from support import fuzz_machine, program_fuzz
+from support.program_maker import make_program
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +28,7 @@ def _check(tiers, one, other, seeds, budget):
 
 
 def test_reference(tiers):
-    _check(tiers, "interpreter", "reference", range(6), 150)
+    _check(tiers, "interpreter", "reference", range(4), 60)
 
 
 def test_long_programs(tiers):
@@ -41,16 +45,36 @@ def test_many_long_programs(tiers):
     _check(tiers, "interpreter", "restless", range(1000, 1500), 20_000)
 
 
-def test_a_difference_is_found_and_shrunk(tiers, monkeypatch):
-    """The test itself: with a wrong reference it fails, and shows only what is needed."""
-    add = next(i for i in rv64.instructions if i.name == "addw")
-
-    def wrong(cpu, rd, rs1, rs2):
-        cpu.x[rd] = cpu.x[rs1] + cpu.x[rs2]
-
-    monkeypatch.setattr(add.function, "python", wrong)
+@pytest.mark.parametrize(
+    ("instruction", "other"), [("addw", "subw"), ("c.sub", "c.xor"), ("bge", "bgeu"), ("sfence.vma", "fence")]
+)
+def test_a_wrong_instruction_is_found_and_shrunk(tiers, instruction, other):
+    """The test itself: a tier that takes one instruction for another is found out, and only what is needed shown."""
+    code = native_code(rv64)
+    names = [i.name for i in rv64.instructions]
+    table = (ctypes.c_uint64 * len(code.table))(*code.table)
+    table[names.index(instruction) + 1] = code.handler(names.index(other) + 1)
+    broken = fuzz_machine.NativeTier("broken")
+    broken.executor.engine.decode_table = ctypes.addressof(table)
     found = ""
-    for seed in range(50):
-        found = found or program_fuzz.check(seed, tiers["interpreter"], tiers["reference"], 100)
-    assert "addw" in found
-    assert "interpreter" in found and "reference" in found
+    for seed in range(100):
+        found = found or program_fuzz.check(seed, tiers["interpreter"], broken, 20_000, seconds=10)
+    broken.close()
+    assert instruction in found
+    assert "broken" in found
+    assert found.count("\n") < 120
+
+
+def test_unnoticed_writes_to_code_are_found(tiers):
+    """Likewise, a tier that does not notice when code is overwritten."""
+
+    def forget(cpu, records):
+        for page in range(fuzz_machine.RAM_PAGES):
+            flags = ctypes.c_uint8.from_address(cpu.pages.descriptors[4] + page)
+            flags.value &= ~PAGE_CODE
+
+    stale = fuzz_machine.NativeTier("stale", prepare=forget)
+    assert any(
+        program_fuzz.compare(make_program(seed), tiers["interpreter"], stale, 20_000) for seed in range(100)
+    )
+    stale.close()

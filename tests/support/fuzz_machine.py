@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import random
 import struct
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -420,6 +421,18 @@ def differences(a: Tier, b: Tier, loosely: bool = False, memory: bool = True) ->
     if a.over != b.over:
         found.append(f"has come to its end: {a.name} {a.over}, {b.name} {b.over}")
     return "\n".join(found)
+
+
+def describe(tier: Tier) -> str:
+    """A machine's whole state, without what is zero."""
+    state: Any = tier.executor.state
+    found = [f"executed={tier.retired}"]
+    for name, member in rv64.state_type.members.items():  # type: ignore[union-attr]
+        if isinstance(member, Registers):
+            found += [f"{name}{n}={int(v):#x}" for n, v in enumerate(getattr(state, name)) if v]
+        elif getattr(state, name):
+            found.append(f"{name}={int(getattr(state, name)):#x}")
+    return textwrap.fill(" ".join(found), 120, initial_indent=f"{tier.name}: ", subsequent_indent="  ")
 
 
 def _without_interrupts(data: bytes) -> bytes:

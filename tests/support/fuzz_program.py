@@ -5,16 +5,34 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from polyvisor.adl import Instruction
 from polyvisor.isa.riscv import rv64
 from polyvisor.isa.riscv.csr import NAMES
 
 from .fuzz import BY_MNEMONIC, PAGE
-from .fuzz_machine import BACKING, BASE, CODE, DATA, JUMPS, RA, RAM, REQUEST, SP, VOLATILE, WINDOWS, Load
+from .fuzz_machine import (
+    BACKING,
+    BASE,
+    CODE,
+    COUNTERS,
+    CURSOR,
+    DATA,
+    FREE,
+    JUMPS,
+    RA,
+    RAM,
+    REQUEST,
+    SP,
+    VOLATILE,
+    WINDOWS,
+    Load,
+)
 
 # Assembling
 
@@ -339,7 +357,11 @@ class Program:
             f"seed {self.seed}, starts in mode {self.mode}, {'translated' if self.translated else 'bare'}"
             f"{', compared loosely' if self.loosely else ''}; addresses are from the start of RAM"
         ]
-        for start, data in [(at, code), *self._volatile_code()]:
+        called = {_VOLATILE_PLACES.get(n.values[0]) for n in self.nodes() if n.kind == "call"}
+        volatile = [
+            (s, d) for s, d in self._volatile_code() if called & {s - VOLATILE * PAGE, s - BACKING * PAGE}
+        ]
+        for start, data in [(at, code), *volatile]:
             place = 0
             while place < len(data):
                 for name in names.get(start + place, []):
@@ -363,3 +385,59 @@ FIRST_VOLATILE = 24  # number of the first volatile function in the table of fun
 # Where volatile functions begin in both contents of their pages; the last goes over the end of the first page.
 CROSSING = 6  # instructions in front of the one that is in both pages
 _VOLATILE_PLACES = {"v0": 0, "v1": 0x402, "v2": PAGE + 0x800, "v3": PAGE - 2 - 4 * CROSSING - 4}
+
+
+# Random instructions
+
+_CONTROL = set(
+    "jal jalr beq bne blt bge bltu bgeu c.j c.jr c.jalr c.beqz c.bnez ecall ebreak c.ebreak mret sret wfi".split()
+)
+_CONTROL |= {"c.addi16sp", "sfence.vma", "sinval.vma", "sfence.w.inval", "sfence.inval.ir"}
+_NAMES = "plain float load store atomic reserve stack bits multiply".split()
+GROUPS: dict[str, list[Instruction]] = {n: [] for n in _NAMES}
+for _one in rv64.instructions:
+    _operands = {o.name for o in _one.encoding.operands}
+    if _one.name in _CONTROL or _one.extension == "Zicsr":
+        continue
+    if _one.extension == "A":
+        GROUPS["reserve" if _one.name[:3] in ("lr.", "sc.") else "atomic"].append(_one)
+    elif _one.name.endswith("sp"):
+        GROUPS["stack"].append(_one)
+    elif "(" in _one.syntax.text:
+        GROUPS["store" if "rd" not in _operands else "load"].append(_one)
+    elif _one.extension in ("F", "D"):
+        GROUPS["float"].append(_one)
+    elif _one.extension == "M":
+        GROUPS["multiply"].append(_one)
+    elif _one.extension.startswith("Zb"):
+        GROUPS["bits"].append(_one)
+    else:
+        GROUPS["plain"].append(_one)
+
+BRANCHES = [BY_MNEMONIC[n] for n in "beq bne blt bge bltu bgeu".split()]
+SHORT_BRANCHES = [BY_MNEMONIC[n] for n in ("c.beqz", "c.bnez")]
+SOURCES = (*FREE, *FREE, *COUNTERS, 0, CURSOR, BASE)
+
+
+def encoded(rng: random.Random, instruction: Instruction, **fixed: int) -> bytes:
+    """An instruction with random operands that writes no register that others rely on."""
+    while True:
+        values: dict[str, int] = {}
+        for operand in instruction.encoding.operands:
+            covered = sum(((1 << p.width) - 1) << p.to for p in operand.pieces)
+            raw = rng.getrandbits(operand.bits)
+            if rng.random() < 0.3:
+                raw = rng.choice((0, -1, 1 << (operand.bits - 1), (1 << (operand.bits - 1)) - 1, 8, 16))
+            if operand.bits == 5 and operand.name == "rd":
+                raw = rng.choice((*FREE, *FREE, *FREE, 0))
+            elif operand.bits == 5 and operand.name in ("rs1", "rs2", "rs3"):
+                same = operand.name != "rs1" and "rs1" in values and rng.random() < 0.1
+                raw = values["rs1"] if same else rng.choice(SOURCES)
+            raw &= covered
+            if operand.signed and raw >> (operand.bits - 1):
+                raw -= 1 << operand.bits
+            values[operand.name] = raw + operand.add
+        values |= {n: v for n, v in fixed.items() if n in values}
+        data = instruction.encoding.encode(values)
+        if rv64.decode(int.from_bytes(data, "little")) is instruction:
+            return data

@@ -23,7 +23,7 @@ from typing import Any
 from polyvisor.engine.native import native_code
 from polyvisor.isa.riscv import rv64
 
-from .fuzz_machine import TIERS, Tier, differences, make_tier
+from .fuzz_machine import TIERS, Tier, describe, differences, make_tier
 from .fuzz_program import Program
 from .program_maker import make_program
 
@@ -106,6 +106,8 @@ def shrink(program: Program, fails: Callable[[Program], bool], seconds: float = 
         for node in list(program.nodes()):
             # A change of the mode inside another one says where it comes from.
             inside = [n.kind for n in node.walk()]
+            if node.id in program.opened:
+                continue
             if node.kind in ("loop", "if") or inside.count("mode") == 1 == inside[:1].count("mode"):
                 attempt(replace(program, opened=program.opened | {node.id}))
         for node in list(program.nodes()):
@@ -125,15 +127,16 @@ def shrink(program: Program, fails: Callable[[Program], bool], seconds: float = 
     return program
 
 
-def check(seed: int, a: Tier, b: Tier, budget: int) -> str:
+def check(seed: int, a: Tier, b: Tier, budget: int, seconds: float = 60.0) -> str:
     """Run the program of a seed; a report of the mismatch, with the program shrunk, or nothing."""
     program = make_program(seed, budget)
     found = compare(program, a, b, budget)
     if not found:
         return ""
-    small = shrink(program, lambda p: bool(compare(p, a, b, budget)))
+    small = shrink(program, lambda p: bool(compare(p, a, b, budget)), seconds)
     again = compare(small, a, b, budget) or f"(not again) {found}"
-    return f"seed {seed}, about {budget} instructions, {a.name} and {b.name}:\n{small.text()}\n{again}"
+    title = f"seed {seed}, about {budget} instructions, {a.name} and {b.name}:"
+    return "\n".join([title, small.text(), describe(a), describe(b), again])
 
 
 # Campaigns

@@ -7,12 +7,12 @@ import struct
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from polyvisor.adl import Instruction
 from polyvisor.isa.riscv import rv64
 from polyvisor.isa.riscv.csr import NAMES
 
-from .fuzz import BY_MNEMONIC, DEVICE, PAGE, floating, integer
+from .fuzz import DEVICE, PAGE, floating, integer
 from .fuzz_machine import (
+    BACKING,
     BASE,
     CODE,
     CODE_PAGES,
@@ -23,6 +23,7 @@ from .fuzz_machine import (
     FREE,
     HANDLER_CODE,
     HANDLERS,
+    JUMPS,
     LARGE,
     RAM,
     RAM_PAGES,
@@ -39,69 +40,29 @@ from .fuzz_machine import (
     data_entry,
     leaf_address,
     write_tables,
-)  # fmt: skip
-from .fuzz_program import CROSSING, FIRST_VOLATILE, Function, Node, Program, ins, li, offset
-
-# Random instructions
-
-_CONTROL = set(
-    "jal jalr beq bne blt bge bltu bgeu c.j c.jr c.jalr c.beqz c.bnez ecall ebreak c.ebreak mret sret wfi".split()
 )
-_CONTROL |= {"c.addi16sp", "sfence.vma", "sinval.vma", "sfence.w.inval", "sfence.inval.ir"}
-GROUP_NAMES = "plain float load store atomic reserve stack bits multiply".split()
-_GROUPS: dict[str, list[Instruction]] = {n: [] for n in GROUP_NAMES}
-for _one in rv64.instructions:
-    _operands = {o.name for o in _one.encoding.operands}
-    if _one.name in _CONTROL or _one.extension == "Zicsr":
-        continue
-    if _one.extension == "A":
-        _GROUPS["reserve" if _one.name[:3] in ("lr.", "sc.") else "atomic"].append(_one)
-    elif _one.name.endswith("sp"):
-        _GROUPS["stack"].append(_one)
-    elif "(" in _one.syntax.text:
-        _GROUPS["store" if "rd" not in _operands else "load"].append(_one)
-    elif _one.extension in ("F", "D"):
-        _GROUPS["float"].append(_one)
-    elif _one.extension == "M":
-        _GROUPS["multiply"].append(_one)
-    elif _one.extension.startswith("Zb"):
-        _GROUPS["bits"].append(_one)
-    else:
-        _GROUPS["plain"].append(_one)
-
-BRANCHES = [BY_MNEMONIC[n] for n in "beq bne blt bge bltu bgeu".split()]
-SHORT_BRANCHES = [BY_MNEMONIC[n] for n in ("c.beqz", "c.bnez")]
-_SOURCES = (*FREE, *FREE, *COUNTERS, 0, CURSOR, BASE)
-
-
-def encoded(rng: random.Random, instruction: Instruction, **fixed: int) -> bytes:
-    """An instruction with random operands that writes no register that others rely on."""
-    while True:
-        values: dict[str, int] = {}
-        for operand in instruction.encoding.operands:
-            covered = sum(((1 << p.width) - 1) << p.to for p in operand.pieces)
-            raw = rng.getrandbits(operand.bits)
-            if rng.random() < 0.3:
-                raw = rng.choice((0, -1, 1 << (operand.bits - 1), (1 << (operand.bits - 1)) - 1, 8, 16))
-            if operand.bits == 5 and operand.name == "rd":
-                raw = rng.choice((*FREE, *FREE, *FREE, 0))
-            elif operand.bits == 5 and operand.name in ("rs1", "rs2", "rs3"):
-                raw = rng.choice(_SOURCES)
-            raw &= covered
-            if operand.signed and raw >> (operand.bits - 1):
-                raw -= 1 << operand.bits
-            values[operand.name] = raw + operand.add
-        values |= {n: v for n, v in fixed.items() if n in values}
-        data = instruction.encoding.encode(values)
-        if rv64.decode(int.from_bytes(data, "little")) is instruction:
-            return data
-
+from .fuzz_program import (
+    BRANCHES,
+    CROSSING,
+    FIRST_VOLATILE,
+    GROUPS,
+    SHORT_BRANCHES,
+    SOURCES,
+    Function,
+    Node,
+    Program,
+    encoded,
+    ins,
+    li,
+    offset,
+)
 
 # Random programs
 
 _QUIET_CSRS = "fflags frm fcsr fcsr frm mscratch sscratch scounteren mhartid misa sepc stval scause sstatus sie satp"
 _EXACT_CSRS = "cycle instret time mcycle minstret mepc mtval mcause mstatus mip sip mie mcounteren mcountinhibit"
 _STATUS = 1 << 5 | 1 << 8 | 3 << 13 | 1 << 18 | 1 << 19  # SPIE SPP FS SUM MXR
+CONSTANTS, CONSTANT_COUNT = JUMPS * PAGE + 3520, 72  # from the start of RAM
 _LONGEST = 2000  # times that a loop goes around
 
 
@@ -131,7 +92,7 @@ class Maker:
         """One instruction that touches nothing but registers and the stack."""
         while True:
             group = self.rng.choices(*zip(*self.weights.items(), strict=True))[0]
-            data = encoded(self.rng, self.rng.choice(_GROUPS[group]))
+            data = encoded(self.rng, self.rng.choice(GROUPS[group]))
             if length in (None, len(data)):
                 return data
 
@@ -145,7 +106,7 @@ class Maker:
         """An address, and an instruction that uses it; a walk along the data from time to time to time."""
         rng = self.rng
         group = rng.choice(("load", "load", "store", "store", "atomic") + (() if self.loosely else ("reserve",)))
-        chosen = rng.choice(_GROUPS[group])
+        chosen = rng.choice(GROUPS[group])
         register = rng.choice([r for r in FREE if 8 <= r < 16])
         code = encoded(rng, chosen, rs1=register)
         word = int.from_bytes(code, "little")
@@ -169,7 +130,7 @@ class Maker:
         if group == "reserve" and rng.random() < 0.7:
             # LR, and SC of the same size
             size = rng.choice("wd")
-            pair = [i for i in _GROUPS["reserve"] if f".{size}" in i.name]
+            pair = [i for i in GROUPS["reserve"] if f".{size}" in i.name]
             one = rng.choice([i for i in pair if i.name.startswith("lr")])
             two = rng.choice([i for i in pair if i.name.startswith("sc")])
             between = self.simple() if rng.random() < 0.5 else b""
@@ -178,6 +139,15 @@ class Maker:
                 destination = rng.choice([r for r in FREE if r != register])
                 code = encoded(rng, one, rs1=register, rd=destination) + between + encoded(rng, two, rs1=register)
         return offset(register, place - immediate) + code
+
+    def constant(self) -> bytes:
+        """Load an interesting value: without those, all registers soon hold zeros, ones and NaNs."""
+        name = self.rng.choice(("fld", "fld", "flw", "ld", "lw"))
+        register = self.free()
+        start = offset(register, CONSTANTS + 8 * self.rng.randrange(CONSTANT_COUNT))
+        if name[0] == "f":
+            return start + ins(name, rd=self.rng.randrange(32), rs1=register, imm=0)
+        return start + ins(name, rd=self.free(), rs1=register, imm=0)
 
     def control(self) -> bytes:
         """Something with control and status registers, or a trap."""
@@ -190,7 +160,7 @@ class Maker:
         if kind < 0.60:
             name = rng.choice("fflags frm fcsr mscratch sscratch frm fcsr stval scause".split())
             which = rng.choice("csrrw csrrs csrrc csrrwi csrrsi csrrci".split())
-            return ins(which, rd=rng.choice((a, 0)), rs1=rng.choice(_SOURCES), csr=NAMES[name], imm=rng.randrange(32))
+            return ins(which, rd=rng.choice((a, 0)), rs1=rng.choice(SOURCES), csr=NAMES[name], imm=rng.randrange(32))
         if kind < 0.72:
             name = rng.choice(("mstatus", "sstatus", "sstatus"))
             value = _STATUS & rng.getrandbits(32)
@@ -221,16 +191,26 @@ class Maker:
         return rng.choice((ins("ecall"), ins("ecall"), ins("ebreak"), ins("c.ebreak"), bytes(2), b"\xff\xff\xff\xff",
                            struct.pack("<I", 0x1200_0073), struct.pack("<I", 0x1400_0073), b"\x0f\x10\x00\x00"))
 
-    def remap(self, page: int | None = None, code: bool | None = None) -> bytes:
-        """Change page table entries and say so; use the page before and after."""
+    def exchange(self) -> bytes:
+        """Exchange the contents of the second volatile page, on which this is itself.
+
+        Its last two instructions are at the same place in both contents: the new one may be fetched from the store on,
+        and is at the latest when the fence was executed.
+        """
+        window, page = self.rng.choice((0, 1)), VOLATILE + 1
+        usual = 0xCF | (16 if window == 0 else 0)
+        entry = (RAM >> 12) + self.rng.choice((VOLATILE, BACKING)) + 1 << 10 | usual
+        out = offset(5, leaf_address(0, window, page)) + li(6, entry) + li(7, WINDOWS[window] + page * PAGE)
+        return out + ins("sd", rs2=6, rs1=5, imm=0) + struct.pack("<I", 0x1200_0073 | self.fence)
+
+    def remap(self) -> bytes:
+        """Change a page table entry and say so; use the page before and after."""
         rng = self.rng
         a, b = rng.sample(FREE, 2)
         window = rng.choice((0, 1) if self.mode == 3 else (self.mode, self.mode, 0, 1))
         root = rng.choice((0, 0, 1))
-        if code is None:
-            code = rng.random() < 0.5
-        if page is None:
-            page = rng.randrange(VOLATILE_PAGES) if code else rng.randrange(DATA_PAGES)
+        code = rng.random() < 0.5
+        page = rng.randrange(VOLATILE_PAGES) if code else rng.randrange(DATA_PAGES)
         number = (VOLATILE if code else DATA) + page
         entry = code_entry(rng, window, page) if code else data_entry(rng, window)
         out = offset(a, leaf_address(root, window, number)) + li(b, entry) + ins("sd", rs2=b, rs1=a, imm=0)
@@ -260,7 +240,9 @@ class Maker:
         while size > 0:
             kind = rng.random()
             size -= 1
-            if kind < 0.55:
+            if kind < 0.06:
+                out.append(self.data(self.constant()))
+            elif kind < 0.55:
                 out.append(self.data(self.simple()))
             elif kind < 0.67:
                 out.append(self.data(self.access()))
@@ -311,6 +293,8 @@ class Maker:
     main: bool = False
     patching: float = 0.3
     remapping: float = 0.3
+    exchanging: bool = False
+    fence: int = 0
 
     def mode_change(self, size: int, depth: int, level: int, callees: list[str]) -> Node:
         before = self.mode
@@ -353,10 +337,9 @@ class Maker:
         functions = [Function("v0", tuple(mixed))]
         mixed = [self.node("data", data=rng.choice((self.simple, self.access))()) for _ in range(rng.randrange(2, 15))]
         functions.append(Function("v1", (loop(tuple(mixed), rng.randrange(1, 20)),)))
-        remaps = self.translated and rng.random() < 0.5
         body = [four() for _ in range(3)]
-        data = self.remap(1, True)
-        body += [self.node("data", data=data if remaps else ins("addi", rd=5, rs1=5, imm=1) * (len(data) // 4))]
+        if self.exchanging:
+            body += [self.node("data", data=self.exchange())]
         functions.append(Function("v2", (loop((*body, four(), four()), rng.randrange(1, 4)),)))
         common = self.node("data", data=ins("addi", rd=5, rs1=5, imm=rng.randrange(-2048, 2048)))
         body = [*(four() for _ in range(CROSSING)), common, *(four() for _ in range(5))]
@@ -383,11 +366,13 @@ def make_program(seed: int, budget: int = 20_000) -> Program:
     translated = rng.random() < 0.6
     maker = Maker(rng, budget, translated, rng.choice((3, 1, 0, 1, 0)), rng.random() < 0.2)
     mode = maker.mode
-    for name in GROUP_NAMES:
+    for name in GROUPS:
         if name not in ("load", "store", "atomic", "reserve"):
             maker.weights[name] = {"plain": 6.0, "float": 2.0}.get(name, 1.0) * rng.choice((0.1, 1, 1, 3))
     maker.patching = rng.choice((0, 0, 0.3, 1))
     maker.remapping = rng.choice((0, 0.3, 1))
+    maker.exchanging = translated and rng.random() < 0.5
+    maker.fence = rng.choice((0, 7 << 15))
     functions: list[Function] = []
     volatile = [f"v{n}" for n in range(4)]
     count = rng.randrange(1, 7)
@@ -407,6 +392,8 @@ def make_program(seed: int, budget: int = 20_000) -> Program:
     image = bytearray(RAM_PAGES * PAGE)
     image[DATA * PAGE : (DATA + DATA_PAGES) * PAGE] = rng.randbytes(DATA_PAGES * PAGE)
     image[HANDLERS * PAGE : HANDLERS * PAGE + len(HANDLER_CODE)] = HANDLER_CODE
+    values = [rng.choice((integer, floating, floating))(rng) for _ in range(CONSTANT_COUNT)]
+    struct.pack_into(f"<{CONSTANT_COUNT}Q", image, CONSTANTS, *values)
     write_tables(rng, image)
     period = rng.choice((150, 400, 3000)) if maker.loosely else 1 << 62
     struct.pack_into("<QQ", image, SYSTEM * PAGE, 0, period)
