@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from polyvisor.adl import FETCH, READ, WRITE, Function, u8, u32, u64, u128, unlikely
+from polyvisor.adl import FETCH, READ, WRITE, Function, ctz, u8, u32, u64, u128, unlikely
 from polyvisor.adl.host import attempt, cpu_address, host_atomic, host_call, peek, poke
 
 from . import layout as at
@@ -156,14 +156,70 @@ def reset_records(cpu, layout, slot: u64, first: u64, end: u64) -> None:
 # Translation
 
 
+@engine(inline=True)
+def log_fill(cpu, layout, entry):
+    """Note that an empty entry of the TLB or the code TLB is about to be filled."""
+    count = cpu.tlb_log_count
+    if count < at.TLB_LOG:
+        poke(u64, cpu_address(cpu) + layout.tlb_log_offset + count * 8, entry)
+        cpu.tlb_log_count = count + 1
+    else:
+        cpu.tlb_log_count = u64(at.TLB_LOG + 1)
+
+
+@engine()
+def note_large(cpu, arch, vaddr: u64, page_bits: u32) -> None:
+    """A piece of a page larger than the smallest is about to be cached: remember which page."""
+    cpu.large_sizes = cpu.large_sizes | u64(1) << page_bits
+    bit = large_bit(vaddr, page_bits)
+    cpu.large_filter[bit >> 6] = cpu.large_filter[bit >> 6] | u64(1) << (bit & 63)
+
+
+@engine(inline=True)
+def large_bit(vaddr, page_bits):
+    """The number of a large page's bit in the filter."""
+    number = vaddr >> page_bits
+    return (number ^ number >> 9 ^ u64(page_bits)) & (64 * at.LARGE_FILTER - 1)
+
+
+@engine(inline=True)
+def second_level(cpu, arch, layout, vaddr, context):
+    """The entry of the second level for an address, and the key that it must have."""
+    entry = cpu_address(cpu) + layout.tlb2_offset + ((vaddr >> arch.page_bits) & (at.TLB2_SIZE - 1)) * at.TLB2_ENTRY
+    rules = cpu.tlb_generation << layout.context_bits | u64(context)
+    return entry, vaddr & ~u64(layout.page_size - 1) | rules
+
+
+@engine()
+def cached_translate(cpu, arch, layout, vaddr: u64, access: u32, context: u32) -> tuple[u64, u32]:
+    """What the `translate` hook gives, from the second level of the TLB where it is there."""
+    if "translate" not in arch.hooks:
+        return vaddr, u32(arch.page_bits)
+    entry, key = second_level(cpu, arch, layout, vaddr, context)
+    allowed = u64(1) << access
+    offset = vaddr & (layout.page_size - 1)
+    known = u64(0)
+    if peek(u64, entry) == key:
+        known = peek(u64, entry + 8)
+        if known & allowed != 0:
+            return known & ~u64(layout.page_size - 1) | offset, u32(arch.page_bits)
+    physical, page_bits = arch.hooks["translate"](cpu, vaddr, access, context)
+    if page_bits >= arch.page_bits:
+        if page_bits > arch.page_bits:
+            note_large(cpu, arch, vaddr, page_bits)
+        page = physical - offset
+        if (known ^ page) >> arch.page_bits != 0:
+            known = page
+        poke(u64, entry, key)
+        poke(u64, entry + 8, known | allowed)
+    return physical, page_bits
+
+
 @engine()
 def reach(cpu, arch, layout, vaddr: u64, size: u64, access: u32) -> tuple[u64, u64]:
     """Translate an access in one page and remember it; gives the host address (0: not RAM) and the physical one."""
     cpu.translations = cpu.translations + 1
-    if "translate" in arch.hooks:
-        physical, page_bits = arch.hooks["translate"](cpu, vaddr, access, cpu.data_context)
-    else:
-        physical, page_bits = vaddr, u32(arch.page_bits)
+    physical, page_bits = cached_translate(cpu, arch, layout, vaddr, access, cpu.data_context)
     if unlikely(page_bits < arch.page_bits):
         # Parts of the page have different rules: all that the access touches must be allowed.
         granule = u64(1) << page_bits
@@ -177,11 +233,11 @@ def reach(cpu, arch, layout, vaddr: u64, size: u64, access: u32) -> tuple[u64, u
     host = peek(u64, descriptor + RAM_HOST) + (physical - peek(u64, descriptor + RAM_BASE))
     if page_bits < arch.page_bits:
         return host, physical
-    if page_bits > arch.page_bits:
-        cpu.large_pages = u32(1)
     tag = vaddr & ~u64(layout.page_size - 1)
     entry = cpu.tlb + ((vaddr >> arch.page_bits) & (TLB_SIZE - 1)) * TLB_ENTRY
     addend = host - vaddr
+    if peek(u64, entry) == NO_TAG and peek(u64, entry + 8) == NO_TAG:
+        log_fill(cpu, layout, entry)
     if peek(u64, entry + 16) != addend:
         # The other tag is of another page or another place.
         poke(u64, entry, u64(NO_TAG))
@@ -306,27 +362,63 @@ def slow_address(cpu, arch, layout, vaddr: u64, size: u64) -> tuple[u64, u64]:
 
 @engine()
 def flush_tlb(cpu, arch, layout) -> None:
-    """Forget all cached translations."""
-    entry = cpu_address(cpu) + layout.tlb_offset
-    end = entry + arch.contexts * TLB_SIZE * TLB_ENTRY
-    while entry != end:
-        poke(u64, entry, u64(NO_TAG))
-        poke(u64, entry + 8, u64(NO_TAG))
-        entry = entry + TLB_ENTRY
-    entry = cpu_address(cpu) + layout.code_tlb_offset
-    end = entry + arch.contexts * CODE_TLB_SIZE * CODE_TLB_ENTRY
-    while entry != end:
-        poke(u64, entry, u64(NO_TAG))
-        entry = entry + CODE_TLB_ENTRY
-    cpu.large_pages = u32(0)
+    """Forget all cached translations: those that were filled since this was last done."""
+    block = cpu_address(cpu)
+    if cpu.tlb_log_count <= at.TLB_LOG:
+        place = block + layout.tlb_log_offset
+        end = place + cpu.tlb_log_count * 8
+        while place != end:
+            # Of an entry of the code TLB this empties the second half as well, which then nobody reads.
+            entry = peek(u64, place)
+            poke(u64, entry, u64(NO_TAG))
+            poke(u64, entry + 8, u64(NO_TAG))
+            place = place + 8
+    else:
+        entry = block + layout.tlb_offset
+        end = entry + arch.contexts * TLB_SIZE * TLB_ENTRY
+        while entry != end:
+            poke(u64, entry, u64(NO_TAG))
+            poke(u64, entry + 8, u64(NO_TAG))
+            entry = entry + TLB_ENTRY
+        entry = block + layout.code_tlb_offset
+        end = entry + arch.contexts * CODE_TLB_SIZE * CODE_TLB_ENTRY
+        while entry != end:
+            poke(u64, entry, u64(NO_TAG))
+            entry = entry + CODE_TLB_ENTRY
+    cpu.tlb_log_count = u64(0)
+    next_generation(cpu, arch, layout)
+    if cpu.large_sizes != 0:
+        cpu.large_sizes = u64(0)
+        for i in range(at.LARGE_FILTER):
+            cpu.large_filter[i] = u64(0)
+
+
+@engine()
+def next_generation(cpu, arch, layout) -> None:
+    """Forget the second level of the TLB."""
+    generation = cpu.tlb_generation + 1
+    if generation - 1 >= layout.generations - 2:
+        # The first time, or all generations were used: entries of old ones must not come back.
+        entry = cpu_address(cpu) + layout.tlb2_offset
+        end = entry + at.TLB2_SIZE * at.TLB2_ENTRY
+        while entry != end:
+            if peek(u64, entry) != 0:  # pages of memory that were never used stay so
+                poke(u64, entry, u64(0))
+            entry = entry + at.TLB2_ENTRY
+        generation = u64(1)
+    cpu.tlb_generation = generation
 
 
 @engine()
 def flush_tlb_page(cpu, arch, layout, vaddr: u64) -> None:
-    """Forget cached translations of one page; of all, where a larger page may be cached in pieces."""
-    if cpu.large_pages != 0:
-        flush_tlb(cpu, arch, layout)
-        return
+    """Forget cached translations of one page, and of all pieces of a large page that may hold it."""
+    sizes = cpu.large_sizes
+    while sizes != 0:
+        page_bits = u32(ctz(sizes))
+        sizes = sizes & (sizes - 1)
+        bit = large_bit(vaddr, page_bits)
+        if cpu.large_filter[bit >> 6] >> (bit & 63) & 1 != 0:
+            flush_range(cpu, arch, layout, vaddr, page_bits)
     block = cpu_address(cpu)
     page = vaddr >> arch.page_bits
     for context in range(arch.contexts):
@@ -335,13 +427,46 @@ def flush_tlb_page(cpu, arch, layout, vaddr: u64) -> None:
         poke(u64, entry + 8, u64(NO_TAG))
         code = layout.code_tlb_offset + context * CODE_TLB_SIZE * CODE_TLB_ENTRY
         poke(u64, block + code + (page & (CODE_TLB_SIZE - 1)) * CODE_TLB_ENTRY, u64(NO_TAG))
+    # The second level's entries of all contexts are one.
+    poke(u64, block + layout.tlb2_offset + (page & (at.TLB2_SIZE - 1)) * at.TLB2_ENTRY, u64(0))
+
+
+@engine()
+def flush_range(cpu, arch, layout, vaddr: u64, page_bits: u32) -> None:
+    """Forget cached translations of a large page, and the second level."""
+    if cpu.tlb_log_count > at.TLB_LOG:
+        flush_tlb(cpu, arch, layout)
+        return
+    place = cpu_address(cpu) + layout.tlb_log_offset
+    end = place + cpu.tlb_log_count * 8
+    while place != end:
+        # Of an entry of the code TLB the second half is no tag; to lose one that looks like it does no harm.
+        entry = peek(u64, place)
+        if (peek(u64, entry) ^ vaddr) >> page_bits == 0:
+            poke(u64, entry, u64(NO_TAG))
+        if (peek(u64, entry + 8) ^ vaddr) >> page_bits == 0:
+            poke(u64, entry + 8, u64(NO_TAG))
+        place = place + 8
+    next_generation(cpu, arch, layout)
 
 
 @engine()
 def drop_writes(cpu, arch, layout) -> None:
-    """Forget all cached permissions to write, so that the next write to each page is noticed."""
+    """Forget all cached permissions to write, so that the next write to each page is noticed.
+
+    The second level stays: `reach` looks at the page's flags before it makes an entry of the first one.
+    """
     entry = cpu_address(cpu) + layout.tlb_offset
     end = entry + arch.contexts * TLB_SIZE * TLB_ENTRY
+    if cpu.tlb_log_count <= at.TLB_LOG:
+        place = cpu_address(cpu) + layout.tlb_log_offset
+        last = place + cpu.tlb_log_count * 8
+        while place != last:
+            logged = peek(u64, place)
+            if logged < end:
+                poke(u64, logged + 8, u64(NO_TAG))
+            place = place + 8
+        return
     while entry != end:
         poke(u64, entry + 8, u64(NO_TAG))
         entry = entry + TLB_ENTRY
@@ -471,7 +596,7 @@ def find_slot(cpu, arch, layout, pc: u64) -> u64:
     entry = cpu.code_tlb + ((pc >> arch.page_bits) & (CODE_TLB_SIZE - 1)) * CODE_TLB_ENTRY
     if peek(u64, entry) == tag:
         return peek(u64, entry + 8)
-    physical, page_bits = fetch_translate(cpu, arch, pc)
+    physical, page_bits = cached_translate(cpu, arch, layout, pc, u32(FETCH), cpu.fetch_context)
     if unlikely(page_bits < arch.page_bits):
         use_scratch(cpu, cpu.scratch + ((pc & (layout.page_size - 1)) << layout.shift), cpu.decode_handler)
         return cpu.scratch
@@ -483,8 +608,8 @@ def find_slot(cpu, arch, layout, pc: u64) -> u64:
         cpu.exit_reason = u32(EXIT_ACTIVATE)
         cpu.exit_argument = physical
         return slot
-    if page_bits > arch.page_bits:
-        cpu.large_pages = u32(1)
+    if peek(u64, entry) == NO_TAG:
+        log_fill(cpu, layout, entry)
     poke(u64, entry, tag)
     poke(u64, entry + 8, slot)
     return slot
