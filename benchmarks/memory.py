@@ -98,21 +98,29 @@ stay:
 """
 
 
-def chase(size: int) -> tuple[int, str, str]:
-    """Follow pointers, one in each 64 bytes, in a random order."""
+# Of the number of a pointer in {0}, make its address; t0 is lost.  One in each 64 bytes, or one in each page.
+EVERY_LINE = "slli {0}, {0}, 6\nadd {0}, {0}, s0\n"
+EVERY_PAGE = "andi t0, {0}, 63\nslli t0, t0, 6\nslli {0}, {0}, 12\nadd {0}, {0}, t0\nadd {0}, {0}, s0\n"
+
+
+def chase(count: int, address: str) -> tuple[int, str, str]:
+    """Follow so many pointers in a random order, round and round."""
     setup = f"""
     li t1, 0
-    li t2, {size // 64}
+    li t2, {count}
     li t3, 0x5851F42D4C957F2D
-    li t6, {size // 64 - 1}
+    li t6, {count - 1}
 make:
     mul t4, t1, t3
     addi t4, t4, 1235
     and t4, t4, t6
-    slli t4, t4, 6
-    add t4, t4, s0
-    slli t5, t1, 6
-    add t5, t5, s0
+    srli a2, t4, 3
+    xor t4, t4, a2
+    mv t5, t1
+    srli a2, t5, 3
+    xor t5, t5, a2
+    {address.format("t4")}
+    {address.format("t5")}
     sd t4, 0(t5)
     addi t1, t1, 1
     bne t1, t2, make
@@ -128,9 +136,10 @@ def touch(pages: int, instruction: str) -> str:
 
 # Name: turns, what comes before the loop, and one turn of it.  s0: data, s1: 4096, s4, s5: values for satp.
 PROGRAMS = {
-    "chase 64 MiB": chase(64 << 20),
-    "chase 16 MiB": chase(16 << 20),
-    "chase 1 MiB": chase(1 << 20),
+    "chase 64 MiB": chase(1 << 20, EVERY_LINE),
+    "chase 1 MiB": chase(1 << 14, EVERY_LINE),
+    "chase 16384 pages": chase(1 << 14, EVERY_PAGE),
+    "chase 2048 pages": chase(1 << 11, EVERY_PAGE),
     "stores to 64 MiB": (100_000_000, "li s7, 0x5851F42D4C957F2D\nli s8, 0x3fffff8\nli a1, 1",
                          "mul a1, a1, s7\naddi a1, a1, 1235\nsrli t1, a1, 20\nand t1, t1, s8\nadd t1, t1, s0\nsd a1, 0(t1)"),
     "switch, 4 pages": (3_000_000, "", "csrw satp, s5\nsfence.vma\n" + touch(4, "ld") + "csrw satp, s4\nsfence.vma\n"
@@ -181,7 +190,7 @@ def main() -> None:
             results[name] = {who: round(statistics.median(v), 1) for who, v in times.items()}
             if not options.json:
                 cells = [f"{who} {statistics.median(v):.1f} ({min(v):.1f} .. {max(v):.1f})" for who, v in times.items()]
-                print(f"{name:18} ns: " + ", ".join(cells), flush=True)
+                print(f"{name:17} ns: " + ", ".join(cells), flush=True)
     if options.json:
         print(json.dumps(results, indent=2))
 

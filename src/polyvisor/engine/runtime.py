@@ -288,10 +288,25 @@ def device_store(cpu, arch, vaddr: u64, physical: u64, size: u64, value: u64) ->
     arch.hooks["on_bus_error"](cpu, vaddr, u32(WRITE))
 
 
+@engine(inline=True)
+def cached_host(cpu, arch, layout, vaddr, size, column):
+    """Where the first level of the TLB has these bytes of one page; 0: it has not."""
+    entry = cpu.tlb + ((vaddr >> arch.page_bits) & (TLB_SIZE - 1)) * TLB_ENTRY
+    offset = vaddr & (layout.page_size - 1)
+    host = u64(0)
+    if offset <= layout.page_size - size and peek(u64, entry + column) == vaddr - offset:
+        host = peek(u64, entry + 16) + vaddr
+    return host
+
+
 @engine()
 def slow_load(cpu, arch, layout, kind, vaddr: u64) -> u64:
-    """A load by way of translation, wherever it is."""
+    """A load by way of translation, wherever it is. One that is not aligned misses even what is cached."""
     size = kind.bits // 8
+    if vaddr & (size - 1) != 0:
+        cached = cached_host(cpu, arch, layout, vaddr, size, 0)
+        if cached != 0:
+            return u64(peek(kind, cached))
     if size > 1 and unlikely(vaddr & (layout.page_size - 1) > layout.page_size - size):
         return load_across(cpu, arch, layout, vaddr, u64(size))
     host, physical = reach(cpu, arch, layout, vaddr, u64(size), u32(READ))
@@ -304,8 +319,12 @@ def slow_load(cpu, arch, layout, kind, vaddr: u64) -> u64:
 def load_across(cpu, arch, layout, vaddr: u64, size: u64) -> u64:
     """A load from two pages: both are translated before any byte is read."""
     first = layout.page_size - (vaddr & (layout.page_size - 1))
-    host, _ = reach(cpu, arch, layout, vaddr, first, u32(READ))
-    host2, _ = reach(cpu, arch, layout, vaddr + first, size - first, u32(READ))
+    host = cached_host(cpu, arch, layout, vaddr, first, 0)
+    if host == 0:
+        host, _ = reach(cpu, arch, layout, vaddr, first, u32(READ))
+    host2 = cached_host(cpu, arch, layout, vaddr + first, size - first, 0)
+    if host2 == 0:
+        host2, _ = reach(cpu, arch, layout, vaddr + first, size - first, u32(READ))
     if host == 0 or host2 == 0:
         arch.hooks["on_bus_error"](cpu, vaddr if host == 0 else vaddr + first, u32(READ))
     value = u64(0)
@@ -319,8 +338,13 @@ def load_across(cpu, arch, layout, vaddr: u64, size: u64) -> u64:
 
 @engine()
 def slow_store(cpu, arch, layout, kind, vaddr: u64, value: u64) -> None:
-    """A store by way of translation, wherever it is."""
+    """A store by way of translation, wherever it is. One that is not aligned misses even what is cached."""
     size = kind.bits // 8
+    if vaddr & (size - 1) != 0:
+        cached = cached_host(cpu, arch, layout, vaddr, size, 8)
+        if cached != 0:
+            poke(kind, cached, kind(value))
+            return
     if size > 1 and unlikely(vaddr & (layout.page_size - 1) > layout.page_size - size):
         store_across(cpu, arch, layout, vaddr, u64(size), value)
         return
@@ -335,8 +359,13 @@ def slow_store(cpu, arch, layout, kind, vaddr: u64, value: u64) -> None:
 @engine()
 def store_across(cpu, arch, layout, vaddr: u64, size: u64, value: u64) -> None:
     first = layout.page_size - (vaddr & (layout.page_size - 1))
-    host, physical = reach(cpu, arch, layout, vaddr, first, u32(WRITE))
-    host2, physical2 = reach(cpu, arch, layout, vaddr + first, size - first, u32(WRITE))
+    physical, physical2 = u64(NO_TAG), u64(NO_TAG)
+    host = cached_host(cpu, arch, layout, vaddr, first, 8)
+    if host == 0:
+        host, physical = reach(cpu, arch, layout, vaddr, first, u32(WRITE))
+    host2 = cached_host(cpu, arch, layout, vaddr + first, size - first, 8)
+    if host2 == 0:
+        host2, physical2 = reach(cpu, arch, layout, vaddr + first, size - first, u32(WRITE))
     if host == 0 or host2 == 0:
         arch.hooks["on_bus_error"](cpu, vaddr if host == 0 else vaddr + first, u32(WRITE))
     i = u64(0)
@@ -344,8 +373,11 @@ def store_across(cpu, arch, layout, vaddr: u64, size: u64, value: u64) -> None:
         target = host + i if i < first else host2 + (i - first)
         poke(u8, target, u8(value >> (i * 8)))
         i = i + 1
-    phys_changed(cpu, arch, layout, physical, first)
-    phys_changed(cpu, arch, layout, physical2, size - first)
+    # What the TLB lets be written needs no note.
+    if physical != NO_TAG:
+        phys_changed(cpu, arch, layout, physical, first)
+    if physical2 != NO_TAG:
+        phys_changed(cpu, arch, layout, physical2, size - first)
 
 
 @engine()
