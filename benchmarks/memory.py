@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -141,7 +140,8 @@ PROGRAMS = {
     "chase 16384 pages": chase(1 << 14, EVERY_PAGE),
     "chase 2048 pages": chase(1 << 11, EVERY_PAGE),
     "stores to 64 MiB": (100_000_000, "li s7, 0x5851F42D4C957F2D\nli s8, 0x3fffff8\nli a1, 1",
-                         "mul a1, a1, s7\naddi a1, a1, 1235\nsrli t1, a1, 20\nand t1, t1, s8\nadd t1, t1, s0\nsd a1, 0(t1)"),
+                         "mul a1, a1, s7\naddi a1, a1, 1235\nsrli t1, a1, 20\nand t1, t1, s8\nadd t1, t1, s0\n"
+                         "sd a1, 0(t1)"),
     "switch, 4 pages": (3_000_000, "", "csrw satp, s5\nsfence.vma\n" + touch(4, "ld") + "csrw satp, s4\nsfence.vma\n"
                         + touch(4, "sd")),
     "switch, 64 pages": (300_000, "", "csrw satp, s5\nsfence.vma\n" + touch(64, "ld") + "csrw satp, s4\nsfence.vma\n"

@@ -220,7 +220,7 @@ def reach(cpu, arch, layout, vaddr: u64, size: u64, access: u32) -> tuple[u64, u
     """Translate an access in one page and remember it; gives the host address (0: not RAM) and the physical one."""
     cpu.translations = cpu.translations + 1
     physical, page_bits = cached_translate(cpu, arch, layout, vaddr, access, cpu.data_context)
-    if unlikely(page_bits < arch.page_bits):
+    if "translate" in arch.hooks and unlikely(page_bits < arch.page_bits):
         # Parts of the page have different rules: all that the access touches must be allowed.
         granule = u64(1) << page_bits
         part = (vaddr | (granule - 1)) + 1
