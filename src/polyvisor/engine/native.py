@@ -22,8 +22,8 @@ from polyvisor.adl.frontend import Compiler, Prebuilt
 from polyvisor.adl.llvm import METADATA
 from polyvisor.adl.types import u8, u16, u32, u64
 
+from . import access, runtime
 from . import layout as at
-from . import runtime
 from .codecache import CodeCache
 from .decoder import decode_function
 from .layout import Layout
@@ -267,8 +267,8 @@ class NativeCode:
     # Functions of the runtime
 
     def runtime(self, name: str, **constants: Any) -> ssa.Function:
-        """A function of :mod:`polyvisor.engine.runtime`, specialised for this architecture."""
-        function: Function = getattr(runtime, name)
+        """A function of :mod:`polyvisor.engine.runtime` or `access`, specialised for this architecture."""
+        function: Function = getattr(access if hasattr(access, name) else runtime, name)
         given = {"arch": self.architecture, "layout": self.layout, **constants}
         known = {p: given[p] for p in function.parameters if p in given}
         return self.compiler.function(function, known)
