@@ -50,7 +50,11 @@ def program(body: str, turns: int) -> bytes:
     text = f"    la t1, buffer\n    li a0, {turns}\n    j loop\nroutine:\n    jr t0\n    .balign 64\nloop:\n"
     text += "".join(f"    {line}\n" for line in body.splitlines())
     text += "    addi a0, a0, -1\n    bnez a0, loop\n" + END
-    code = bytes(assemble(rv64, text, base=DRAM))
+    return elf(bytes(assemble(rv64, text, base=DRAM)))
+
+
+def elf(code: bytes) -> bytes:
+    """An ELF file of that code, to be run from the start of RAM."""
     header = struct.pack(
         "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, 243, 1, DRAM, 64, 0, 0, 64, 56, 1, 64, 0, 0
     )

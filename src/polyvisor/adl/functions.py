@@ -65,7 +65,7 @@ class Primitives(Protocol):
         """Forget all cached translations of this hart."""
 
     def flush_tlb_page(self, address: Int) -> None:
-        """Forget cached translations of the page that holds virtual ``address`` (of large pages: all of them)."""
+        """Forget cached translations of the page that holds virtual ``address`` (of a large page: all of it)."""
 
     def flush_code(self) -> None:
         """Later instruction fetches of this hart see its earlier stores."""

@@ -11,13 +11,22 @@ from polyvisor.adl import Architecture, Field, Registers, State, u8, u32, u64
 
 # Software TLB: per translation context, TLB_SIZE entries of four u64: read tag, write tag, addend, unused.
 # A tag is the virtual address of the page, or all ones.
-TLB_BITS = 9
+TLB_BITS = 12
 TLB_SIZE = 1 << TLB_BITS
 TLB_ENTRY = 32
 # Code TLB: per fetch context, entries of two u64: tag, address of the page's first record.
-CODE_TLB_BITS = 9
+CODE_TLB_BITS = 10
 CODE_TLB_SIZE = 1 << CODE_TLB_BITS
 CODE_TLB_ENTRY = 16
+# The log: addresses of the entries of both that were filled since the last flush. With more, a flush empties all.
+TLB_LOG = TLB_SIZE
+# Second level, for all contexts: entries of two u64: key, physical page with a bit for each allowed kind of access.
+# A key is the virtual address of the page; in its low bits, context and generation.  No generation is 0.
+TLB2_BITS = 15
+TLB2_SIZE = 1 << TLB2_BITS
+TLB2_ENTRY = 16
+# Pages larger than the smallest are cached in pieces; a filter of hashed bits tells which large pages those are of.
+LARGE_FILTER = 8
 NO_TAG = 2**64 - 1
 
 # Flags of a page of RAM.
@@ -93,7 +102,11 @@ class EngineState(State):
     sample_count = Field(u64, doc="samples taken so far")
     sample_records = Registers(u64, SAMPLES, doc="records that execution went on at when it was time to look around")
     sample_addresses = Registers(u64, SAMPLES, doc="the virtual addresses of their instructions")
-    large_pages = Field(u32, doc="1 once a page larger than the smallest was cached since the last flush")
+    # Emptied by the first flush, whatever is there.
+    tlb_log_count = Field(u64, reset=TLB_LOG + 1, doc="entries in the log of filled TLB entries; more: it overflowed")
+    tlb_generation = Field(u64, reset=NO_TAG, doc="generation of the entries of the second level that hold")
+    large_sizes = Field(u64, doc="a bit for log2 of each size of large pages cached since the last flush")
+    large_filter = Registers(u64, LARGE_FILTER, doc="bits for the large pages cached since the last flush, hashed")
 
 
 class Layout:
@@ -113,7 +126,12 @@ class Layout:
         contexts = architecture.contexts
         self.tlb_offset = -(-(self.state_offset + state.size) // 4096) * 4096
         self.code_tlb_offset = self.tlb_offset + contexts * TLB_SIZE * TLB_ENTRY
-        self.size = -(-(self.code_tlb_offset + contexts * CODE_TLB_SIZE * CODE_TLB_ENTRY) // 4096) * 4096
+        self.tlb2_offset = -(-(self.code_tlb_offset + contexts * CODE_TLB_SIZE * CODE_TLB_ENTRY) // 4096) * 4096
+        self.tlb_log_offset = self.tlb2_offset + TLB2_SIZE * TLB2_ENTRY
+        self.size = self.tlb_log_offset + -(-TLB_LOG * 8 // 4096) * 4096
+        self.context_bits = (contexts - 1).bit_length()
+        # Generations are 1 to this, less one.
+        self.generations = 1 << (architecture.page_bits - self.context_bits)
         # Records
         self.page_size = 1 << architecture.page_bits
         self.operand_bytes = 8

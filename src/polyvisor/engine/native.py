@@ -22,8 +22,8 @@ from polyvisor.adl.frontend import Compiler, Prebuilt
 from polyvisor.adl.llvm import METADATA
 from polyvisor.adl.types import u8, u16, u32, u64
 
+from . import access, runtime
 from . import layout as at
-from . import runtime
 from .codecache import CodeCache
 from .decoder import decode_function
 from .layout import Layout
@@ -325,8 +325,8 @@ class NativeCode:
     # Functions of the runtime
 
     def runtime(self, name: str, **constants: Any) -> ssa.Function:
-        """A function of :mod:`polyvisor.engine.runtime`, specialised for this architecture."""
-        function: Function = getattr(runtime, name, None) or getattr(support, name)
+        """A function of the engine's described modules, specialised for this architecture."""
+        function: Function = next(getattr(m, name) for m in (runtime, access, support) if hasattr(m, name))
         given = {"arch": self.architecture, "layout": self.layout, **constants}
         known = {p: given[p] for p in function.parameters if p in given}
         return self.compiler.function(function, known)

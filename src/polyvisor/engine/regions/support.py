@@ -6,14 +6,18 @@ from polyvisor.adl import READ, WRITE, u8, u32, u64, unlikely
 from polyvisor.adl.host import attempt, host_atomic, peek, poke
 
 from .. import layout as at
-from ..layout import PAGE_CODE, RAM_BASE, RAM_FLAGS
-from ..runtime import engine, find_ram, load_across, lock, reach, unlock
+from ..layout import PAGE_CODE, RAM_FLAGS
+from ..access import cached_host, engine, find_ram, load_across, lock, page_of, reach, unlock
 
 
 @engine()
 def load_ram(cpu, arch, layout, kind, vaddr: u64) -> tuple[u64, bool]:
     """A load by way of translation: the value, and whether there was RAM."""
     size = kind.bits // 8
+    if vaddr & (size - 1) != 0:
+        cached = cached_host(cpu, arch, layout, vaddr, size, 0)
+        if cached != 0:
+            return u64(peek(kind, cached)), True
     if size > 1 and unlikely(vaddr & (layout.page_size - 1) > layout.page_size - size):
         return load_across(cpu, arch, layout, vaddr, u64(size)), True
     host, _ = reach(cpu, arch, layout, vaddr, u64(size), u32(READ))
@@ -33,14 +37,18 @@ def region_load(cpu, arch, layout, kind, vaddr: u64) -> tuple[u64, bool]:
 def store_ram(cpu, arch, layout, kind, vaddr: u64, value: u64) -> bool:
     """A store by way of translation; gives whether it was done."""
     size = kind.bits // 8
+    if vaddr & (size - 1) != 0:
+        cached = cached_host(cpu, arch, layout, vaddr, size, 8)
+        if cached != 0:
+            poke(kind, cached, kind(value))
+            return True
     if size > 1 and unlikely(vaddr & (layout.page_size - 1) > layout.page_size - size):
         return False
     host, physical = reach(cpu, arch, layout, vaddr, u64(size), u32(WRITE))
     if host == 0:
         return False
     descriptor = find_ram(cpu, physical)
-    page = (physical - peek(u64, descriptor + RAM_BASE)) >> arch.page_bits
-    if peek(u8, peek(u64, descriptor + RAM_FLAGS) + page) & PAGE_CODE != 0:
+    if peek(u8, peek(u64, descriptor + RAM_FLAGS) + page_of(arch, descriptor, physical)) & PAGE_CODE != 0:
         # It may be this very region's code.
         return False
     poke(kind, host, kind(value))

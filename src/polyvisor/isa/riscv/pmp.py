@@ -6,6 +6,7 @@ from .state import PMP_ENTRIES, Hart
 
 OFF, TOR, NA4, NAPOT = 0, 1, 2, 3
 LOCKED = 1 << 7
+OPEN = NAPOT << 3 | 7
 ADDRESS_MASK = (1 << 54) - 1
 PAGE = 4096
 PMP_GRAIN = 2  # log2 of the bytes that always have the same rules
@@ -35,6 +36,12 @@ def _permits(config: u8, access: u32) -> bool:
     if access == READ:
         return bit(config, 0)
     return bit(config, 1)
+
+
+@function
+def pmp_open(cpu) -> bool:
+    """Whether the first entry lets every privilege access everything, as most often: then nothing need be checked."""
+    return cpu.pmpaddr[0] == ADDRESS_MASK and cpu.pmpcfg[0] & 0x1F == OPEN
 
 
 @function(inline=False)
@@ -97,6 +104,6 @@ def write_address(cpu, entry, value: u64):
 
 def open_pmp(hart: Hart) -> None:
     """Let every privilege access all memory, as firmware does for the kernel it starts."""
-    hart.pmpcfg[0] = NAPOT << 3 | 7
+    hart.pmpcfg[0] = OPEN
     hart.pmpaddr[0] = ADDRESS_MASK
     hart.pmp_used = 1
