@@ -349,14 +349,14 @@ def _compiling() -> Prepare:
             cpu.regions = Regions(code, cpu.pages, _NoBackend())  # type: ignore[attr-defined]
             compiler[:] = [RegionCompiler(code.architecture, code.layout, code.compiler)]
         regions: Regions = cpu.regions  # type: ignore[attr-defined]
-        level = rng.choice((1, 1, 2))
+        quick = rng.random() < 0.7
         limit = rng.choice((4, 20, 60))
         for _ in range(rng.choice((0, 1, 2))):
             number = rng.randrange(int(cpu.engine.sample_count) or 1) % SAMPLES
             record, address = int(cpu.engine.sample_records[number]), int(cpu.engine.sample_addresses[number])
             if record:
                 regions.compile_now(
-                    record, address, cpu, lambda r: compiler[0].compile(replace(r, limit=limit), level)
+                    record, address, cpu, lambda r: compiler[0].compile(replace(r, limit=limit, quick=quick))
                 )
 
     return prepare

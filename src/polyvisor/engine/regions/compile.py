@@ -26,7 +26,8 @@ class Request:
 
     ``pages`` are the bytes of the entry's page (0) and of others, by their distance in pages, and for each of their
     units whether it was executed (a bit string, lowest bit first).  ``targets`` and ``assumed`` are those of
-    :class:`.plan.Plan` and :class:`.emit.RegionEmitter`.  ``final``: there are no more pages to be had.
+    :class:`.plan.Plan` and :class:`.emit.RegionEmitter`.  ``quick``: a small region, soon, rather than a good one.
+    ``final``: there are no more pages to be had.
     """
 
     entry: int
@@ -34,6 +35,7 @@ class Request:
     targets: tuple[int, ...] = ()
     assumed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     limit: int = MAX_INSTRUCTIONS
+    quick: bool = False
     final: bool = False
 
 
@@ -58,6 +60,7 @@ class Region:
     assumed: Mapping[str, tuple[int, int]]
     instructions: int
     blocks: int
+    quick: bool = False
 
     @property
     def pages(self) -> set[int]:
@@ -163,13 +166,13 @@ class RegionCompiler:
             for name in emitter.contradicted:
                 assumed.pop(name, None)
 
-    def compile(self, request: Request, level: int = 2) -> Region | Missing | None:
+    def compile(self, request: Request) -> Region | Missing | None:
         """Compile a region; None if there is none at that place, and Missing if more pages should be given."""
         made = self.plan_and_emit(request)
         if made is None or isinstance(made, Missing):
             return made
         emitter, text = made
-        unit = unit_from_object(_optimise(text, level), "region")
+        unit = unit_from_object(_optimise(text, request.quick), "region")
         size = self.layout.page_size
         spans: dict[int, set[int]] = {}
         count = 0
@@ -184,7 +187,7 @@ class RegionCompiler:
         )
         entries = tuple((offset, block.steps[0].index + 1) for offset, block in emitter.entries.items())
         assumed = {n: request.assumed[n] for n in sorted(emitter.assumes)}
-        return Region(unit, footprint, entries, assumed, count, len(emitter.plan.blocks))
+        return Region(unit, footprint, entries, assumed, count, len(emitter.plan.blocks), request.quick)
 
 
 def _runs(places: set[int]) -> list[tuple[int, int]]:
@@ -199,26 +202,34 @@ def _runs(places: set[int]) -> list[tuple[int, int]]:
 
 
 @cache
-def _target(level: int) -> Any:
+def _target() -> Any:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm.Target.from_default_triple().create_target_machine(
-        opt=level, cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(),
+        opt=2, cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(),
         reloc="static", codemodel="large",
     )
 
 
-def _optimise(text: str, level: int) -> bytes:
-    machine = _target(level)
+def _optimise(text: str, quick: bool) -> bytes:
+    machine = _target()
     try:
         module = llvm.parse_assembly(text)
     except RuntimeError as error:
         raise UncompilableError(str(error)) from error
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
-    options = llvm.create_pipeline_tuning_options(speed_level=level)
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
     options.loop_vectorization = False
     options.slp_vectorization = False
     builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
+    if quick:
+        # The passes that gain most; code generation is most of the rest.
+        manager = llvm.create_new_module_pass_manager()
+        manager.add_sroa_pass()
+        manager.add_instruction_combine_pass()
+        manager.add_simplify_cfg_pass()
+    else:
+        manager = builder.getModulePassManager()
+    manager.run(module, builder)
     return bytes(machine.emit_object(module))

@@ -23,9 +23,10 @@ from ..native import NativeCode
 from .arena import ArenaFullError, CodeArena
 from .compile import Missing, Region, Request
 from .emit import original_symbol, slot_symbol
+from .plan import MAX_INSTRUCTIONS, QUICK_INSTRUCTIONS
 
-# Samples of a place after which the cache is asked, and after which it is compiled.
-WARM, HOT = 2, 4
+# Samples of a place after which the cache is asked, after which it is compiled quickly, and then again, well.
+WARM, HOT, BLAZING = 2, 4, 60
 # Seconds between looks at the samples: while there are some, and at most.
 _INTERVAL, _LONGEST = 0.005, 0.2
 # Every so many looks, what was counted loses half its weight.
@@ -75,7 +76,7 @@ class _Place:
     asked: bool = False  # the cache was asked
     waiting: bool = False  # a compiler is at work
     hopeless: bool = False
-    attempts: int = 0
+    quick: bool = False  # what is installed was compiled quickly
 
 
 @dataclass
@@ -193,16 +194,19 @@ class Regions:
             place = self._places[record]
             if place.heat < WARM:
                 break
-            if place.waiting or place.hopeless or self._compiled_at(record):
+            if place.waiting or place.hopeless:
+                continue
+            if self._compiled_at(record):
+                if place.quick and place.heat >= BLAZING and self.backend.room() > 0:
+                    self._submit(record, place, self.request(record, place.address, place.cpu))
                 continue
             if not place.asked:
                 place.asked = True
                 if self._from_cache(record, place):
                     continue
             if place.heat >= HOT and self.backend.room() > 0:
-                request = self.request(record, place.address, place.cpu)
-                if request is not None:
-                    self._submit(record, place, request)
+                quick = place.heat < BLAZING
+                self._submit(record, place, self.request(record, place.address, place.cpu, quick))
 
     def _compiled_at(self, record: int) -> bool:
         handler = ctypes.c_uint64.from_address(record).value
@@ -245,7 +249,7 @@ class Regions:
             if int(getattr(cpu.state, name)) & mask == value
         }
 
-    def request(self, record: int, address: int, cpu: Any) -> Request | None:
+    def request(self, record: int, address: int, cpu: Any, quick: bool = False) -> Request:
         """What to compile for a record."""
         slot = self._slot(record)
         entry = (record - slot) >> self.layout.shift
@@ -258,7 +262,8 @@ class Regions:
             reverse=True,
         )
         return Request(
-            entry, {0: self._page(slot)}, tuple(t for _, t in targets[:64]), self._assumed(cpu)
+            entry, {0: self._page(slot)}, tuple(t for _, t in targets[:64]), self._assumed(cpu),
+            QUICK_INSTRUCTIONS if quick else MAX_INSTRUCTIONS, quick,
         )
 
     def _submit(self, record: int, place: _Place, request: Request) -> None:
@@ -293,14 +298,15 @@ class Regions:
             else:
                 self.stats.compiled += 1
                 self._keep(request, result)
-                self.install(record, place.address, place.cpu, result)
+                if self.install(record, place.address, place.cpu, result):
+                    place.quick = result.quick
+                elif not result.quick:
+                    place.quick = False
 
     def compile_now(self, record: int, address: int, cpu: Any, compile_: Callable[[Request], Any]) -> bool:
         """Compile and install a region at a record at once; gives whether there is one. For tests."""
         with self.lock:
             request = self.request(record, address, cpu)
-            if request is None:
-                return False
             result = compile_(request)
             if isinstance(result, Missing):
                 here = address - request.entry
@@ -320,7 +326,10 @@ class Regions:
 
     def _keep(self, request: Request, region: Region) -> None:
         name = self._key(request.pages[0][0], request.entry)
-        variants = [v for v in self._variants(name) if v.footprint != region.footprint or v.assumed != region.assumed]
+        variants = [
+            v for v in self._variants(name)
+            if not v.quick and (v.footprint != region.footprint or v.assumed != region.assumed)
+        ]
         self.code.cache.put(name, pickle.dumps([region, *variants][:_MAX_VARIANTS]))
 
     def _variants(self, name: str) -> list[Region]:
@@ -334,6 +343,7 @@ class Regions:
         for region in self._variants(self._key(content, entry)):
             if self._fits(region.assumed, place.cpu) and self.install(record, place.address, place.cpu, region):
                 self.stats.cached += 1
+                place.quick = region.quick
                 return True
         return False
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from polyvisor.adl import Instruction
 
-# The most instructions in a region, basic blocks that may be entered by jumps to unknown places, and nested calls.
-MAX_INSTRUCTIONS = 320
+# The most instructions in a region, and in one that is to be ready soon; basic blocks that may be entered by jumps to
+# unknown places; nested calls.
+MAX_INSTRUCTIONS, QUICK_INSTRUCTIONS = 320, 100
 MAX_TARGETS = 48
 MAX_DEPTH = 4
 
