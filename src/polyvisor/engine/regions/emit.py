@@ -77,6 +77,7 @@ class RegionEmitter(InstructionEmitter):
         self._block_written: dict[int, set[Key]] = {}
 
     def text(self) -> str:
+        """The module's text."""
         for target in self.plan.targets:
             self._make_entry(self.plan.blocks[(), target])
         for block in self.plan.blocks.values():
