@@ -159,7 +159,7 @@ class RegionCompiler:
             return Missing(frozenset(missing))
         assumed = dict(request.assumed)
         while True:
-            emitter = RegionEmitter(plan, layout, self.function, request.entry, assumed, self.watched)
+            emitter = RegionEmitter(plan, layout, self.function, request.entry, assumed, self.watched, request.quick)
             text = emitter.text()
             if not emitter.contradicted & emitter.assumes:
                 return emitter, text

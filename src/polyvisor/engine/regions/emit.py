@@ -65,9 +65,10 @@ class RegionEmitter(InstructionEmitter):
 
     def __init__(
         self, plan: Plan, layout: Layout, function_of: FunctionOf, page_offset: int,
-        assumed: Mapping[str, tuple[int, int]], watched: frozenset[str],
+        assumed: Mapping[str, tuple[int, int]], watched: frozenset[str], quick: bool = False,
     ) -> None:
         super().__init__(layout, assumed, watched)
+        self._loops = set() if quick else plan.loops()
         self.plan = plan
         self.function_of = function_of
         self.page_offset = page_offset
@@ -93,7 +94,7 @@ class RegionEmitter(InstructionEmitter):
         self.declare("jump", f"declare preserve_nonecc void @jump({HANDLER_ARGUMENTS})")
         return (
             "\n".join(self.declarations.values())
-            + f'\ndefine preserve_nonecc void @region({HANDLER_ARGUMENTS}) nounwind "no-jump-tables"="true" {{\n'
+            + f'\ndefine preserve_nonecc void @region({HANDLER_ARGUMENTS}) nounwind {{\n'
             + f"entry:\n{entry}\n{body}\n}}\n{METADATA}"
         )
 
@@ -108,6 +109,8 @@ class RegionEmitter(InstructionEmitter):
 
     def _block(self, block: Block) -> None:
         self.block = block
+        self.remembers = block.number in self._loops
+        self._bases.clear()
         self.begin(f"g{block.number}")
         self.state = State({}, set())
         self.written = set()
@@ -358,6 +361,11 @@ class RegionEmitter(InstructionEmitter):
         self.line("%icount.0 = alloca i64")
         for key, name in self.variables.items():
             self.line(f"{name} = alloca {self.kind_of(key)}")
+        for name in sorted(self.pages_seen):
+            self.line(f"{name} = alloca i64")
+            self.line(f"{name}.addend = alloca i64")
+            self.line(f"store i64 -1, ptr {name}")
+            self.line(f"store i64 0, ptr {name}.addend")
         tests: list[str] = []
         for delta in sorted(self.pages - {0}):
             tag = self.assign(f"add i64 %pc0, {(delta << bits) - self.page_offset}")

@@ -125,6 +125,10 @@ class InstructionEmitter(HelperEmitter):
         self.block: Any = None
         self.state = State({}, set())
         self.written: set[Key] = set()  # in this block so far, on some path
+        # Whether a page that was accessed last by way of a register is remembered: pays in loops.
+        self.remembers = False
+        self.pages_seen: set[str] = set()
+        self._bases: dict[str, Key] = {}
         self._open: dict[str, list[str]] = {}
         self._start: tuple[dict[Key, Known], set[Key]] = {}, set()
         self._offset = self._count = self._length = 0
@@ -232,9 +236,10 @@ class InstructionEmitter(HelperEmitter):
     def op_getreg(self, op: ssa.Op) -> None:
         index = self._index(op.arguments[0])
         zero = getattr(self.layout.members[op.detail], "zero", None)
-        self.state.values[op.results[0].number] = (
-            ssa.Const(op.results[0].type, 0) if index == zero else self.read((op.detail, index))
-        )
+        value = ssa.Const(op.results[0].type, 0) if index == zero else self.read((op.detail, index))
+        self.state.values[op.results[0].number] = value
+        if isinstance(value, str):
+            self._bases[value] = (op.detail, index)
 
     def op_setreg(self, op: ssa.Op) -> None:
         index = self._index(op.arguments[0])
@@ -277,12 +282,45 @@ class InstructionEmitter(HelperEmitter):
         self.line(f"br label %{self.leave_before()}")
         raise _ColdError
 
+    def _access(self, vaddr: str, size: int, column: int, hit: str, miss: str) -> str:
+        """Find the host's memory for an access; gives a pointer, in the block ``hit``, where the emitter is left."""
+        base = self._bases.get(vaddr)
+        if not self.remembers or base is None:
+            test, entry = self._lookup(vaddr, size, column)
+            self.branch(test, hit, miss, True)
+            self.begin(hit)
+            return self._host(entry, vaddr)
+        # First the page that was accessed last by way of this register, then the TLB.
+        name = f"%page.{base[0]}.{base[1]}.{column}"
+        self.pages_seen.add(name)
+        bits = self.layout.architecture.page_bits
+        masked = self.assign(f"and i64 {vaddr}, {~((1 << bits) - 1) | (size - 1)}")
+        tag = self.assign(f"load i64, ptr {name}")
+        near, far, found = self.new_label("near"), self.new_label("far"), self.new_label("found")
+        self.branch(self.assign(f"icmp eq i64 {masked}, {tag}"), near, far, True)
+        self.begin(far)
+        test, entry = self._lookup(vaddr, size, column)
+        self.branch(test, found, miss, True)
+        self.begin(found)
+        pointer = self.assign(f"inttoptr i64 {self.assign(f'add i64 {entry}, 16')} to ptr")
+        addend = self.assign(f"load i64, ptr {pointer}")
+        self.line(f"store i64 {masked}, ptr {name}")
+        self.line(f"store i64 {addend}, ptr {name}.addend")
+        self.line(f"br label %{hit}")
+        self.begin(near)
+        last = self.assign(f"load i64, ptr {name}.addend")
+        self.line(f"br label %{hit}")
+        self.begin(hit)
+        known = self.assign(f"phi i64 [ {addend}, %{found} ], [ {last}, %{near} ]")
+        return self.assign(f"inttoptr i64 {self.assign(f'add i64 {known}, {vaddr}')} to ptr")
+
     def op_load(self, op: ssa.Op) -> None:
         vaddr = self.wide(op.arguments[0])
         kind, size = llvm_type(op.detail), op.detail.bits // 8
         hit, miss, done = self.new_label("hit"), self.new_label("miss"), self.new_label("done")
-        test, entry = self._lookup(vaddr, size, 0)
-        self.branch(test, hit, miss, True)
+        pointer = self._access(vaddr, size, 0, hit, miss)
+        fast = self.assign(f"load atomic {kind}, ptr {pointer} monotonic, align {size}")
+        self.line(f"br label %{done}")
         self.begin(miss)
         found = self._cold_call("region_load", op.detail, "{ i64, i1 }", [vaddr])
         slow = self.assign(f"extractvalue {{ i64, i1 }} {found}, 0")
@@ -290,9 +328,6 @@ class InstructionEmitter(HelperEmitter):
         if kind != "i64":
             slow = self.assign(f"trunc i64 {slow} to {kind}")
         self.branch(failed, self.leave_before(), done, False)
-        self.begin(hit)
-        fast = self.assign(f"load atomic {kind}, ptr {self._host(entry, vaddr)} monotonic, align {size}")
-        self.line(f"br label %{done}")
         self.begin(done)
         value = self.assign(f"phi {kind} [ {fast}, %{hit} ], [ {slow}, %{miss} ]")
         self.alias(op.results[0], self._swap(value, kind))
@@ -302,15 +337,13 @@ class InstructionEmitter(HelperEmitter):
         kind, size = llvm_type(op.detail), op.detail.bits // 8
         value = self._swap(self.operand(op.arguments[1]), kind)
         hit, miss, done = self.new_label("hit"), self.new_label("miss"), self.new_label("done")
-        test, entry = self._lookup(vaddr, size, 8)
-        self.branch(test, hit, miss, True)
+        pointer = self._access(vaddr, size, 8, hit, miss)
+        self.line(f"store atomic {kind} {value}, ptr {pointer} monotonic, align {size}")
+        self.line(f"br label %{done}")
         self.begin(miss)
         wide = value if kind == "i64" else self.assign(f"zext {kind} {value} to i64")
         failed = self._cold_call("region_store", op.detail, "i1", [vaddr, wide])
         self.branch(failed, self.leave_before(), done, False)
-        self.begin(hit)
-        self.line(f"store atomic {kind} {value}, ptr {self._host(entry, vaddr)} monotonic, align {size}")
-        self.line(f"br label %{done}")
         self.begin(done)
         self.state.changed = True
 
@@ -340,6 +373,12 @@ class InstructionEmitter(HelperEmitter):
             self.state.values[op.results[0].number] = folded
         elif code in _PURE or code in _ALLOWED or code.startswith("ieee_"):
             super().op(op)
+            if code == "add":
+                # A displacement from a register mostly stays in the register's page.
+                base, displacement = (self.known(a) for a in op.arguments)
+                result = self.known(op.results[0])
+                if base in self._bases and isinstance(displacement, ssa.Const):
+                    self._bases[result] = self._bases[base]
         elif code == "call" and not op.catch and _is_small(op.detail):
             self._inline_call(op)
         else:

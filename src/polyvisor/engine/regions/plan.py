@@ -92,6 +92,37 @@ class Plan:
         return self.blocks.get((returns, offset)) or self.blocks.get(((), offset))
 
 
+    def successors(self, block: Block) -> list[Block]:
+        """The blocks that may follow a block within the region."""
+        if not block.steps:
+            return []
+        last, returns = block.steps[-1], block.place[0]
+        found = [self.successor(block, last, last.offset + jump) for jump in last.flow.jumps]
+        if last.flow.falls:
+            found.append(self.successor(block, last, block.end))
+        if last.flow.dynamic and returns:
+            found.append(self.blocks.get((returns[:-1], returns[-1])))
+        elif last.flow.dynamic:
+            found += [self.blocks.get(((), t)) for t in (*self.targets, 0) if self.targets]
+        return [b for b in found if b is not None]
+
+    def loops(self) -> set[int]:
+        """The numbers of the blocks that are in loops: those that can be reached from themselves."""
+        after = {b.number: {s.number for s in self.successors(b)} for b in self.blocks.values()}
+        found = set()
+        for start in after:
+            seen: set[int] = set()
+            todo = list(after[start])
+            while todo:
+                number = todo.pop()
+                if number not in seen:
+                    seen.add(number)
+                    todo.extend(after[number])
+            if start in seen:
+                found.add(start)
+        return found
+
+
 # Gives the instruction at an offset that may be in the region; what was executed just before it may tell where it leads.
 Fetch = Callable[[int, Step | None], Step | None]
 
