@@ -50,6 +50,7 @@ EXIT_LIMIT = 7  # `stop_at` instructions were executed
 
 MAX_BREAKPOINTS = 64
 SAMPLES = 256  # a power of two
+JUMP_SAMPLE_BITS = 5
 
 
 class EngineState(State):
@@ -99,6 +100,9 @@ class EngineState(State):
     region_instructions = Field(u64, doc="of the instructions executed, those in compiled regions")
     region_entries = Field(u64, doc="how often a compiled region was entered")
     region_drops = Field(u64, doc="regions forgotten as their code was written to")
+    jump_count = Field(u64, doc="how often a region was left by a jump to other code")
+    jump_records = Registers(u64, SAMPLES, doc="of every 32nd such jump: the region's first record")
+    jump_addresses = Registers(u64, SAMPLES, doc="and where it went")
     sample_count = Field(u64, doc="samples taken so far")
     sample_records = Registers(u64, SAMPLES, doc="records that execution went on at when it was time to look around")
     sample_addresses = Registers(u64, SAMPLES, doc="the virtual addresses of their instructions")

@@ -224,6 +224,24 @@ leave:
 }}
 
 define preserve_nonecc void @jump({arguments}) nounwind {{
+  %jumpsp = getelementptr i8, ptr %cpu, i64 {jump_count}
+  %jumps = load i64, ptr %jumpsp
+  %jumps1 = add i64 %jumps, 1
+  store i64 %jumps1, ptr %jumpsp
+  %low = and i64 %jumps, {jump_mask}
+  %sampled = icmp eq i64 %low, 0
+  br i1 %sampled, label %note, label %start, !prof !1
+note:
+  %turn = lshr i64 %jumps, {jump_bits}
+  %ring = and i64 %turn, {ring_mask}
+  %from = getelementptr i8, ptr %cpu, i64 {jump_records}
+  %fromp = getelementptr i64, ptr %from, i64 %ring
+  store ptr %rec, ptr %fromp
+  %to = getelementptr i8, ptr %cpu, i64 {jump_addresses}
+  %top = getelementptr i64, ptr %to, i64 %ring
+  store i64 %base, ptr %top
+  br label %start
+start:
   %limitp = getelementptr i8, ptr %cpu, i64 {limit}
   %limit = load i64, ptr %limitp
   %due = icmp uge i64 %icount, %limit
@@ -291,7 +309,7 @@ def members_read(compiler: Compiler, *hooks: str) -> frozenset[str]:
 # What regions call where the TLB misses.
 _MISSES = (
     *(f"{name}.{kind.__name__}" for name in ("region_load", "region_store") for kind in (u8, u16, u32, u64)),
-    "region_sync",
+    "region_sync", "region_clock",
 )
 
 
@@ -401,6 +419,7 @@ class NativeCode:
             for name in ("region_load", "region_store"):
                 roots[f"{name}.{kind.__name__}"] = self.runtime(name, kind=kind)
         roots["region_sync"] = self.runtime("region_sync")
+        roots["region_clock"] = roots["clock"]
         offset, pc = self.layout.offset, self.layout.members["pc"]
         bits: int = pc.type.bits
         glue = _GLUE.format(
@@ -412,7 +431,12 @@ class NativeCode:
                 f"  %m{i} = getelementptr ptr, ptr %out, i64 {6 + i}\n  store ptr @\"{name}\", ptr %m{i}\n"
                 for i, name in enumerate(_MISSES)
             ),
-            **{n: offset(n) for n in ("retired", "base", "tlb", "pc", "exit_reason", "limit", "code_tlb")},
+            jump_bits=at.JUMP_SAMPLE_BITS, jump_mask=(1 << at.JUMP_SAMPLE_BITS) - 1, ring_mask=at.SAMPLES - 1,
+            **{
+                n: offset(n)
+                for n in ("retired", "base", "tlb", "pc", "exit_reason", "limit", "code_tlb", "jump_count",
+                          "jump_records", "jump_addresses")
+            },
             **{n: roots[n].name for n in ("find_code", "deliver", "decode_at", "prepare_step")},
         )
         plain = (

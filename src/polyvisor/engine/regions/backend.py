@@ -105,6 +105,7 @@ class Workers:
                 if process is not None:
                     self._end(process)
                     process = None
+            if result is None and os.environ.get('PVDBG'): open(f'/tmp/rj/fail{id(request)}.pkl','wb').write(pickle.dumps(request))
             with self._lock:
                 self._waiting -= 1
             done(result)

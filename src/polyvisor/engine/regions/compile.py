@@ -51,7 +51,8 @@ class Region:
     """A compiled region: machine code, and what must be so for it to be right.
 
     ``footprint`` are the bytes it was made of: (distance of the page, offset in the page, bytes).  ``entries`` are the
-    places where it may be entered: offset from the first of them, and the instruction's number.
+    places where it may be entered: offset from the first of them, and the instruction's number; ``starts`` are where
+    its blocks start.
     """
 
     unit: Unit
@@ -59,7 +60,7 @@ class Region:
     entries: tuple[tuple[int, int], ...]
     assumed: Mapping[str, tuple[int, int]]
     instructions: int
-    blocks: int
+    starts: frozenset[int]
     quick: bool = False
 
     @property
@@ -187,7 +188,8 @@ class RegionCompiler:
         )
         entries = tuple((offset, block.steps[0].index + 1) for offset, block in emitter.entries.items())
         assumed = {n: request.assumed[n] for n in sorted(emitter.assumes)}
-        return Region(unit, footprint, entries, assumed, count, len(emitter.plan.blocks), request.quick)
+        starts = frozenset(offset for _, offset in emitter.plan.blocks)
+        return Region(unit, footprint, entries, assumed, count, starts, request.quick)
 
 
 def _runs(places: set[int]) -> list[tuple[int, int]]:

@@ -136,8 +136,7 @@ class RegionEmitter(InstructionEmitter):
         """Leave the region if an interrupt is pending now, or memory looks different."""
         self.resume(outcome.label)
         state = self.state = outcome.state
-        counted = self.assign("load i64, ptr %icount.0")
-        self.write_field("retired", self.assign(f"add i64 {counted}, {count}"))
+        self.publish_count(count)
         self.declare("region_sync", "declare preserve_allcc i1 @region_sync(ptr) nounwind")
         due = self.assign("call preserve_allcc i1 @region_sync(ptr %cpu)")
         target = state.next or Relative(step.following)
@@ -277,7 +276,7 @@ class RegionEmitter(InstructionEmitter):
         layout, bits = self.layout, self.layout.architecture.page_bits
         match kind:
             case "jump", _:
-                self._tail("@jump", "%rec", count, place)
+                self._tail("@jump", "%rec0", count, place)
             case "dispatch", _:
                 kind_of_pc = self._pc_kind()
                 narrow = place if kind_of_pc == "i64" else self.assign(f"trunc i64 {place} to {kind_of_pc}")

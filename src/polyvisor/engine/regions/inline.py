@@ -95,8 +95,16 @@ class UnsupportedError(Exception):
     """The instruction cannot be part of a region."""
 
 
+# The most LLVM blocks that a helper may become.
+_MAX_CHUNKS = 16
+
+
 class _ColdError(Exception):
     """What follows on this path is never reached."""
+
+
+class _LargeError(Exception):
+    """A helper is too large for a region."""
 
 
 @dataclass
@@ -263,6 +271,16 @@ class InstructionEmitter(HelperEmitter):
         counted = self.assign("load i64, ptr %icount.0")
         self.define(op, f"add i64 {counted}, {self._count}")
 
+    def publish_count(self, count: int) -> None:
+        """Let memory say how many instructions were executed, ``count`` of them in this block."""
+        counted = self.assign("load i64, ptr %icount.0")
+        self.write_field("retired", self.assign(f"add i64 {counted}, {count}"))
+
+    def op_clock(self, op: ssa.Op) -> None:
+        self.publish_count(self._count)
+        self.declare("region_clock", "declare preserve_allcc i64 @region_clock(ptr) nounwind")
+        self.define(op, "call preserve_allcc i64 @region_clock(ptr %cpu)")
+
     # Memory
 
     def tlb(self) -> str:
@@ -379,7 +397,7 @@ class InstructionEmitter(HelperEmitter):
                 result = self.known(op.results[0])
                 if base in self._bases and isinstance(displacement, ssa.Const):
                     self._bases[result] = self._bases[base]
-        elif code == "call" and not op.catch and _is_small(op.detail):
+        elif code == "call" and not op.catch:
             self._inline_call(op)
         else:
             self.cold()
@@ -432,8 +450,11 @@ class InstructionEmitter(HelperEmitter):
         state.next, state.changed, state.sync = None, False, False
         return [Outcome(edge.label, edge.state) for edge in self._walk(function)]
 
-    def _walk(self, function: ssa.Function) -> list[_Edge]:
-        """Write a function's body from here; gives the ways to its returns, with the results as arguments."""
+    def _walk(self, function: ssa.Function, chunks: int | None = None) -> list[_Edge]:
+        """Write a function's body from here; gives the ways to its returns, with the results as arguments.
+
+        With ``chunks``, how many there were before, it is given up when it gets large.
+        """
         returns: list[_Edge] = []
         pending: dict[int, list[_Edge]] = {function.blocks[0].number: [_Edge(self.label, [], self.state)]}
         blocks = {b.number: b for b in function.blocks}
@@ -441,6 +462,8 @@ class InstructionEmitter(HelperEmitter):
             number = min(pending)
             for edges in _alike(pending.pop(number)):
                 self._enter(blocks[number].parameters, edges)
+                if chunks is not None and len(self.chunks) - chunks > _MAX_CHUNKS:
+                    raise _LargeError
                 try:
                     for op in blocks[number].ops:
                         self.op(op)
@@ -450,14 +473,23 @@ class InstructionEmitter(HelperEmitter):
         return returns
 
     def _inline_call(self, op: ssa.Op) -> None:
-        """Write a helper's body in place of its call."""
+        """Write a helper's body in place of its call, if not much is left of it here; else it is rare."""
         callee: ssa.Function = op.detail
-        caller, values = self.function, self.state.values
+        caller, before, written = self.function, self.state.copy(), set(self.written)
+        values = self.state.values
+        mark = self.lines, len(self.lines), self.label, len(self.chunks), len(self.exits)
         arguments = [self.known(a) for a in op.arguments]
         self.function = callee
         self.state.values = {p.number: a for p, a in zip(callee.parameters, arguments, strict=True)}
-        returns = self._walk(callee)
-        self.function = caller
+        try:
+            returns = self._walk(callee, len(self.chunks))
+        except (UnsupportedError, _LargeError):
+            lines, length, self.label, chunks, exits = mark
+            del lines[length:], self.chunks[chunks:], self.exits[exits:]
+            self.lines, self.state, self.written = lines, before, written
+            self.cold()
+        finally:
+            self.function = caller
         if not returns:
             raise _ColdError
         for edge in returns:
@@ -560,7 +592,7 @@ class InstructionEmitter(HelperEmitter):
 
 
 _ALLOWED = frozenset(
-    "get set getreg setreg pc next_pc set_next_pc load store atomic compare_exchange fence instructions".split()
+    "get set getreg setreg pc next_pc set_next_pc load store atomic compare_exchange fence instructions clock".split()
 )
 _NOTHING = ssa.Function("region", [], (), [])
 
@@ -578,13 +610,6 @@ def _same(a: Known | None, b: Known | None) -> bool:
 
 def _same_next(a: Known | None, b: Known | None) -> bool:
     return (a is None and b is None) or _same(a, b)
-
-
-@cache
-def _is_small(function: ssa.Function) -> bool:
-    """Whether a function is worth its place in a region: no loop, and not much of a body for known arguments."""
-    loops = any(j.target.number <= b.number for b in function.blocks for j in b.jumps())
-    return not loops and len(function.blocks) < 400
 
 
 def _alike(edges: list[_Edge]) -> list[list[_Edge]]:

@@ -13,7 +13,7 @@ import hashlib
 import pickle
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -23,10 +23,12 @@ from ..native import NativeCode
 from .arena import ArenaFullError, CodeArena
 from .compile import Missing, Region, Request
 from .emit import original_symbol, slot_symbol
-from .plan import MAX_INSTRUCTIONS, QUICK_INSTRUCTIONS
+from .plan import MAX_INSTRUCTIONS, MAX_TARGETS, QUICK_INSTRUCTIONS
 
 # Samples of a place after which the cache is asked, after which it is compiled quickly, and then again, well.
 WARM, HOT, BLAZING = 2, 4, 60
+# A region is made anew, with what it jumps to, after so many samples of it being left by jumps; but not for ever.
+_JUMPY, _MAX_REMAKES = 24, 6
 # Seconds between looks at the samples: while there are some, and at most.
 _INTERVAL, _LONGEST = 0.005, 0.2
 # Every so many looks, what was counted loses half its weight.
@@ -76,7 +78,10 @@ class _Place:
     asked: bool = False  # the cache was asked
     waiting: bool = False  # a compiler is at work
     hopeless: bool = False
-    quick: bool = False  # what is installed was compiled quickly
+    region: Region | None = None  # what was installed here last
+    jumps: Counter[int] = field(default_factory=Counter)  # where it was left for, from the place
+    targets: tuple[int, ...] = ()
+    remakes: int = 0
 
 
 @dataclass
@@ -100,6 +105,7 @@ class Regions:
         self.lock = threading.RLock()
         self._cpus: list[Any] = []
         self._seen: dict[int, int] = {}
+        self._seen_jumps: dict[int, int] = {}
         self._places: dict[int, _Place] = {}
         self._mapped: dict[int, int] = {}
         self._installed: list[_Installed] = []
@@ -119,6 +125,7 @@ class Regions:
     def watch(self, cpu: Any) -> None:
         """Take samples of a CPU."""
         self._seen[len(self._cpus)] = int(cpu.engine.sample_count)
+        self._seen_jumps[len(self._cpus)] = int(cpu.engine.jump_count) >> at.JUMP_SAMPLE_BITS
         self._cpus.append(cpu)
 
     def start(self) -> None:
@@ -157,7 +164,7 @@ class Regions:
             self._finish()
             self._looks += 1
             if self._looks % _DECAY == 0:
-                for record in [r for r, p in self._places.items() if p.heat <= 1 and not p.hopeless and not p.waiting]:
+                for record in [r for r, p in self._places.items() if p.heat <= 1 and not p.hopeless and not p.waiting and p.region is None]:
                     del self._places[record]
                 for place in self._places.values():
                     place.heat //= 2
@@ -186,6 +193,15 @@ class Regions:
                 self._mapped[place.address & -self.layout.page_size] = self._slot(record)
                 place.cpu = cpu
                 found[record] = None
+            count = int(engine.jump_count) >> at.JUMP_SAMPLE_BITS
+            first = max(self._seen_jumps[number], count - at.SAMPLES + 1)
+            self._seen_jumps[number] = count
+            for i in range(first, count):
+                record = int(engine.jump_records[i % at.SAMPLES])
+                place = self._places.get(record)
+                if place is not None and place.region is not None:
+                    place.jumps[int(engine.jump_addresses[i % at.SAMPLES]) - place.address] += 1
+                    found[record] = None
         return list(found)
 
     def _act(self, records: list[int]) -> None:
@@ -197,8 +213,13 @@ class Regions:
             if place.waiting or place.hopeless:
                 continue
             if self._compiled_at(record):
-                if place.quick and place.heat >= BLAZING and self.backend.room() > 0:
-                    self._submit(record, place, self.request(record, place.address, place.cpu))
+                if self.backend.room() > 0 and self._could_be_better(record, place):
+                    # What it was left for before is in it already.
+                    targets = [*self._targets(place), *place.targets][:MAX_TARGETS]
+                    place.targets = tuple(dict.fromkeys(targets))
+                    place.remakes += 1
+                    place.jumps.clear()
+                    self._submit(record, place, self.request(record, place.address, place.cpu, targets=place.targets))
                 continue
             if not place.asked:
                 place.asked = True
@@ -207,6 +228,20 @@ class Regions:
             if place.heat >= HOT and self.backend.room() > 0:
                 quick = place.heat < BLAZING
                 self._submit(record, place, self.request(record, place.address, place.cpu, quick))
+
+    def _could_be_better(self, record: int, place: _Place) -> bool:
+        """Whether what is installed should be replaced by a region that is made of more, or with more care."""
+        region = place.region
+        if region is None or place.remakes >= _MAX_REMAKES:
+            return False
+        if region.quick and place.heat >= BLAZING:
+            return True
+        return sum(place.jumps.values()) >= _JUMPY << place.remakes
+
+    def _targets(self, place: _Place) -> list[int]:
+        """Where the region of a place is left for, most frequent first: offsets from the place."""
+        total = sum(place.jumps.values())
+        return [offset for offset, count in place.jumps.most_common(MAX_TARGETS) if count * 64 >= total]
 
     def _compiled_at(self, record: int) -> bool:
         handler = ctypes.c_uint64.from_address(record).value
@@ -249,22 +284,14 @@ class Regions:
             if int(getattr(cpu.state, name)) & mask == value
         }
 
-    def request(self, record: int, address: int, cpu: Any, quick: bool = False) -> Request:
+    def request(
+        self, record: int, address: int, cpu: Any, quick: bool = False, targets: Sequence[int] = ()
+    ) -> Request:
         """What to compile for a record."""
         slot = self._slot(record)
         entry = (record - slot) >> self.layout.shift
-        size = self.layout.page_size
-        targets = sorted(
-            (
-                (p.heat, p.address - address) for r, p in self._places.items()
-                if r != record and abs(p.address - address) < 4 * size
-            ),
-            reverse=True,
-        )
-        return Request(
-            entry, {0: self._page(slot)}, tuple(t for _, t in targets[:64]), self._assumed(cpu),
-            QUICK_INSTRUCTIONS if quick else MAX_INSTRUCTIONS, quick,
-        )
+        limit = QUICK_INSTRUCTIONS if quick else MAX_INSTRUCTIONS
+        return Request(entry, {0: self._page(slot)}, tuple(targets), self._assumed(cpu), limit, quick)
 
     def _submit(self, record: int, place: _Place, request: Request) -> None:
         place.waiting = True
@@ -299,9 +326,7 @@ class Regions:
                 self.stats.compiled += 1
                 self._keep(request, result)
                 if self.install(record, place.address, place.cpu, result):
-                    place.quick = result.quick
-                elif not result.quick:
-                    place.quick = False
+                    place.region = result
 
     def compile_now(self, record: int, address: int, cpu: Any, compile_: Callable[[Request], Any]) -> bool:
         """Compile and install a region at a record at once; gives whether there is one. For tests."""
@@ -343,7 +368,7 @@ class Regions:
         for region in self._variants(self._key(content, entry)):
             if self._fits(region.assumed, place.cpu) and self.install(record, place.address, place.cpu, region):
                 self.stats.cached += 1
-                place.quick = region.quick
+                place.region = region
                 return True
         return False
 
