@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -27,7 +27,7 @@ class Request:
     ``pages`` are the bytes of the entry's page (0) and of others, by their distance in pages, and for each of their
     units whether it was executed (a bit string, lowest bit first).  ``targets`` and ``assumed`` are those of
     :class:`.plan.Plan` and :class:`.emit.RegionEmitter`.  ``quick``: a small region, soon, rather than a good one.
-    ``final``: there are no more pages to be had.
+    ``final``: there are no more pages to be had.  ``remakes``: how often the place was compiled before.
     """
 
     entry: int
@@ -37,6 +37,7 @@ class Request:
     limit: int = MAX_INSTRUCTIONS
     quick: bool = False
     final: bool = False
+    remakes: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Region:
 
     ``footprint`` are the bytes it was made of: (distance of the page, offset in the page, bytes).  ``entries`` are the
     places where it may be entered: offset from the first of them, and the instruction's number; ``starts`` are where
-    its blocks start.
+    its blocks start; ``request`` is what was asked for, without the pages.
     """
 
     unit: Unit
@@ -61,7 +62,7 @@ class Region:
     assumed: Mapping[str, tuple[int, int]]
     instructions: int
     starts: frozenset[int]
-    quick: bool = False
+    request: Request
 
     @property
     def pages(self) -> set[int]:
@@ -189,7 +190,7 @@ class RegionCompiler:
         entries = tuple((offset, block.steps[0].index + 1) for offset, block in emitter.entries.items())
         assumed = {n: request.assumed[n] for n in sorted(emitter.assumes)}
         starts = frozenset(offset for _, offset in emitter.plan.blocks)
-        return Region(unit, footprint, entries, assumed, count, starts, request.quick)
+        return Region(unit, footprint, entries, assumed, count, starts, replace(request, pages={}))
 
 
 def _runs(places: set[int]) -> list[tuple[int, int]]:

@@ -82,6 +82,7 @@ class _Place:
     jumps: Counter[int] = field(default_factory=Counter)  # where it was left for, from the place
     targets: tuple[int, ...] = ()
     remakes: int = 0
+    slots: dict[int, int] = field(default_factory=dict)  # of the other pages that its region was made of
 
 
 @dataclass
@@ -219,7 +220,8 @@ class Regions:
                     place.targets = tuple(dict.fromkeys(targets))
                     place.remakes += 1
                     place.jumps.clear()
-                    self._submit(record, place, self.request(record, place.address, place.cpu, targets=place.targets))
+                    request = self.request(record, place.address, place.cpu, targets=place.targets)
+                    self._submit(record, place, replace(request, remakes=place.remakes))
                 continue
             if not place.asked:
                 place.asked = True
@@ -234,14 +236,22 @@ class Regions:
         region = place.region
         if region is None or place.remakes >= _MAX_REMAKES:
             return False
-        if region.quick and place.heat >= BLAZING:
+        if region.request.quick and place.heat >= BLAZING:
             return True
-        return sum(place.jumps.values()) >= _JUMPY << place.remakes
+        if sum(place.jumps.values()) < _JUMPY << place.remakes:
+            return False
+        if self._targets(place):
+            return True
+        place.jumps.clear()
+        return False
 
     def _targets(self, place: _Place) -> list[int]:
-        """Where the region of a place is left for, most frequent first: offsets from the place."""
+        """Where the region of a place is often left for though it was not known before: offsets from the place."""
         total = sum(place.jumps.values())
-        return [offset for offset, count in place.jumps.most_common(MAX_TARGETS) if count * 64 >= total]
+        return [
+            offset for offset, count in place.jumps.most_common(MAX_TARGETS)
+            if count * 16 >= total and offset not in place.targets
+        ]
 
     def _compiled_at(self, record: int) -> bool:
         handler = ctypes.c_uint64.from_address(record).value
@@ -318,6 +328,7 @@ class Regions:
                     slot = self._slot_of(place.cpu, (here + delta * self.layout.page_size) % 2**64)
                     if slot is not None:
                         pages[delta] = self._page(slot)
+                        place.slots[delta] = slot
                 self._submit(record, place, replace(request, pages=pages, final=True))
             elif result is None:
                 place.hopeless = True
@@ -325,7 +336,7 @@ class Regions:
             else:
                 self.stats.compiled += 1
                 self._keep(request, result)
-                if self.install(record, place.address, place.cpu, result):
+                if self.install(record, place.address, place.cpu, result, place.slots):
                     place.region = result
 
     def compile_now(self, record: int, address: int, cpu: Any, compile_: Callable[[Request], Any]) -> bool:
@@ -353,7 +364,7 @@ class Regions:
         name = self._key(request.pages[0][0], request.entry)
         variants = [
             v for v in self._variants(name)
-            if not v.quick and (v.footprint != region.footprint or v.assumed != region.assumed)
+            if not v.request.quick and (v.footprint != region.footprint or v.assumed != region.assumed)
         ]
         self.code.cache.put(name, pickle.dumps([region, *variants][:_MAX_VARIANTS]))
 
@@ -369,6 +380,7 @@ class Regions:
             if self._fits(region.assumed, place.cpu) and self.install(record, place.address, place.cpu, region):
                 self.stats.cached += 1
                 place.region = region
+                place.targets, place.remakes = region.request.targets, region.request.remakes
                 return True
         return False
 
@@ -377,8 +389,13 @@ class Regions:
 
     # Installing
 
-    def install(self, record: int, address: int, cpu: Any, region: Region) -> bool:
-        """Make a region run where ``record`` is, the instruction at ``address``; gives whether it fits there."""
+    def install(
+        self, record: int, address: int, cpu: Any, region: Region, known: Mapping[int, int] | None = None
+    ) -> bool:
+        """Make a region run where ``record`` is, the instruction at ``address``; gives whether it fits there.
+
+        ``known`` are the slots of other pages as they were when it was compiled.
+        """
         layout = self.layout
         with self.pages.lock:
             if any(c.breakpoints for c in self._cpus):
@@ -388,7 +405,9 @@ class Regions:
             here = address - entry
             slots: dict[int, int] = {}
             for delta in region.pages:
-                slot = self._slot_of(cpu, (here + delta * layout.page_size) % 2**64) if delta else first
+                slot = first if delta == 0 else (known or {}).get(delta)
+                if slot is None:
+                    slot = self._slot_of(cpu, (here + delta * layout.page_size) % 2**64)
                 if slot is None:
                     self.stats.stale += 1
                     return False

@@ -41,35 +41,32 @@ def mulw(cpu, rd, rs1, rs2):
 
 
 # Division Operations: no traps; the table "Semantics for division by zero and division overflow" gives these results.
-# Division by -1 is negation, which overflows to the result wanted.
+# Division by -1 is negation, which overflows to the result wanted.  Each divides in any case, by 1 where the divisor does
+# not allow it, and then chooses: so a host can make one division of a quotient and a remainder.
 
 
 @function
 def quotient(a: i64, b: i64) -> i64:
-    if b == 0:
-        return i64(-1)
-    return -a if b == i64(-1) else a // b
+    plain = a // (i64(1) if b == 0 or b == i64(-1) else b)
+    return i64(-1) if b == 0 else -a if b == i64(-1) else plain
 
 
 @function
 def remainder(a: i64, b: i64) -> i64:
-    if b == 0:
-        return a
-    return i64(0) if b == i64(-1) else a % b
+    plain = a % (i64(1) if b == 0 or b == i64(-1) else b)
+    return a if b == 0 else plain
 
 
 @function
 def quotient_word(a: i32, b: i32) -> i32:
-    if b == 0:
-        return i32(-1)
-    return -a if b == i32(-1) else a // b
+    plain = a // (i32(1) if b == 0 or b == i32(-1) else b)
+    return i32(-1) if b == 0 else -a if b == i32(-1) else plain
 
 
 @function
 def remainder_word(a: i32, b: i32) -> i32:
-    if b == 0:
-        return a
-    return i32(0) if b == i32(-1) else a % b
+    plain = a % (i32(1) if b == 0 or b == i32(-1) else b)
+    return a if b == 0 else plain
 
 
 @instruction("0000001 rs2:5 rs1:5 100 rd:5 0110011", "div {rd}, {rs1}, {rs2}")
@@ -80,7 +77,8 @@ def div(cpu, rd, rs1, rs2):
 @instruction("0000001 rs2:5 rs1:5 101 rd:5 0110011", "divu {rd}, {rs1}, {rs2}")
 def divu(cpu, rd, rs1, rs2):
     divisor = cpu.x[rs2]
-    cpu.x[rd] = u64(-1) if divisor == 0 else cpu.x[rs1] // divisor
+    plain = cpu.x[rs1] // (u64(1) if divisor == 0 else divisor)
+    cpu.x[rd] = u64(-1) if divisor == 0 else plain
 
 
 @instruction("0000001 rs2:5 rs1:5 110 rd:5 0110011", "rem {rd}, {rs1}, {rs2}")
@@ -91,7 +89,8 @@ def rem(cpu, rd, rs1, rs2):
 @instruction("0000001 rs2:5 rs1:5 111 rd:5 0110011", "remu {rd}, {rs1}, {rs2}")
 def remu(cpu, rd, rs1, rs2):
     dividend, divisor = cpu.x[rs1], cpu.x[rs2]
-    cpu.x[rd] = dividend if divisor == 0 else dividend % divisor
+    plain = dividend % (u64(1) if divisor == 0 else divisor)
+    cpu.x[rd] = dividend if divisor == 0 else plain
 
 
 @instruction("0000001 rs2:5 rs1:5 100 rd:5 0111011", "divw {rd}, {rs1}, {rs2}")
@@ -102,8 +101,8 @@ def divw(cpu, rd, rs1, rs2):
 @instruction("0000001 rs2:5 rs1:5 101 rd:5 0111011", "divuw {rd}, {rs1}, {rs2}")
 def divuw(cpu, rd, rs1, rs2):
     divisor = u32(cpu.x[rs2])
-    result = u32(-1) if divisor == 0 else u32(cpu.x[rs1]) // divisor
-    cpu.x[rd] = u64(i32(result))
+    plain = u32(cpu.x[rs1]) // (u32(1) if divisor == 0 else divisor)
+    cpu.x[rd] = u64(i32(u32(-1) if divisor == 0 else plain))
 
 
 @instruction("0000001 rs2:5 rs1:5 110 rd:5 0111011", "remw {rd}, {rs1}, {rs2}")
@@ -114,5 +113,5 @@ def remw(cpu, rd, rs1, rs2):
 @instruction("0000001 rs2:5 rs1:5 111 rd:5 0111011", "remuw {rd}, {rs1}, {rs2}")
 def remuw(cpu, rd, rs1, rs2):
     dividend, divisor = u32(cpu.x[rs1]), u32(cpu.x[rs2])
-    result = dividend if divisor == 0 else dividend % divisor
-    cpu.x[rd] = u64(i32(result))
+    plain = dividend % (u32(1) if divisor == 0 else divisor)
+    cpu.x[rd] = u64(i32(dividend if divisor == 0 else plain))
