@@ -371,9 +371,6 @@ class _NoBackend:
     def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
         done(None)
 
-    def close(self) -> None:
-        pass
-
 
 def make_tier(name: str) -> Tier:
     """A new machine in the tier of that name.

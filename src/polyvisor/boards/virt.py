@@ -26,7 +26,7 @@ from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.executor import Executor, ReferenceExecutor
 from polyvisor.engine.memory import Device, Memory
 from polyvisor.engine.native import NativeCode, native_code
-from polyvisor.engine.regions.backend import Workers
+from polyvisor.engine.regions.backend import WorkerBackend
 from polyvisor.engine.regions.manager import Regions
 from polyvisor.isa.riscv import rv64
 
@@ -138,7 +138,7 @@ class Virt:
         ]
         if config.tier == "jit":
             assert self.code is not None and self.pages is not None
-            self.regions = Regions(self.code, self.pages, Workers(rv64))
+            self.regions = Regions(self.code, self.pages, WorkerBackend(self.code.workers))
             for hart in self.harts:
                 self.regions.watch(hart.cpu)
         self.clock = _Clock(self.harts)

@@ -28,9 +28,18 @@ class _Decoder:
         self.builder = Builder(compiler)
         self.word = self.builder.parameter(u64)
         self.record = self.builder.parameter(u64)
+        # What takes the operands out of the word, once for all instructions that have them in the same places.
+        self.formats: dict[tuple[object, ...], tuple[ssa.Block, ssa.Value, Instruction]] = {}
 
     def function(self) -> ssa.Function:
         self.node(self.layout.architecture.tree)
+        for block, index, instruction in self.formats.values():
+            self.builder.block = block
+            values = self.operands(instruction)
+            for name, (offset, size) in operand_layout(instruction)[0].items():
+                kind = integer(8 * size)
+                self.poke(8 + offset, kind, self.builder.one("cast", (values[name],), kind))
+            self.builder.end(ssa.Return((index,)))
         return self.builder.finish("decode_word", (u64,))
 
     def node(self, node: Node) -> None:
@@ -66,8 +75,8 @@ class _Decoder:
         match, other = builder.new_block(), builder.new_block()
         builder.end(ssa.Branch(same, ssa.Jump(match, []), ssa.Jump(other, [])))
         builder.block = match
-        values = self.operands(instruction)
         if instruction.where:
+            values = self.operands(instruction)
             types = {o.name: instruction.types[o.name] for o in encoding.operands}
             where = self.compiler.expression(instruction.where, types, f"where.{index}")
             arguments = [builder.one("cast", (values[n],), t) for n, t in types.items()]
@@ -75,11 +84,17 @@ class _Decoder:
             accept = builder.new_block()
             builder.end(ssa.Branch(fulfilled, ssa.Jump(accept, []), ssa.Jump(other, [])))
             builder.block = accept
-        for name, (offset, size) in operand_layout(instruction)[0].items():
-            kind = integer(8 * size)
-            self.poke(8 + offset, kind, builder.one("cast", (values[name],), kind))
-        builder.end(ssa.Return((ssa.Const(u64, index + 1),)))
+        builder.end(ssa.Jump(self.format(instruction), [ssa.Const(u64, index + 1)]))
         builder.block = other
+
+    def format(self, instruction: Instruction) -> ssa.Block:
+        """The block that writes an instruction's operands, and returns the number it is given."""
+        places = operand_layout(instruction)[0]
+        key = tuple((o.pieces, o.bits, o.signed, o.add, places[o.name]) for o in instruction.encoding.operands)
+        if key not in self.formats:
+            block = self.builder.new_block()
+            self.formats[key] = block, self.builder.block_parameter(block, u64), instruction
+        return self.formats[key][0]
 
     def operands(self, instruction: Instruction) -> dict[str, ssa.Value]:
         builder = self.builder

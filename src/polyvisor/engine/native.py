@@ -1,316 +1,25 @@
-"""Native code of an architecture: units compiled on first use, kept on disk, linked in this process."""
+"""Native code of an architecture in this process: units from the cache, or compiled on first use, and linked."""
 
 from __future__ import annotations
 
-import ast
 import ctypes
-import hashlib
 import threading
-from collections.abc import Callable, Iterable
-from functools import cache
-from importlib import import_module
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import llvmlite
 import llvmlite.binding as llvm
 
-import polyvisor.adl
-import polyvisor.engine
-from polyvisor.adl import Architecture, Function, ssa
-from polyvisor.adl.frontend import Compiler, Prebuilt
-from polyvisor.adl.llvm import METADATA
-from polyvisor.adl.types import u8, u16, u32, u64
+from polyvisor.adl import Architecture
 
-from . import access, runtime
-from . import layout as at
 from .codecache import CodeCache
-from .decoder import decode_function
-from .layout import Layout
-from .lowering import HANDLER_ARGUMENTS, HandlerEmitter, HelperEmitter, result_type
-from .regions import support
+from .handlers import cached_handler, handler_objects
+from .objectcode import cache_key, new_target, optimise
+from .units import MISSES, Units
+from .workers import Workers
 
 _lock = threading.RLock()
-
-
-def _new_target() -> Any:
-    """A target machine; an execution engine takes over the one it is given, and ends it with itself."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
-    return target.create_target_machine(
-        opt=2, cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), jit=True
-    )
-
-
-@cache
-def _target() -> Any:
-    """The target machine of `optimise`."""
-    return _new_target()
-
-
-def optimise(text: str, level: int = 2) -> bytes:
-    """Compile LLVM IR to an object file."""
-    machine = _target()
-    module = llvm.parse_assembly(text)
-    module.triple = machine.triple
-    module.data_layout = str(machine.target_data)
-    options = llvm.create_pipeline_tuning_options(speed_level=level)
-    builder = llvm.create_pass_builder(machine, options)
-    manager = builder.getModulePassManager()
-    manager.run(module, builder)
-    return bytes(machine.emit_object(module))
-
-
-def sources_digest(packages: Iterable[Any]) -> str:
-    """A digest of all Python sources of the packages: what the meaning of compiled code depends on."""
-    digest = hashlib.sha256()
-    for package in packages:
-        for root in package.__path__:
-            for path in sorted(Path(root).rglob("*.py")):
-                digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-def _packages(architecture: Architecture) -> list[Any]:
-    """The packages (or modules' packages) that describe it, and the compiler's own."""
-    modules = {i.function.python.__module__ for i in architecture.instructions}
-    names = {name.rpartition(".")[0] or name for name in modules}
-    found = [import_module(n) for n in sorted(names)]
-    return [polyvisor.adl, polyvisor.engine, *(m for m in found if hasattr(m, "__path__"))]
-
-
-def _loose_sources(architecture: Architecture) -> str:
-    """The sources of modules that are in no package (scripts, tests) and describe it, and of those they import."""
-    functions = [*(i.function for i in architecture.instructions), *architecture.hooks.values()]
-    todo = [f.python.__module__ for f in functions]
-    if architecture.state_type is not None:
-        todo.append(architecture.state_type.__module__)
-    seen: set[str] = set()
-    texts = []
-    while todo:
-        name = todo.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        module = import_module(name)
-        file = getattr(module, "__file__", None)
-        if hasattr(import_module(name.partition(".")[0]), "__path__") or file is None:
-            continue
-        text = Path(file).read_text()
-        texts.append(text)
-        for node in ast.walk(ast.parse(text)):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            # Only what lies beside it: not all of the standard library.
-            todo += [n for n in names if Path(file).with_name(f"{n}.py").exists()]
-    return "\0".join(sorted(texts))
-
-
-# The parts of the interpreter that are the same for every instruction.
-_GLUE = """
-define preserve_nonecc void @dispatch({arguments}) nounwind {{
-  %retired = getelementptr i8, ptr %cpu, i64 {retired}
-  store i64 %icount, ptr %retired
-  %found = call i64 @"{find_code}"(ptr %cpu)
-  %out = icmp eq i64 %found, 0
-  br i1 %out, label %leave, label %go, !prof !1
-go:
-  %record = inttoptr i64 %found to ptr
-  %basep = getelementptr i8, ptr %cpu, i64 {base}
-  %newbase = load i64, ptr %basep
-  %tlbp = getelementptr i8, ptr %cpu, i64 {tlb}
-  %newtlb = load i64, ptr %tlbp
-  %handler = load ptr, ptr %record
-  musttail call preserve_nonecc void %handler(ptr %record, ptr %cpu, i64 %newtlb, i64 %icount, i64 %newbase)
-  ret void
-leave:
-  ret void
-}}
-
-define preserve_nonecc void @cross({arguments}) nounwind {{
-  %r = ptrtoint ptr %rec to i64
-  %o = lshr i64 %r, {shift}
-  %pc = add i64 %base, %o
-  %narrow = {narrow}
-  %place = getelementptr i8, ptr %cpu, i64 {pc}
-  store {pc_kind} %narrow, ptr %place
-  musttail call preserve_nonecc void @dispatch(ptr %rec, ptr %cpu, i64 %tlb, i64 %icount, i64 %base)
-  ret void
-}}
-
-define preserve_nonecc void @stopped({arguments}) nounwind {{
-  %r = ptrtoint ptr %rec to i64
-  %o = lshr i64 %r, {shift}
-  %pc = add i64 %base, %o
-  %narrow = {narrow}
-  %place = getelementptr i8, ptr %cpu, i64 {pc}
-  store {pc_kind} %narrow, ptr %place
-  %retired = getelementptr i8, ptr %cpu, i64 {retired}
-  store i64 %icount, ptr %retired
-  %reason = getelementptr i8, ptr %cpu, i64 {exit_reason}
-  store i32 {step}, ptr %reason
-  ret void
-}}
-
-define preserve_nonecc void @breakpoint({arguments}) nounwind {{
-  %r = ptrtoint ptr %rec to i64
-  %o = lshr i64 %r, {shift}
-  %pc = add i64 %base, %o
-  %narrow = {narrow}
-  %place = getelementptr i8, ptr %cpu, i64 {pc}
-  store {pc_kind} %narrow, ptr %place
-  %retired = getelementptr i8, ptr %cpu, i64 {retired}
-  store i64 %icount, ptr %retired
-  %reason = getelementptr i8, ptr %cpu, i64 {exit_reason}
-  store i32 {breakpoint}, ptr %reason
-  ret void
-}}
-
-define preserve_nonecc void @trapped({arguments}) nounwind {{
-  %retired = getelementptr i8, ptr %cpu, i64 {retired}
-  store i64 %icount, ptr %retired
-  call void @"{deliver}"(ptr %cpu)
-  musttail call preserve_nonecc void @dispatch(ptr %rec, ptr %cpu, i64 %tlb, i64 %icount, i64 %base)
-  ret void
-}}
-
-define preserve_nonecc void @decode({arguments}) nounwind {{
-  %retired = getelementptr i8, ptr %cpu, i64 {retired}
-  store i64 %icount, ptr %retired
-  %r = ptrtoint ptr %rec to i64
-  %found = call i64 @"{decode_at}"(ptr %cpu, i64 %r, i64 %base)
-  switch i64 %found, label %go [ i64 0, label %leave i64 1, label %again ]
-go:
-  %record = inttoptr i64 %found to ptr
-  %basep = getelementptr i8, ptr %cpu, i64 {base}
-  %newbase = load i64, ptr %basep
-  %handler = load ptr, ptr %record
-  musttail call preserve_nonecc void %handler(ptr %record, ptr %cpu, i64 %tlb, i64 %icount, i64 %newbase)
-  ret void
-again:
-  musttail call preserve_nonecc void @dispatch(ptr %rec, ptr %cpu, i64 %tlb, i64 %icount, i64 %base)
-  ret void
-leave:
-  ret void
-}}
-
-define void @enter(ptr %cpu) nounwind {{
-  %retired = getelementptr i8, ptr %cpu, i64 {retired}
-  %count = load i64, ptr %retired
-  call preserve_nonecc void @dispatch(ptr null, ptr %cpu, i64 0, i64 %count, i64 0)
-  ret void
-}}
-
-define void @enter_step(ptr %cpu) nounwind {{
-  %found = call i64 @"{prepare_step}"(ptr %cpu)
-  %retired = getelementptr i8, ptr %cpu, i64 {retired}
-  %count = load i64, ptr %retired
-  switch i64 %found, label %go [ i64 0, label %leave i64 1, label %again ]
-go:
-  %record = inttoptr i64 %found to ptr
-  %basep = getelementptr i8, ptr %cpu, i64 {base}
-  %base = load i64, ptr %basep
-  %tlbp = getelementptr i8, ptr %cpu, i64 {tlb}
-  %tlb = load i64, ptr %tlbp
-  %handler = load ptr, ptr %record
-  call preserve_nonecc void %handler(ptr %record, ptr %cpu, i64 %tlb, i64 %count, i64 %base)
-  ret void
-again:
-  call preserve_nonecc void @dispatch(ptr null, ptr %cpu, i64 0, i64 %count, i64 0)
-  ret void
-leave:
-  ret void
-}}
-
-define preserve_nonecc void @jump({arguments}) nounwind {{
-  %jumpsp = getelementptr i8, ptr %cpu, i64 {jump_count}
-  %jumps = load i64, ptr %jumpsp
-  %jumps1 = add i64 %jumps, 1
-  store i64 %jumps1, ptr %jumpsp
-  %low = and i64 %jumps, {jump_mask}
-  %sampled = icmp eq i64 %low, 0
-  br i1 %sampled, label %note, label %start, !prof !1
-note:
-  %turn = lshr i64 %jumps, {jump_bits}
-  %ring = and i64 %turn, {ring_mask}
-  %from = getelementptr i8, ptr %cpu, i64 {jump_records}
-  %fromp = getelementptr i64, ptr %from, i64 %ring
-  store ptr %rec, ptr %fromp
-  %to = getelementptr i8, ptr %cpu, i64 {jump_addresses}
-  %top = getelementptr i64, ptr %to, i64 %ring
-  store i64 %base, ptr %top
-  br label %start
-start:
-  %limitp = getelementptr i8, ptr %cpu, i64 {limit}
-  %limit = load i64, ptr %limitp
-  %due = icmp uge i64 %icount, %limit
-  br i1 %due, label %look, label %run, !prof !1
-run:
-  %tag = and i64 %base, {page_mask}
-  %number = lshr i64 %base, {page_bits}
-  %index = and i64 %number, {code_tlb_mask}
-  %offset = mul i64 %index, {code_tlb_entry}
-  %tablep = getelementptr i8, ptr %cpu, i64 {code_tlb}
-  %table = load i64, ptr %tablep
-  %address = add i64 %table, %offset
-  %entry = inttoptr i64 %address to ptr
-  %found = load i64, ptr %entry
-  %same = icmp eq i64 %found, %tag
-  br i1 %same, label %hit, label %look, !prof !0
-hit:
-  %slotp = getelementptr i8, ptr %entry, i64 8
-  %slot = load i64, ptr %slotp
-  %scaled = lshr i64 %slot, {shift}
-  %newbase = sub i64 %tag, %scaled
-  %inside = and i64 %base, {in_page}
-  %distance = shl i64 %inside, {shift}
-  %place = add i64 %slot, %distance
-  %record = inttoptr i64 %place to ptr
-  %handler = load ptr, ptr %record
-  musttail call preserve_nonecc void %handler(ptr %record, ptr %cpu, i64 %tlb, i64 %icount, i64 %newbase)
-  ret void
-look:
-  %pc = add i64 %base, 0
-  %narrow = {narrow}
-  %pcp = getelementptr i8, ptr %cpu, i64 {pc}
-  store {pc_kind} %narrow, ptr %pcp
-  musttail call preserve_nonecc void @dispatch(ptr %rec, ptr %cpu, i64 %tlb, i64 %icount, i64 %base)
-  ret void
-}}
-
-define i64 @glue_addresses(ptr %out) nounwind {{
-  store ptr @dispatch, ptr %out
-  %p1 = getelementptr ptr, ptr %out, i64 1
-  store ptr @cross, ptr %p1
-  %p2 = getelementptr ptr, ptr %out, i64 2
-  store ptr @stopped, ptr %p2
-  %p3 = getelementptr ptr, ptr %out, i64 3
-  store ptr @decode, ptr %p3
-  %p4 = getelementptr ptr, ptr %out, i64 4
-  store ptr @breakpoint, ptr %p4
-  %p5 = getelementptr ptr, ptr %out, i64 5
-  store ptr @jump, ptr %p5
-{misses}  ret i64 0
-}}
-"""
-
-
-def members_read(compiler: Compiler, *hooks: str) -> frozenset[str]:
-    """The state members that an architecture's hooks read."""
-    architecture = compiler.architecture
-    reads: set[str] = set()
-    for hook in hooks:
-        if hook in architecture.hooks:
-            reads |= compiler.function(architecture.hooks[hook]).effects.reads
-    return frozenset(reads)
-
-
-# What regions call where the TLB misses.
-_MISSES = (
-    *(f"{name}.{kind.__name__}" for name in ("region_load", "region_store") for kind in (u8, u16, u32, u64)),
-    "region_sync", "region_clock",
-)
+# As many missing handlers are compiled ahead by the workers; a few are not worth their start.
+_WORTH_WORKERS = 8
 
 
 class NativeCode:
@@ -318,178 +27,59 @@ class NativeCode:
 
     def __init__(self, architecture: Architecture, progress: Callable[[str], None] | None = None) -> None:
         self.architecture = architecture
-        self.layout = Layout(architecture)
-        self.compiler = Compiler(architecture, self.layout.members)
+        self.units = Units(architecture)
+        self.layout = self.units.layout
+        self.compiler = self.units.compiler
+        self.runtime = self.units.runtime
         self.progress = progress
         self.compiled = 0
-        key = hashlib.sha256(
-            "\0".join(
-                [
-                    architecture.name, llvmlite.__version__, repr(llvm.llvm_version_info), llvm.get_host_cpu_name(),
-                    llvm.get_host_cpu_features().flatten(), sources_digest(_packages(architecture)),
-                    _loose_sources(architecture),
-                ]
-            ).encode()
-        ).hexdigest()[:32]
-        self.cache = CodeCache(f"{architecture.name}-{key}")
-        self._engine: Any = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _new_target())
+        self.cache = CodeCache(cache_key(architecture))
+        self.workers = Workers(architecture)
+        self._engine: Any = llvm.create_mcjit_compiler(llvm.parse_assembly(""), new_target())
         self._linked: set[str] = set()
-        self._helpers: dict[str, ssa.Function] = {}
-        self._watched: frozenset[str] | None = None
-        count = len(architecture.instructions) + 1
-        self.table = (ctypes.c_uint64 * count)()
+        self.table = (ctypes.c_uint64 * (len(architecture.instructions) + 1))()
+        # Handlers that workers compile: what is asked for, begun, and finished.
+        self._ahead = threading.Condition()
+        self._begun: set[int] = set()
+        self._wanted: set[int] = set()
+        self._arrived: dict[int, dict[str, bytes]] = {}
         self._load_core()
 
-    # Functions of the runtime
-
-    def runtime(self, name: str, **constants: Any) -> ssa.Function:
-        """A function of the engine's described modules, specialised for this architecture."""
-        function: Function = next(getattr(m, name) for m in (runtime, access, support) if hasattr(m, name))
-        given = {"arch": self.architecture, "layout": self.layout, **constants}
-        known = {p: given[p] for p in function.parameters if p in given}
-        return self.compiler.function(function, known)
-
-    @property
-    def watched(self) -> frozenset[str]:
-        """State that translation contexts and polling depend on."""
-        if self._watched is None:
-            self._watched = members_read(self.compiler, "data_context", "fetch_context", "poll")
-        return self._watched
-
-    # Units
-
-    def _unit(self, name: str, build: Callable[[], str]) -> None:
-        """Link the unit ``name``: from the cache, or compiled from the text ``build`` gives."""
-        content = self.cache.get(name)
-        if content is None:
-            if self.progress is not None:
-                self.progress(name)
-            content = optimise(build())
-            self.compiled += 1
-            self.cache.put(name, content)
-        self._engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(content))
-
     def _load_core(self) -> None:
+        content = self.cache.get("core")
+        if content is None:
+            self._compile_ahead(range(len(self.table)))
+            self._note("core")
+            content = optimise(self.units.core())
+            self.cache.put("core", content)
         with _lock:
-            self._unit("core", self._core_text)
+            self._engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(content))
             self._engine.finalize_object()
             address = self._engine.get_function_address
             self.enter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("enter"))
             self.enter_step = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("enter_step"))
-            places = (ctypes.c_uint64 * (6 + len(_MISSES)))()
+            places = (ctypes.c_uint64 * (6 + len(MISSES)))()
             ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(address("glue_addresses"))(ctypes.addressof(places))
             self.dispatch, self.cross, self.stopped, self.decode, self.breakpoint = places[:5]
             # What compiled regions call.
-            self.region_symbols = dict(zip(("jump", *_MISSES), places[5:], strict=True))
+            self.region_symbols = dict(zip(("jump", *MISSES), places[5:], strict=True))
             self.region_symbols["dispatch"] = self.dispatch
+            u64 = ctypes.c_uint64
             self.flush_tlb = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("plain_flush_tlb"))
-            self.read_clock = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(address("plain_clock"))
-            self.reset_page = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64)(address("plain_reset_page"))
-            self.change_flags = ctypes.CFUNCTYPE(
-                ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64
-            )(address("plain_change_flags"))
-            self.link_region = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)(
-                address("plain_link_region")
+            self.read_clock = ctypes.CFUNCTYPE(u64, ctypes.c_void_p)(address("plain_clock"))
+            self.reset_page = ctypes.CFUNCTYPE(None, ctypes.c_void_p, u64)(address("plain_reset_page"))
+            self.change_flags = ctypes.CFUNCTYPE(u64, u64, u64, u64)(address("plain_change_flags"))
+            self.link_region = ctypes.CFUNCTYPE(None, ctypes.c_void_p, u64, u64)(address("plain_link_region"))
+            self.install_region = ctypes.CFUNCTYPE(u64, ctypes.c_void_p, u64, u64, u64)(
+                address("plain_install_region")
             )
-            self.install_region = ctypes.CFUNCTYPE(
-                ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64
-            )(address("plain_install_region"))
-            self.forget_region = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64)(
-                address("plain_forget_region")
-            )
-            self.external_write = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)(
-                address("plain_phys_changed")
-            )
+            self.forget_region = ctypes.CFUNCTYPE(None, u64, u64)(address("plain_forget_region"))
+            self.external_write = ctypes.CFUNCTYPE(None, ctypes.c_void_p, u64, u64)(address("plain_phys_changed"))
 
-    def _core_text(self) -> str:
-        """All that every machine needs: runtime, hooks, decoder, glue."""
-        decode_word = decode_function(self.compiler, self.layout)
-        decoder = Prebuilt(decode_word)
-        roots = {
-            name: self.runtime(name)
-            for name in ("find_code", "deliver", "flush_tlb", "flush_tlb_page", "clock", "encoding", "slow_address",
-                         "phys_changed", "phys_host", "drop_writes", "change_flags", "reset_page", "link_region",
-                         "install_region", "forget_region")
-        }
-        roots["decode_at"] = self._with_decoder("decode_at", decoder)
-        roots["prepare_step"] = self._with_decoder("prepare_step", decoder)
-        for kind in (u8, u16, u32, u64):
-            roots[f"load {kind.__name__}"] = self.runtime("slow_load", kind=kind)
-            roots[f"store {kind.__name__}"] = self.runtime("slow_store", kind=kind)
-            for name in ("region_load", "region_store"):
-                roots[f"{name}.{kind.__name__}"] = self.runtime(name, kind=kind)
-        roots["region_sync"] = self.runtime("region_sync")
-        roots["region_clock"] = roots["clock"]
-        offset, pc = self.layout.offset, self.layout.members["pc"]
-        bits: int = pc.type.bits
-        glue = _GLUE.format(
-            arguments=HANDLER_ARGUMENTS, shift=self.layout.shift, step=at.EXIT_STEP, breakpoint=at.EXIT_BREAKPOINT,
-            narrow="add i64 %pc, 0" if bits == 64 else f"trunc i64 %pc to i{bits}", pc_kind=f"i{bits}",
-            page_bits=self.architecture.page_bits, page_mask=-self.layout.page_size, in_page=self.layout.page_size - 1,
-            code_tlb_mask=at.CODE_TLB_SIZE - 1, code_tlb_entry=at.CODE_TLB_ENTRY,
-            misses="".join(
-                f"  %m{i} = getelementptr ptr, ptr %out, i64 {6 + i}\n  store ptr @\"{name}\", ptr %m{i}\n"
-                for i, name in enumerate(_MISSES)
-            ),
-            jump_bits=at.JUMP_SAMPLE_BITS, jump_mask=(1 << at.JUMP_SAMPLE_BITS) - 1, ring_mask=at.SAMPLES - 1,
-            **{
-                n: offset(n)
-                for n in ("retired", "base", "tlb", "pc", "exit_reason", "limit", "code_tlb", "jump_count",
-                          "jump_records", "jump_addresses")
-            },
-            **{n: roots[n].name for n in ("find_code", "deliver", "decode_at", "prepare_step")},
-        )
-        plain = (
-            f'define void @plain_flush_tlb(ptr %cpu) {{\n'
-            f'  call void @"{roots["flush_tlb"].name}"(ptr %cpu)\n  ret void\n}}\n'
-            f'define i64 @plain_clock(ptr %cpu) {{\n'
-            f'  %v = call i64 @"{roots["clock"].name}"(ptr %cpu)\n  ret i64 %v\n}}\n'
-            f'define void @plain_reset_page(ptr %cpu, i64 %slot) {{\n'
-            f'  call void @"{roots["reset_page"].name}"(ptr %cpu, i64 %slot)\n  ret void\n}}\n'
-            f'define i64 @plain_change_flags(i64 %flag, i64 %clear, i64 %set) {{\n'
-            f'  %c = trunc i64 %clear to i8\n  %s = trunc i64 %set to i8\n'
-            f'  %v = call i8 @"{roots["change_flags"].name}"(ptr null, i64 %flag, i8 %c, i8 %s)\n'
-            f'  %w = zext i8 %v to i64\n  ret i64 %w\n}}\n'
-            f'define void @plain_link_region(ptr %cpu, i64 %slot, i64 %link) {{\n'
-            f'  call void @"{roots["link_region"].name}"(ptr %cpu, i64 %slot, i64 %link)\n  ret void\n}}\n'
-            f'define i64 @plain_install_region(ptr %cpu, i64 %record, i64 %region, i64 %handler) {{\n'
-            f'  %v = call i1 @"{roots["install_region"].name}"(ptr %cpu, i64 %record, i64 %region, i64 %handler)\n'
-            f'  %w = zext i1 %v to i64\n  ret i64 %w\n}}\n'
-            f'define void @plain_forget_region(i64 %region, i64 %handler) {{\n'
-            f'  call void @"{roots["forget_region"].name}"(ptr null, i64 %region, i64 %handler)\n  ret void\n}}\n'
-            f'define void @plain_phys_changed(ptr %cpu, i64 %a, i64 %n) {{\n'
-            f'  call void @"{roots["phys_changed"].name}"(ptr %cpu, i64 %a, i64 %n)\n  ret void\n}}\n'
-        )
-        return self._module(list(roots.values()), glue + plain + self._miss_text(roots))
-
-    def _miss_text(self, roots: dict[str, ssa.Function]) -> str:
-        """What regions call where the TLB misses: functions that keep all registers."""
-        text = ""
-        for name in _MISSES:
-            kind = result_type(roots[name])
-            given = {"region_load": ", i64 %a", "region_store": ", i64 %a, i64 %b"}.get(name.partition(".")[0], "")
-            text += f'define preserve_allcc {kind} @"{name}"(ptr %cpu{given}) nounwind {{\n'
-            text += f'  %v = call {kind} @"{roots[name].name}"(ptr %cpu{given})\n  ret {kind} %v\n}}\n'
-        return text
-
-    def _with_decoder(self, name: str, decoder: Prebuilt) -> ssa.Function:
-        return self.runtime(name, decode_word=decoder)
-
-    def _module(self, roots: list[ssa.Function], extra: str = "") -> str:
-        """The text of a module with these functions and all they call."""
-        done: dict[str, str] = {}
-        declarations: dict[str, str] = {}
-        todo = list(roots)
-        while todo:
-            function = todo.pop()
-            if function.name in done:
-                continue
-            emitter = HelperEmitter(function, self.layout, self.runtime)
-            done[function.name] = emitter.text()
-            declarations |= emitter.declarations
-            todo.extend(emitter.callees)
-        outside = [text for symbol, text in declarations.items() if symbol not in done]
-        return "\n".join([*outside, *done.values(), extra, METADATA])
+    def _note(self, name: str) -> None:
+        self.compiled += 1
+        if self.progress is not None:
+            self.progress(name)
 
     # Handlers
 
@@ -497,88 +87,81 @@ class NativeCode:
         """The address of the handler of instruction ``index`` (0: illegal), compiled if need be."""
         with _lock:
             if not self.table[index]:
-                symbol = f"h{index}"
-                if symbol not in self._linked:
-                    self._unit(self._handler_name(index), lambda: self._handler_text(index))
-                    self._linked.add(symbol)
+                objects = self._from_workers(index)
+                if objects is None:
+                    self._note(self.units.handler_name(index))
+                    objects = handler_objects(self.units, self.cache, index)
+                self._link(objects)
                 self._engine.finalize_object()
-                self.table[index] = self._engine.get_function_address(symbol)
+                self.table[index] = self._engine.get_function_address(f"h{index}")
             return int(self.table[index])
 
     def warm(self) -> int:
-        """Link every handler that the cache has; gives how many."""
-        count = 0
+        """Link every handler that the cache has; gives how many. If many are missing, workers compile them ahead."""
+        found: dict[int, dict[str, bytes]] = {}
+        missing = []
         with _lock:
-            pending = []
             for index in range(len(self.table)):
-                content = self.cache.get(self._handler_name(index)) if not self.table[index] else None
-                if content is not None:
-                    self._engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(content))
-                    self._linked.add(f"h{index}")
-                    pending.append(index)
+                if self.table[index]:
+                    continue
+                objects = cached_handler(self.units, self.cache, index)
+                if objects is None:
+                    missing.append(index)
+                else:
+                    found[index] = objects
+                    self._link(objects)
             self._engine.finalize_object()
-            for index in pending:
+            for index in found:
                 self.table[index] = self._engine.get_function_address(f"h{index}")
-                count += 1
-        return count
+        if len(missing) >= _WORTH_WORKERS:
+            self._compile_ahead(missing)
+        return len(found)
 
-    def _handler_name(self, index: int) -> str:
-        name = "illegal" if index == 0 else self.architecture.instructions[index - 1].name
-        return f"handler {index} {name}"
+    def _link(self, objects: dict[str, bytes]) -> None:
+        for name, content in objects.items():
+            if name not in self._linked:
+                self._linked.add(name)
+                self._engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(content))
 
-    def handler_function(self, index: int) -> ssa.Function:
-        """The SSA of an instruction's function."""
-        if index == 0:
-            illegal = self.architecture.hooks["on_illegal"]
-            return self.compiler.instruction(illegal, {illegal.parameters[1]: u64}, "illegal")
-        instruction = self.architecture.instructions[index - 1]
-        return self.compiler.instruction(instruction.function, instruction.types, instruction.name)
+    # Compiling ahead
 
-    def _handler_text(self, index: int) -> str:
-        """The text of a handler's module. Helpers are copied into it, internal, unless the core has them."""
-        function = self.handler_function(index)
-        instruction = self.architecture.instructions[index - 1] if index else None
-        declarations: dict[str, str] = {}
-        parts: list[str] = []
-        callees: set[ssa.Function] = set()
-        symbol = f"h{index}"
+    def _compile_ahead(self, indices: Any) -> None:
+        """Let the workers compile handlers, in the order of the description: what comes first is used first."""
+        for index in indices:
+            with self._ahead:
+                if index in self._wanted:
+                    continue
+                self._wanted.add(index)
+            self.workers.submit("handler", index, self._done(index), begin=self._begin(index))
 
-        def emit(symbol: str, fast: bool) -> HandlerEmitter:
-            emitter = HandlerEmitter(function, self.layout, self.runtime, instruction, self.watched, symbol, fast)
-            parts.append(emitter.text())
-            declarations.update(emitter.declarations)
-            callees.update(emitter.callees)
-            return emitter
+    def _begin(self, index: int) -> Callable[[], bool]:
+        def begin() -> bool:
+            with self._ahead:
+                if index not in self._wanted or self.table[index]:
+                    return False
+                self._begun.add(index)
+                return True
 
-        if HandlerEmitter.worth_two(function):
-            if emit(symbol, True).restarts:
-                emit(f"{symbol}.slow", False)
-                declarations.pop(f"{symbol}.slow", None)
-        else:
-            emit(symbol, False)
-        helpers: dict[str, str] = {}
-        todo = list(callees)
-        core = self._core_names()
-        while todo:
-            callee = todo.pop()
-            if callee.name in helpers or callee.name in core:
-                continue
-            emitter = HelperEmitter(callee, self.layout, self.runtime)
-            helpers[callee.name] = emitter.text().replace("define ", "define internal ", 1)
-            declarations |= emitter.declarations
-            todo.extend(emitter.callees)
-        outside = [text for name, text in declarations.items() if name not in helpers]
-        return "\n".join([*outside, *parts, *helpers.values(), METADATA])
+        return begin
 
-    @cache  # noqa: B019  (one per architecture and process)
-    def _core_names(self) -> frozenset[str]:
-        """The symbols the core defines that handlers may share."""
-        names = ("find_code", "deliver", "flush_tlb", "flush_tlb_page", "clock", "encoding", "slow_address",
-                 "phys_changed", "phys_host")
-        found = {self.runtime(n).name for n in names}
-        for kind in (u8, u16, u32, u64):
-            found |= {self.runtime("slow_load", kind=kind).name, self.runtime("slow_store", kind=kind).name}
-        return frozenset(found)
+    def _done(self, index: int) -> Callable[[Any], None]:
+        def done(objects: Any) -> None:
+            with self._ahead:
+                self._begun.discard(index)
+                self._wanted.discard(index)
+                if objects is not None:
+                    self.compiled += 1
+                    self._arrived[index] = objects
+                self._ahead.notify_all()
+
+        return done
+
+    def _from_workers(self, index: int) -> dict[str, bytes] | None:
+        """What a worker has compiled, or is compiling; None if none has begun: then it is not to."""
+        with self._ahead:
+            self._ahead.wait_for(lambda: index not in self._begun)
+            self._wanted.discard(index)
+            return self._arrived.pop(index, None)
 
 
 _code: dict[int, NativeCode] = {}
@@ -590,4 +173,3 @@ def native_code(architecture: Architecture, progress: Callable[[str], None] | No
         if id(architecture) not in _code:
             _code[id(architecture)] = NativeCode(architecture, progress)
         return _code[id(architecture)]
-

@@ -13,7 +13,7 @@ from polyvisor.adl import Architecture, Instruction, ssa
 from polyvisor.adl.frontend import Compiler
 
 from ..layout import Layout
-from ..native import members_read
+from ..units import members_read
 from .emit import RegionEmitter, flow_of
 from .inline import InstructionEmitter, Relative
 from .objects import Unit, unit_from_object

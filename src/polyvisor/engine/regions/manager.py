@@ -50,9 +50,6 @@ class Backend(Protocol):
     def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
         """Compile; ``done`` is called from any thread."""
 
-    def close(self) -> None:
-        """Compile no more."""
-
 
 @dataclass
 class Stats:
@@ -141,7 +138,6 @@ class Regions:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
-        self.backend.close()
         self.pages.on_discard = None
         self.arena.close()
 

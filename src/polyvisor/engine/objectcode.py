@@ -1,0 +1,102 @@
+"""LLVM IR to object files, and the key under which they are kept: all that compiled code depends on."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+
+import polyvisor.adl
+import polyvisor.engine
+from polyvisor.adl import Architecture
+
+
+def new_target() -> Any:
+    """A target machine; an execution engine takes over the one it is given, and ends it with itself."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple()
+    return target.create_target_machine(
+        opt=2, cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), jit=True
+    )
+
+
+@cache
+def _target() -> Any:
+    """The target machine of `optimise`."""
+    return new_target()
+
+
+def optimise(text: str, level: int = 2) -> bytes:
+    """Compile LLVM IR to an object file."""
+    machine = _target()
+    module = llvm.parse_assembly(text)
+    module.triple = machine.triple
+    module.data_layout = str(machine.target_data)
+    options = llvm.create_pipeline_tuning_options(speed_level=level)
+    builder = llvm.create_pass_builder(machine, options)
+    manager = builder.getModulePassManager()
+    manager.run(module, builder)
+    return bytes(machine.emit_object(module))
+
+
+def sources_digest(packages: Iterable[Any]) -> str:
+    """A digest of all Python sources of the packages: what the meaning of compiled code depends on."""
+    digest = hashlib.sha256()
+    for package in packages:
+        for root in package.__path__:
+            for path in sorted(Path(root).rglob("*.py")):
+                digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _packages(architecture: Architecture) -> list[Any]:
+    """The packages (or modules' packages) that describe it, and the compiler's own."""
+    modules = {i.function.python.__module__ for i in architecture.instructions}
+    names = {name.rpartition(".")[0] or name for name in modules}
+    found = [import_module(n) for n in sorted(names)]
+    return [polyvisor.adl, polyvisor.engine, *(m for m in found if hasattr(m, "__path__"))]
+
+
+def _loose_sources(architecture: Architecture) -> str:
+    """The sources of modules that are in no package (scripts, tests) and describe it, and of those they import."""
+    functions = [*(i.function for i in architecture.instructions), *architecture.hooks.values()]
+    todo = [f.python.__module__ for f in functions]
+    if architecture.state_type is not None:
+        todo.append(architecture.state_type.__module__)
+    seen: set[str] = set()
+    texts = []
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        module = import_module(name)
+        file = getattr(module, "__file__", None)
+        if hasattr(import_module(name.partition(".")[0]), "__path__") or file is None:
+            continue
+        text = Path(file).read_text()
+        texts.append(text)
+        for node in ast.walk(ast.parse(text)):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            # Only what lies beside it: not all of the standard library.
+            todo += [n for n in names if Path(file).with_name(f"{n}.py").exists()]
+    return "\0".join(sorted(texts))
+
+
+def cache_key(architecture: Architecture) -> str:
+    """What the code compiled for an architecture on this host is kept under."""
+    parts = [
+        architecture.name, llvmlite.__version__, repr(llvm.llvm_version_info), llvm.get_host_cpu_name(),
+        llvm.get_host_cpu_features().flatten(), sources_digest(_packages(architecture)), _loose_sources(architecture),
+    ]
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return f"{architecture.name}-{digest[:32]}"

@@ -1,0 +1,207 @@
+"""The units an architecture's native code is made of, as LLVM IR: the core, a handler per instruction, shared helpers."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from polyvisor.adl import Architecture, Function, ssa
+from polyvisor.adl.frontend import Compiler, Prebuilt
+from polyvisor.adl.llvm import METADATA
+from polyvisor.adl.types import u8, u16, u32, u64
+
+from . import access, runtime
+from . import layout as at
+from .decoder import decode_function
+from .glue import GLUE
+from .layout import Layout
+from .lowering import HANDLER_ARGUMENTS, HandlerEmitter, HelperEmitter, result_type
+from .regions import support
+
+# What regions call where the TLB misses.
+MISSES = (
+    *(f"{name}.{kind.__name__}" for name in ("region_load", "region_store") for kind in (u8, u16, u32, u64)),
+    "region_sync", "region_clock",
+)
+
+
+def members_read(compiler: Compiler, *hooks: str) -> frozenset[str]:
+    """The state members that an architecture's hooks read."""
+    architecture = compiler.architecture
+    reads: set[str] = set()
+    for hook in hooks:
+        if hook in architecture.hooks:
+            reads |= compiler.function(architecture.hooks[hook]).effects.reads
+    return frozenset(reads)
+
+
+class Units:
+    """The texts of one architecture's units."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture = architecture
+        self.layout = Layout(architecture)
+        self.compiler = Compiler(architecture, self.layout.members)
+        self._watched: frozenset[str] | None = None
+
+    def runtime(self, name: str, **constants: Any) -> ssa.Function:
+        """A function of the engine's described modules, specialised for this architecture."""
+        function: Function = next(getattr(m, name) for m in (runtime, access, support) if hasattr(m, name))
+        given = {"arch": self.architecture, "layout": self.layout, **constants}
+        known = {p: given[p] for p in function.parameters if p in given}
+        return self.compiler.function(function, known)
+
+    @property
+    def watched(self) -> frozenset[str]:
+        """State that translation contexts and polling depend on."""
+        if self._watched is None:
+            self._watched = members_read(self.compiler, "data_context", "fetch_context", "poll")
+        return self._watched
+
+    # The core
+
+    def core(self) -> str:
+        """All that every machine needs: runtime, hooks, decoder, glue."""
+        decode_word = decode_function(self.compiler, self.layout)
+        decoder = Prebuilt(decode_word)
+        roots = {
+            name: self.runtime(name)
+            for name in ("find_code", "deliver", "flush_tlb", "flush_tlb_page", "clock", "encoding", "slow_address",
+                         "phys_changed", "phys_host", "drop_writes", "change_flags", "reset_page", "link_region",
+                         "install_region", "forget_region")
+        }
+        roots["decode_at"] = self.runtime("decode_at", decode_word=decoder)
+        roots["prepare_step"] = self.runtime("prepare_step", decode_word=decoder)
+        for kind in (u8, u16, u32, u64):
+            roots[f"load {kind.__name__}"] = self.runtime("slow_load", kind=kind)
+            roots[f"store {kind.__name__}"] = self.runtime("slow_store", kind=kind)
+            for name in ("region_load", "region_store"):
+                roots[f"{name}.{kind.__name__}"] = self.runtime(name, kind=kind)
+        roots["region_sync"] = self.runtime("region_sync")
+        roots["region_clock"] = roots["clock"]
+        offset, pc = self.layout.offset, self.layout.members["pc"]
+        bits: int = pc.type.bits
+        glue = GLUE.format(
+            arguments=HANDLER_ARGUMENTS, shift=self.layout.shift, step=at.EXIT_STEP, breakpoint=at.EXIT_BREAKPOINT,
+            narrow="add i64 %pc, 0" if bits == 64 else f"trunc i64 %pc to i{bits}", pc_kind=f"i{bits}",
+            page_bits=self.architecture.page_bits, page_mask=-self.layout.page_size, in_page=self.layout.page_size - 1,
+            code_tlb_mask=at.CODE_TLB_SIZE - 1, code_tlb_entry=at.CODE_TLB_ENTRY,
+            misses="".join(
+                f"  %m{i} = getelementptr ptr, ptr %out, i64 {6 + i}\n  store ptr @\"{name}\", ptr %m{i}\n"
+                for i, name in enumerate(MISSES)
+            ),
+            jump_bits=at.JUMP_SAMPLE_BITS, jump_mask=(1 << at.JUMP_SAMPLE_BITS) - 1, ring_mask=at.SAMPLES - 1,
+            **{
+                n: offset(n)
+                for n in ("retired", "base", "tlb", "pc", "exit_reason", "limit", "code_tlb", "jump_count",
+                          "jump_records", "jump_addresses")
+            },
+            **{n: roots[n].name for n in ("find_code", "deliver", "decode_at", "prepare_step")},
+        )
+        plain = (
+            f'define void @plain_flush_tlb(ptr %cpu) {{\n'
+            f'  call void @"{roots["flush_tlb"].name}"(ptr %cpu)\n  ret void\n}}\n'
+            f'define i64 @plain_clock(ptr %cpu) {{\n'
+            f'  %v = call i64 @"{roots["clock"].name}"(ptr %cpu)\n  ret i64 %v\n}}\n'
+            f'define void @plain_reset_page(ptr %cpu, i64 %slot) {{\n'
+            f'  call void @"{roots["reset_page"].name}"(ptr %cpu, i64 %slot)\n  ret void\n}}\n'
+            f'define i64 @plain_change_flags(i64 %flag, i64 %clear, i64 %set) {{\n'
+            f'  %c = trunc i64 %clear to i8\n  %s = trunc i64 %set to i8\n'
+            f'  %v = call i8 @"{roots["change_flags"].name}"(ptr null, i64 %flag, i8 %c, i8 %s)\n'
+            f'  %w = zext i8 %v to i64\n  ret i64 %w\n}}\n'
+            f'define void @plain_link_region(ptr %cpu, i64 %slot, i64 %link) {{\n'
+            f'  call void @"{roots["link_region"].name}"(ptr %cpu, i64 %slot, i64 %link)\n  ret void\n}}\n'
+            f'define i64 @plain_install_region(ptr %cpu, i64 %record, i64 %region, i64 %handler) {{\n'
+            f'  %v = call i1 @"{roots["install_region"].name}"(ptr %cpu, i64 %record, i64 %region, i64 %handler)\n'
+            f'  %w = zext i1 %v to i64\n  ret i64 %w\n}}\n'
+            f'define void @plain_forget_region(i64 %region, i64 %handler) {{\n'
+            f'  call void @"{roots["forget_region"].name}"(ptr null, i64 %region, i64 %handler)\n  ret void\n}}\n'
+            f'define void @plain_phys_changed(ptr %cpu, i64 %a, i64 %n) {{\n'
+            f'  call void @"{roots["phys_changed"].name}"(ptr %cpu, i64 %a, i64 %n)\n  ret void\n}}\n'
+        )
+        return self._module(list(roots.values()), glue + plain + self._miss_text(roots))
+
+    def _miss_text(self, roots: dict[str, ssa.Function]) -> str:
+        """What regions call where the TLB misses: functions that keep all registers."""
+        text = ""
+        for name in MISSES:
+            kind = result_type(roots[name])
+            given = {"region_load": ", i64 %a", "region_store": ", i64 %a, i64 %b"}.get(name.partition(".")[0], "")
+            text += f'define preserve_allcc {kind} @"{name}"(ptr %cpu{given}) nounwind {{\n'
+            text += f'  %v = call {kind} @"{roots[name].name}"(ptr %cpu{given})\n  ret {kind} %v\n}}\n'
+        return text
+
+    def _module(self, roots: list[ssa.Function], extra: str = "") -> str:
+        """The text of a module with these functions and all they call."""
+        done: dict[str, str] = {}
+        declarations: dict[str, str] = {}
+        todo = list(roots)
+        while todo:
+            function = todo.pop()
+            if function.name in done:
+                continue
+            emitter = HelperEmitter(function, self.layout, self.runtime)
+            done[function.name] = emitter.text()
+            declarations |= emitter.declarations
+            todo.extend(emitter.callees)
+        outside = [text for symbol, text in declarations.items() if symbol not in done]
+        return "\n".join([*outside, *done.values(), extra, METADATA])
+
+    # Handlers
+
+    def handler_name(self, index: int) -> str:
+        """What the unit of a handler is called."""
+        name = "illegal" if index == 0 else self.architecture.instructions[index - 1].name
+        return f"handler {index} {name}"
+
+    def handler_function(self, index: int) -> ssa.Function:
+        """The SSA of an instruction's function."""
+        if index == 0:
+            illegal = self.architecture.hooks["on_illegal"]
+            return self.compiler.instruction(illegal, {illegal.parameters[1]: u64}, "illegal")
+        instruction = self.architecture.instructions[index - 1]
+        return self.compiler.instruction(instruction.function, instruction.types, instruction.name)
+
+    def handler(self, index: int) -> tuple[str, list[ssa.Function]]:
+        """The text of a handler's module, and the functions it calls that are units of their own."""
+        function = self.handler_function(index)
+        instruction = self.architecture.instructions[index - 1] if index else None
+        declarations: dict[str, str] = {}
+        parts: list[str] = []
+        callees: set[ssa.Function] = set()
+        symbol = f"h{index}"
+
+        def emit(symbol: str, fast: bool) -> HandlerEmitter:
+            emitter = HandlerEmitter(function, self.layout, self.runtime, instruction, self.watched, symbol, fast)
+            parts.append(emitter.text())
+            declarations.update(emitter.declarations)
+            callees.update(emitter.callees)
+            return emitter
+
+        if HandlerEmitter.worth_two(function):
+            if emit(symbol, True).restarts:
+                emit(f"{symbol}.slow", False)
+                declarations.pop(f"{symbol}.slow", None)
+        else:
+            emit(symbol, False)
+        core = self._core_names()
+        helpers = sorted((c for c in callees if c.name not in core), key=lambda c: c.name)
+        return "\n".join([*declarations.values(), *parts, METADATA]), helpers
+
+    def helper(self, function: ssa.Function) -> tuple[str, list[ssa.Function]]:
+        """The same for a function that handlers share."""
+        emitter = HelperEmitter(function, self.layout, self.runtime)
+        text = emitter.text()
+        core = self._core_names()
+        helpers = sorted((c for c in emitter.callees if c.name not in core), key=lambda c: c.name)
+        return "\n".join([*emitter.declarations.values(), text, METADATA]), helpers
+
+    @cache  # noqa: B019  (one per architecture and process)
+    def _core_names(self) -> frozenset[str]:
+        """The symbols the core defines that handlers may share."""
+        names = ("find_code", "deliver", "flush_tlb", "flush_tlb_page", "clock", "encoding", "slow_address",
+                 "phys_changed", "phys_host")
+        found = {self.runtime(n).name for n in names}
+        for kind in (u8, u16, u32, u64):
+            found |= {self.runtime("slow_load", kind=kind).name, self.runtime("slow_store", kind=kind).name}
+        return frozenset(found)

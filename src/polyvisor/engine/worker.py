@@ -1,0 +1,51 @@
+"""A compile worker: reads requests from its standard input, writes what it compiled to its standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import Any
+
+from .codecache import CodeCache
+from .handlers import handler_objects
+from .objectcode import cache_key
+from .regions.compile import RegionCompiler, UncompilableError
+from .units import Units
+from .workers import receive, send
+
+_NICE = 10
+
+
+def main() -> None:
+    """Serve until the standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
+    source = sys.stdin.buffer
+    # What a library prints must not get among the answers.
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    module, _, name = sys.argv[1].partition(":")
+    architecture = getattr(import_module(module), name)
+    units = Units(architecture)
+    cache = CodeCache(cache_key(architecture))
+    regions: RegionCompiler | None = None
+    while True:
+        try:
+            kind, payload = receive(source)
+        except EOFError:
+            return
+        answer: Any = None
+        if kind == "handler":
+            answer = handler_objects(units, cache, payload)
+        elif kind == "region":
+            regions = regions or RegionCompiler(architecture, units.layout, units.compiler)
+            with contextlib.suppress(UncompilableError):
+                answer = regions.compile(payload)
+        try:
+            send(sink, answer)
+        except BrokenPipeError:
+            return

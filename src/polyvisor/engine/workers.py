@@ -1,0 +1,154 @@
+"""Worker processes that compile beside the guest: handlers of the interpreter, and regions.
+
+A worker is a process of its own, so that neither the interpreter lock nor LLVM's is shared with the CPUs, and what goes
+wrong in the compiler ends the worker and not the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pickle
+import queue
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from polyvisor.adl import Architecture
+
+Done = Callable[[Any], None]
+_HEAD = struct.Struct("<Q")
+# A worker that dies is replaced, up to so many times; one that has nothing to do ends after so many seconds.
+MAX_DEATHS = 8
+_IDLE = 10.0
+
+
+def worker_count() -> int:
+    """How many workers there are: POLYVISOR_WORKERS, or all host cores but one, at most 3."""
+    given = os.environ.get("POLYVISOR_WORKERS", "")
+    if given.isdigit():
+        return int(given)
+    return max(1, min(3, len(os.sched_getaffinity(0)) - 1))
+
+
+def architecture_name(architecture: Architecture) -> str | None:
+    """Where a worker can import the architecture from, as ``module:name``; None if it cannot."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("polyvisor.isa.") and getattr(module, architecture.name, None) is architecture:
+            return f"{name}:{architecture.name}"
+    return None
+
+
+class Workers:
+    """Compile workers for one architecture, shared by its machines; they start when there is something to do."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.name = architecture_name(architecture)
+        self.count = worker_count() if self.name else 0
+        self.deaths = 0
+        self._queue: queue.PriorityQueue[tuple[int, int, str, Any, Done, Callable[[], bool] | None]] = (
+            queue.PriorityQueue()
+        )
+        self._numbers = itertools.count()
+        self._waiting = 0
+        self._serving = 0
+        self._lock = threading.Lock()
+
+    def room(self) -> int:
+        """How many requests would be begun with at once, or wait for a moment only."""
+        return 0 if self.deaths >= MAX_DEATHS else max(0, self.count + 1 - self._waiting)
+
+    def submit(
+        self, kind: str, payload: Any, done: Done, *, urgency: int = 1, begin: Callable[[], bool] | None = None
+    ) -> None:
+        """Have something compiled; ``done`` is called from any thread, with None where that failed.
+
+        The lowest ``urgency`` comes first.  ``begin`` is asked just before, whether it still is to be done.
+        """
+        if self.count == 0 or self.deaths >= MAX_DEATHS:
+            done(None)
+            return
+        with self._lock:
+            self._waiting += 1
+            self._queue.put((urgency, next(self._numbers), kind, payload, done, begin))
+            if self._serving < min(self.count, self._waiting):
+                self._serving += 1
+                threading.Thread(target=self._serve, name="compile worker", daemon=True).start()
+
+    def _serve(self) -> None:
+        """Hand requests to one worker, until there are none for a while."""
+        process: subprocess.Popen[bytes] | None = None
+        try:
+            while True:
+                try:
+                    job = self._queue.get(timeout=_IDLE)
+                except queue.Empty:
+                    with self._lock:
+                        if self._queue.empty():
+                            self._serving -= 1
+                            return
+                    continue
+                _, _, kind, payload, done, begin = job
+                result: Any = None
+                if self.deaths < MAX_DEATHS and (begin is None or begin()):
+                    process, result = self._ask(process, kind, payload)
+                with self._lock:
+                    self._waiting -= 1
+                done(result)
+        finally:
+            if process is not None:
+                _end(process)
+
+    def _ask(
+        self, process: subprocess.Popen[bytes] | None, kind: str, payload: Any
+    ) -> tuple[subprocess.Popen[bytes] | None, Any]:
+        try:
+            if process is None or process.poll() is not None:
+                process = self._start()
+            assert process.stdin is not None and process.stdout is not None
+            send(process.stdin, (kind, payload))
+            return process, receive(process.stdout)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            self.deaths += 1
+            if process is not None:
+                _end(process)
+            return None, None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-c", "from polyvisor.engine.worker import main; main()", str(self.name)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+    process.kill()
+    process.wait()
+
+
+def send(stream: Any, value: object) -> None:
+    """Write a value to a pipe."""
+    data = pickle.dumps(value)
+    stream.write(_HEAD.pack(len(data)) + data)
+    stream.flush()
+
+
+def receive(stream: Any) -> Any:
+    """Read a value from a pipe. Raises EOFError."""
+    head = stream.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        raise EOFError
+    (size,) = _HEAD.unpack(head)
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return pickle.loads(data)
