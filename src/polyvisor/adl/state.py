@@ -21,8 +21,8 @@ class Field:
     """One scalar member of a CPU's state.
 
     ``type`` is an integer type of at most 64 bits; ``reset`` its value after a reset; ``doc`` what it means.
-    ``likely`` is (mask, value): the bits in ``mask`` rarely change and most often are those of ``value``, so that compiled
-    code may be made for that case, and for others where it does not hold.
+    ``likely`` is (mask, value): the bits in ``mask`` rarely change and most often are those of ``value``, so that
+    compiled code may be made for that case, and for others where it does not hold.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The parts of the interpreter that are the same for every instruction, in LLVM IR.
 
-Dispatching, what stands at a page's end, at a breakpoint, behind a single step, in records not decoded yet, and where compiled
-regions leave to other code.
+Dispatching, what stands at a page's end, at a breakpoint, behind a single step, in records not decoded yet, and where
+compiled regions leave to other code.
 """
 
 GLUE = """

@@ -169,7 +169,8 @@ HEADER_SIZE = 64
 LINK_NEXT, LINK_REGION, LINK_MASK = 0, 8, 16
 LINK_SIZE = 24
 PAGE_PARTS = 64
-# A region's descriptor: whether it is valid, how often it refused to run, how many records it was installed at, and these.
+# A region's descriptor: whether it is valid, how often it refused to run, how many records it was installed at, and
+# these.
 REGION_VALID, REGION_REFUSALS, REGION_COUNT, REGION_RECORDS = 0, 8, 16, 24
 
 

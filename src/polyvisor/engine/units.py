@@ -1,4 +1,4 @@
-"""The units an architecture's native code is made of, as LLVM IR: the core, a handler per instruction, shared helpers."""
+"""The units an architecture's native code is made of, as LLVM IR: core, a handler per instruction, shared helpers."""
 
 from __future__ import annotations
 

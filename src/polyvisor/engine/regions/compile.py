@@ -126,10 +126,8 @@ class RegionCompiler:
                 return None
             raw = content[inside : inside + long]
             word = int.from_bytes(raw, "little")
-            have = next(
-                (n for n in range(unit, len(raw) + 1, unit) if self.architecture.complete(word & ((1 << 8 * n) - 1), n)),
-                0,
-            )
+            sizes = range(unit, len(raw) + 1, unit)
+            have = next((n for n in sizes if self.architecture.complete(word & ((1 << 8 * n) - 1), n)), 0)
             if not have:
                 return None
             found = self._analyse(word & ((1 << 8 * have) - 1))

@@ -1,8 +1,9 @@
 """A region as one LLVM function, with the signature of a handler.
 
-It may be entered at several of its instructions: where it begins, and at the loops in it.  There it makes sure of what it
-takes for granted (where its other pages are, fields with assumed values), else the instruction's own handler goes on.  A
-jump backwards looks whether something is to be done (interrupts, requests), as every jump does in the interpreter.
+It may be entered at several of its instructions: where it begins, and at the loops in it.  There it makes sure of what
+it takes for granted (where its other pages are, fields with assumed values), else the instruction's own handler goes
+on.  A jump backwards looks whether something is to be done (interrupts, requests), as every jump does in the
+interpreter.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ def flow_of(
     ways = [o.state.next for o in outcomes]
     jumps = tuple(dict.fromkeys(w.offset for w in ways if isinstance(w, Relative)))
     dynamic = any(w is not None and not isinstance(w, Relative) for w in ways)
-    known = {
-        k: v for o in outcomes for k, v in o.state.registers.items()
-        if k in emitter.written and isinstance(v, ssa.Const | Relative)
-    } if len(outcomes) == 1 else {}
+    known: dict[Key, Known] = {}
+    if len(outcomes) == 1:
+        registers = outcomes[0].state.registers
+        known = {k: v for k, v in registers.items() if k in emitter.written and isinstance(v, ssa.Const | Relative)}
     call = bool(jumps or dynamic) and any(isinstance(v, Relative) and v.offset == length for v in known.values())
     return Flow(True, None in ways, jumps, dynamic, call), known
 
@@ -202,7 +203,7 @@ class RegionEmitter(InstructionEmitter):
         self.line(f"br label %g{to.number}")
 
     def _leave_to(self, block: Block, offset: int, count: int, target: Known | None) -> str:
-        """A label that leaves the region after ``count`` instructions of a block: to ``target``, or on at ``offset``."""
+        """A label that leaves the region after ``count`` instructions of a block: to ``target``, or at ``offset``."""
         label = self.new_label("exit")
         self.exits.append(
             Exit(label, offset, count, dict(self.state.registers), set(self.written), block, target)
@@ -283,14 +284,14 @@ class RegionEmitter(InstructionEmitter):
                 self.write_field("pc", narrow, kind_of_pc)
                 self.declare("dispatch", f"declare preserve_nonecc void @dispatch({HANDLER_ARGUMENTS})")
                 self._tail("@dispatch", "%rec", count, "%base")
-            case "original", offset:
-                record = self.assign(f"getelementptr i8, ptr %rec0, i64 {offset << layout.shift}")
-                self._tail(self._original(offset), record, count, "%base")
+            case "original", at:
+                record = self.assign(f"getelementptr i8, ptr %rec0, i64 {at << layout.shift}")
+                self._tail(self._original(at), record, count, "%base")
             case "record", 0:
                 scaled = self.assign(f"shl i64 {place}, {layout.shift}")
                 record = self.assign(f"getelementptr i8, ptr %rec0, i64 {scaled}")
                 self._tail(self.assign(f"load ptr, ptr {record}"), record, count, "%base")
-            case "record", page:
+            case _, page:
                 # The base of another page: its virtual address less the slot's, scaled.
                 start = (page << bits) - self.page_offset
                 slot = self._slot(page)
@@ -379,10 +380,10 @@ class RegionEmitter(InstructionEmitter):
             tests.append(self.assign(f"icmp eq i64 {found}, {tag}"))
             tests.append(self.assign(f"icmp eq i64 {slot}, {self._slot(delta)}"))
         for name in sorted(self.assumes):
-            mask, value = self.assumed[name]
+            mask, expected = self.assumed[name]
             kind = self.kind_of((name, 0))
             now = self.assign(f"load {kind}, ptr {self._home((name, 0))}")
-            tests.append(self.assign(f"icmp eq {kind} {self.assign(f'and {kind} {now}, {mask}')}, {value}"))
+            tests.append(self.assign(f"icmp eq {kind} {self.assign(f'and {kind} {now}, {mask}')}, {expected}"))
         if tests:
             test = tests[0]
             for other in tests[1:]:
@@ -393,27 +394,23 @@ class RegionEmitter(InstructionEmitter):
             self.line("%refused = load i64, ptr @refusals")
             self.line("%refused1 = add i64 %refused, 1")
             self.line("store i64 %refused1, ptr @refusals")
-            others = [offset for offset in self.entries if offset]
-            if others:
-                ways = " ".join(f"i64 {offset}, label %refuse{n}" for n, offset in enumerate(others))
+            places = [offset for offset in self.entries if offset]
+            if places:
+                ways = " ".join(f"i64 {at}, label %refuse{n}" for n, at in enumerate(places))
                 self.line(f"switch i64 %distance, label %refuse [ {ways} ]")
-                for n, offset in enumerate(others):
+                for n, entry_offset in enumerate(places):
                     self.lines.append(f"refuse{n}:")
-                    self._tail(self._original(offset), "%rec", "%icount", "%base")
+                    self._tail(self._original(entry_offset), "%rec", "%icount", "%base")
                 self.lines.append("refuse:")
             self._tail(self._original(0), "%rec", "%icount", "%base")
             self.lines.append("sure:")
-        place = self.place("region_instructions")
-        before = self.assign(f"load i64, ptr {place}")
-        self.line(f"store i64 {self.assign(f'sub i64 {before}, %icount')}, ptr {place}")
-        place = self.place("region_entries")
-        before = self.assign(f"load i64, ptr {place}")
-        self.line(f"store i64 {self.assign(f'add i64 {before}, 1')}, ptr {place}")
+        for name, change in (("region_instructions", "sub i64 {}, %icount"), ("region_entries", "add i64 {}, 1")):
+            self.write_field(name, self.assign(change.format(self.read_field(name))))
         self.line("store i64 %icount, ptr %icount.0")
-        for key, name in self.variables.items():
+        for key, variable in self.variables.items():
             kind = self.kind_of(key)
             value = self.assign(f"load {kind}, ptr {self._home(key)}")
-            self.line(f"store {kind} {value}, ptr {name}")
+            self.line(f"store {kind} {value}, ptr {variable}")
         others = [(offset, block) for offset, block in self.entries.items() if offset]
         if others:
             ways = " ".join(f"i64 {offset}, label %g{block.number}" for offset, block in others)

@@ -1,9 +1,9 @@
 """One instruction in a region: its function's SSA, evaluated with known operands, and LLVM IR for what remains.
 
-What is known (operands, the program counter relative to the region's entry, state that the region may assume) is computed
-here and costs nothing at run time.  The guest's registers are local variables of the region (LLVM makes SSA values
-of them).  Whatever is rare - a trap, a call of a helper, a branch marked unlikely - leaves the region *before* the
-instruction, with the state as it was then, and the interpreter executes it instead.
+What is known (operands, the program counter relative to the region's entry, state that the region may assume) is
+computed here and costs nothing at run time.  The guest's registers are local variables of the region (LLVM makes SSA
+values of them).  Whatever is rare - a trap, a call of a helper, a branch marked unlikely - leaves the region *before*
+the instruction, with the state as it was then, and the interpreter executes it instead.
 """
 
 from __future__ import annotations
@@ -395,8 +395,8 @@ class InstructionEmitter(HelperEmitter):
                 # A displacement from a register mostly stays in the register's page.
                 base, displacement = (self.known(a) for a in op.arguments)
                 result = self.known(op.results[0])
-                if base in self._bases and isinstance(displacement, ssa.Const):
-                    self._bases[result] = self._bases[base]
+                if isinstance(base, str) and isinstance(displacement, ssa.Const) and base in self._bases:
+                    self._bases[self.text_of(result)] = self._bases[base]
         elif code == "call" and not op.catch:
             self._inline_call(op)
         else:
@@ -549,12 +549,11 @@ class InstructionEmitter(HelperEmitter):
         keys = sorted(set().union(*(s.registers for s in states)))
         changed = set().union(*(s.stale for s in states))
         # On each way, all that is not the same everywhere gets a name.
-        columns: list[tuple[Key | int, str, list[str]]] = []
-        rows: list[tuple[Any, str, list[Known | None]]] = []
+        rows: list[tuple[Key | int, str, list[Known | None]]] = []
         for key in keys:
-            values = [s.registers.get(key) for s in states]
-            if key in changed and not all(_same(v, values[0]) for v in values):
-                rows.append((key, self.kind_of(key), list(values)))
+            held = [s.registers.get(key) for s in states]
+            if key in changed and not all(_same(v, held[0]) for v in held):
+                rows.append((key, self.kind_of(key), held))
         types = _types(self.function)
         for number in set.intersection(*(set(s.values) for s in states)):
             values = [s.values[number] for s in states]
@@ -567,13 +566,16 @@ class InstructionEmitter(HelperEmitter):
                     s.values[parameter.number] = values[0]
             else:
                 rows.append((parameter.number, llvm_type(parameter.type), list(values)))
-        columns = [(key, kind, []) for key, kind, _ in rows]
+        columns: list[tuple[Key | int, str, list[str]]] = [(key, kind, []) for key, kind, _ in rows]
         for i, edge in enumerate(edges):
             self.resume(edge.label)
             self.state = edge.state
-            for (key, _, values), (_, _, names) in zip(rows, columns, strict=True):
-                value = values[i]
-                names.append(self.text_of(self.read(key) if value is None else value))
+            for (what, _, ways), (_, _, names) in zip(rows, columns, strict=True):
+                value = ways[i]
+                if value is None:
+                    assert not isinstance(what, int)
+                    value = self.read(what)
+                names.append(self.text_of(value))
             self.line(f"br label %{label}")
         self.begin(label)
         first = states[0]
@@ -582,13 +584,13 @@ class InstructionEmitter(HelperEmitter):
         self.state = State(
             registers, set(changed), shared, first.next, any(s.changed for s in states), any(s.sync for s in states)
         )
-        for key, kind, names in columns:
-            ways = ", ".join(f"[ {n}, %{e.label} ]" for n, e in zip(names, edges, strict=True))
-            name = self.assign(f"phi {kind} {ways}")
-            if isinstance(key, int):
-                self.state.values[key] = name
+        for what, kind, names in columns:
+            incoming = ", ".join(f"[ {n}, %{e.label} ]" for n, e in zip(names, edges, strict=True))
+            name = self.assign(f"phi {kind} {incoming}")
+            if isinstance(what, int):
+                self.state.values[what] = name
             else:
-                self.state.registers[key] = name
+                self.state.registers[what] = name
 
 
 _ALLOWED = frozenset(

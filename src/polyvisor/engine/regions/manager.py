@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from polyvisor.adl import Field
+
 from .. import layout as at
 from ..codepages import CodePages
 from ..native import NativeCode
@@ -76,10 +78,16 @@ class _Place:
     waiting: bool = False  # a compiler is at work
     hopeless: bool = False
     region: Region | None = None  # what was installed here last
+    descriptor: Any = None  # its descriptor
     jumps: Counter[int] = field(default_factory=Counter)  # where it was left for, from the place
     targets: tuple[int, ...] = ()
     remakes: int = 0
     slots: dict[int, int] = field(default_factory=dict)  # of the other pages that its region was made of
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is lost when it is forgotten."""
+        return self.region is None and not self.hopeless and not self.waiting
 
 
 @dataclass
@@ -114,7 +122,7 @@ class Regions:
         self._looks = 0
         self._forgotten = False
         self._likely = {
-            n: m.likely for n, m in code.layout.members.items() if getattr(m, "likely", None) is not None
+            n: m.likely for n, m in code.layout.members.items() if isinstance(m, Field) and m.likely is not None
         }
         pages.on_discard = self.forget_all
 
@@ -161,7 +169,7 @@ class Regions:
             self._finish()
             self._looks += 1
             if self._looks % _DECAY == 0:
-                for record in [r for r, p in self._places.items() if p.heat <= 1 and not p.hopeless and not p.waiting and p.region is None]:
+                for record in [r for r, p in self._places.items() if p.heat <= 1 and p.is_idle]:
                     del self._places[record]
                 for place in self._places.values():
                     place.heat //= 2
@@ -232,6 +240,8 @@ class Regions:
         region = place.region
         if region is None or place.remakes >= _MAX_REMAKES:
             return False
+        if place.descriptor is not None and place.descriptor[at.REGION_REFUSALS // 8] > _REFUSALS:
+            return True
         if region.request.quick and place.heat >= BLAZING:
             return True
         if sum(place.jumps.values()) < _JUMPY << place.remakes:
@@ -332,8 +342,9 @@ class Regions:
             else:
                 self.stats.compiled += 1
                 self._keep(request, result)
-                if self.install(record, place.address, place.cpu, result, place.slots):
-                    place.region = result
+                descriptor = self.install(record, place.address, place.cpu, result, place.slots)
+                if descriptor is not None:
+                    place.region, place.descriptor = result, descriptor
 
     def compile_now(self, record: int, address: int, cpu: Any, compile_: Callable[[Request], Any]) -> bool:
         """Compile and install a region at a record at once; gives whether there is one. For tests."""
@@ -348,7 +359,7 @@ class Regions:
                     if slot is not None:
                         pages[delta] = self._page(slot)
                 result = compile_(replace(request, pages=pages, final=True))
-            return isinstance(result, Region) and self.install(record, address, cpu, result)
+            return isinstance(result, Region) and self.install(record, address, cpu, result) is not None
 
     # The cache
 
@@ -373,7 +384,10 @@ class Regions:
         content = ctypes.string_at(self._header(slot, at.HEADER_HOST), self.layout.page_size)
         entry = (record - slot) >> self.layout.shift
         for region in self._variants(self._key(content, entry)):
-            if self._fits(region.assumed, place.cpu) and self.install(record, place.address, place.cpu, region):
+            if not self._fits(region.assumed, place.cpu):
+                continue
+            place.descriptor = self.install(record, place.address, place.cpu, region)
+            if place.descriptor is not None:
                 self.stats.cached += 1
                 place.region = region
                 place.targets, place.remakes = region.request.targets, region.request.remakes
@@ -387,15 +401,15 @@ class Regions:
 
     def install(
         self, record: int, address: int, cpu: Any, region: Region, known: Mapping[int, int] | None = None
-    ) -> bool:
-        """Make a region run where ``record`` is, the instruction at ``address``; gives whether it fits there.
+    ) -> Any:
+        """Make a region run at ``record``, the instruction at ``address``; gives its descriptor, if it fits there.
 
         ``known`` are the slots of other pages as they were when it was compiled.
         """
         layout = self.layout
         with self.pages.lock:
             if any(c.breakpoints for c in self._cpus):
-                return False
+                return None
             first = self._slot(record)
             entry = (record - first) >> layout.shift
             here = address - entry
@@ -406,11 +420,11 @@ class Regions:
                     slot = self._slot_of(cpu, (here + delta * layout.page_size) % 2**64)
                 if slot is None:
                     self.stats.stale += 1
-                    return False
+                    return None
                 slots[delta] = slot
             if not self._same_code(region, slots):
                 self.stats.stale += 1
-                return False
+                return None
             records = [record + (offset << layout.shift) for offset, _ in region.entries]
             descriptor = (ctypes.c_uint64 * (at.REGION_RECORDS // 8 + len(records)))(1, 0, len(records), *records)
             place = ctypes.addressof(descriptor)
@@ -424,7 +438,7 @@ class Regions:
                 handler = self.arena.add(region.unit, symbols)
             except ArenaFullError:
                 self._start_over()
-                return False
+                return None
             installed = _Installed(descriptor)
             part = layout.page_size // at.PAGE_PARTS
             for delta, slot in slots.items():
@@ -441,16 +455,16 @@ class Regions:
             if not self._same_code(region, slots):
                 self.code.forget_region(place, self.code.decode)
                 self.stats.stale += 1
-                return False
+                return None
             if not self.code.install_region(cpu.address, records[0], place, handler):
-                return False
+                return None
             for other in records[1:]:
                 if not self._compiled_at(other):
                     self.code.install_region(cpu.address, other, place, handler)
             self.stats.installed += 1
             self.stats.instructions += region.instructions
             self.stats.code_bytes += len(region.unit.code)
-            return True
+            return descriptor
 
     def _same_code(self, region: Region, slots: Mapping[int, int]) -> bool:
         return all(

@@ -91,7 +91,8 @@ def unit_from_object(data: bytes, function: str) -> Unit:
             place = places[section["sh_info"]] + r["r_offset"]
             addend = r["r_addend"]
             if symbol["st_shndx"] in places:
-                relocations.append(Relocation(place, "", places[symbol["st_shndx"]] + symbol["st_value"] + addend, shift))
+                inside = places[symbol["st_shndx"]] + symbol["st_value"] + addend
+                relocations.append(Relocation(place, "", inside, shift))
             elif symbol["st_shndx"] == "SHN_UNDEF":
                 relocations.append(Relocation(place, symbol.name, addend, shift))
             else:

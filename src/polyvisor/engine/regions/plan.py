@@ -1,7 +1,7 @@
 """Which basic blocks belong to a region: those that can be reached from its entry by known jumps, and were executed.
 
-A call whose target is known is followed: its blocks belong to the region once for each call that leads there, and are told
-apart by the addresses to return to.  So a return in such a block has one likely target.
+A call whose target is known is followed: its blocks belong to the region once for each call that leads there, and are
+told apart by the addresses to return to.  So a return in such a block has one likely target.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Plan:
         return found
 
 
-# Gives the instruction at an offset that may be in the region; what was executed just before it may tell where it leads.
+# Gives the instruction at an offset that may be in the region; what was executed just before may tell where it leads.
 Fetch = Callable[[int, Step | None], Step | None]
 
 

@@ -6,8 +6,8 @@ from polyvisor.adl import READ, WRITE, u8, u32, u64, unlikely
 from polyvisor.adl.host import attempt, host_atomic, peek, poke
 
 from .. import layout as at
-from ..layout import PAGE_CODE, RAM_FLAGS
 from ..access import cached_host, engine, find_ram, load_across, lock, page_of, reach, unlock
+from ..layout import PAGE_CODE, RAM_FLAGS
 
 
 @engine()

@@ -41,8 +41,8 @@ def mulw(cpu, rd, rs1, rs2):
 
 
 # Division Operations: no traps; the table "Semantics for division by zero and division overflow" gives these results.
-# Division by -1 is negation, which overflows to the result wanted.  Each divides in any case, by 1 where the divisor does
-# not allow it, and then chooses: so a host can make one division of a quotient and a remainder.
+# Division by -1 is negation, which overflows to the result wanted.  Each divides in any case, by 1 where the divisor
+# does not allow it, and then chooses: so a host can make one division of a quotient and a remainder.
 
 
 @function
