@@ -108,9 +108,9 @@ def main() -> None:
 
 def report(times: dict[str, list[float]], options: argparse.Namespace, qemu: str | None, kernel: Path) -> None:
     result: dict[str, object] = {"cpus": options.cpus, "cold": options.cold, "kernel_bytes": kernel.stat().st_size}
-    for name, values in times.items():
-        if values:
-            result[name] = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    for name, seconds in times.items():
+        if seconds:
+            result[name] = {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
     if qemu:
         version = subprocess.run([qemu, "--version"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
         result["qemu_version"] = version

@@ -1,6 +1,6 @@
 """The programs of the suite: what they are called, how they are started and how much work they get.
 
-The scales are such that a run takes QEMU two to five seconds on a machine of 2020.
+The scales are such that a run takes QEMU some two to five seconds on a machine of 2020.
 """
 
 from __future__ import annotations
@@ -41,32 +41,33 @@ class Program:
 
 
 PROGRAMS = (
-    Program("sieve", "integer", "sieve.c", 1000, "sieve of Eratosthenes over half a megabyte"),
+    Program("sieve", "integer", "sieve.c", 250, "sieve of Eratosthenes over half a megabyte"),
     Program("sort", "integer", "sort.c", 200, "quicksort of integers, merge sort of strings"),
     Program("hash", "integer", "hash.c", 250, "hash table with string keys, SHA-256"),
     Program("lz", "integer", "lz.c", 70, "LZ77 compression and decompression"),
-    Program("bignum", "integer", "bignum.c", 200, "digits of pi, a factorial, long multiplication"),
-    Program("interp", "integer", "interp.c", 40, "a bytecode interpreter with a switch"),
+    Program("bignum", "integer", "bignum.c", 400, "digits of pi, a factorial, long multiplication"),
+    Program("interp", "integer", "interp.c", 30, "a bytecode interpreter with a switch"),
+    Program("calls", "integer", "calls.c", 2000, "calls between pages, some through pointers"),
     Program("chase", "integer", "chase.c", 1500, "pointers through 1 MiB", ("1",)),
     Program("chase_far", "integer", "chase.c", 150, "pointers through 64 MiB, beyond TLBs and caches", ("64",)),
-    Program("nbody", "float", "nbody.c", 20, "bodies that attract each other"),
-    Program("spectral", "float", "spectral.c", 120, "spectral norm of a matrix"),
+    Program("nbody", "float", "nbody.c", 40, "bodies that attract each other"),
+    Program("spectral", "float", "spectral.c", 200, "spectral norm of a matrix"),
     Program("matmul", "float", "matmul.c", 30, "matrix product"),
     Program("mandelbrot", "float", "mandelbrot.c", 50, "Mandelbrot set"),
-    Program("fft", "float", "fft.c", 300, "fast Fourier transform"),
-    Program("filter", "float", "filter.c", 150, "digital filters, single precision"),
-    Program("syscall", "system", "syscall.c", 600, "getppid"),
-    Program("pipe", "system", "pipe.c", 500, "two processes, two pipes"),
-    Program("forkexec", "system", "forkexec.c", 1000, "fork, exec, wait"),
-    Program("pagefault", "system", "pagefault.c", 60, "first writes to fresh pages"),
-    Program("mmap", "system", "mmap.c", 300, "mmap, mprotect, munmap"),
-    Program("fileread", "system", "fileread.c", 800, "read a cached file"),
-    Program("harts1", "harts", "harts.c", 20000, "one busy process on one hart", ("1",)),
-    Program("harts2", "harts", "harts.c", 20000, "two busy processes on two harts", ("2",)),
-    Program("python", "real", "python.sh", 60, "CPython of Debian: a program with dictionaries, strings, long integers"),
-    Program("xz", "real", "xz.sh", 30, "xz of Debian compresses and decompresses text"),
+    Program("fft", "float", "fft.c", 450, "fast Fourier transform"),
+    Program("filter", "float", "filter.c", 200, "digital filters, single precision"),
+    Program("syscall", "system", "syscall.c", 300, "getppid"),
+    Program("pipe", "system", "pipe.c", 60, "two processes, two pipes"),
+    Program("forkexec", "system", "forkexec.c", 300, "fork, exec, wait"),
+    Program("pagefault", "system", "pagefault.c", 6, "first writes to fresh pages"),
+    Program("mmap", "system", "mmap.c", 30, "mmap, mprotect, munmap"),
+    Program("fileread", "system", "fileread.c", 100, "read a cached file"),
+    Program("harts1", "harts", "harts.c", 30000, "one busy process on one hart", ("1",)),
+    Program("harts2", "harts", "harts.c", 30000, "two busy processes on two harts", ("2",)),
+    Program("python", "real", "python.sh", 60, "CPython of Debian: dictionaries, strings, objects, long integers"),
+    Program("xz", "real", "xz.sh", 5, "xz of Debian compresses and decompresses text"),
     Program("gzip", "real", "gzip.sh", 60, "gzip of Debian's busybox compresses text"),
-    Program("sqlite", "real", "sqlite.sh", 40, "sqlite3 of Debian: inserts, an index, a join, groups"),
+    Program("sqlite", "real", "sqlite.sh", 15, "sqlite3 of Debian: inserts, an index, a join, groups"),
     Program("boot_warm", "boot", "", 1, "start to first line of user space, compiled code cached"),
     Program("boot_cold", "boot", "", 1, "start to first line of user space, empty cache of compiled code"),
 )

@@ -68,6 +68,8 @@ def _entries(contents: Contents) -> Iterator[cpio.Entry]:
     for path in contents:
         if _PROGRAMS.fullmatch(path):
             yield cpio.file(path, contents.read(path), 0o755)
+            if "python" in path:  # it asks for this directory, though minimal packages have nothing in it
+                yield cpio.directory(f"usr/lib/{path.rpartition('/')[2]}/lib-dynload")
         elif _PYTHON.fullmatch(path):
             yield cpio.file(path, contents.read(path))
         elif _LIBRARIES.fullmatch(path):
@@ -90,7 +92,7 @@ def _dynamic(data: bytes, tag: str) -> list[str]:
     for section in ELFFile(io.BytesIO(data)).iter_sections():
         if isinstance(section, DynamicSection):
             for entry in section.iter_tags(tag):
-                names.append(str(entry.soname if tag == "DT_SONAME" else entry.needed))
+                names.append(str(getattr(entry, tag.removeprefix("DT_").lower())))
     return names
 
 

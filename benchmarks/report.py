@@ -48,9 +48,8 @@ class Row:
 
 def quotients(over: Sequence[Outcome | None], under: Sequence[Outcome | None], factor: float = 1.0) -> Spread | None:
     """The quotients of the times of each round in which both ran."""
-    return Spread.of(
-        factor * a.wall / b.wall for a, b in zip(over, under, strict=False) if a is not None and b is not None and b.wall
-    )
+    rounds = zip(over, under, strict=False)
+    return Spread.of(factor * a.wall / b.wall for a, b in rounds if a is not None and b is not None and b.wall)
 
 
 def rows(programs: Iterable[Program], outcomes: Outcomes) -> list[Row]:
@@ -145,8 +144,8 @@ def text(table: Sequence[Row], outcomes: Outcomes) -> str:
             lines.append(line[0])
         else:
             first, *others = line
-            padded = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
-            lines.append("  ".join(padded).rstrip())
+            padded = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+            lines.append("  ".join((first.ljust(widths[0]), *padded)).rstrip())
     if throughput := hart_throughput(outcomes):
         told = ", ".join(f"{machine} {_ratio(spread)}" for machine, spread in throughput.items())
         lines.append(f"throughput of two harts against one: {told}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from . import boot
@@ -58,20 +59,22 @@ def run(plan: Plan, progress: Callable[[str], None]) -> Results:
     boots = [program for program in plan.programs if program.group == "boot"]
     if boots:
         progress("boot: once to warm up")
-        for name, command in plan.boots.items():
+        for command in plan.boots.values():
             with contextlib.suppress(boot.BootError):  # if it fails again, it is reported
                 boot.boot_once(command(plan.cpus), plan.timeout)
     for number in range(plan.runs):
-        told = f"round {number + 1} of {plan.runs}"
+        tell = partial(_tell, progress, f"round {number + 1} of {plan.runs}")
         for program in boots:
-            _boot_round(plan, program, number, results, lambda text, told=told: progress(f"{told}: {text}"))
+            _boot_round(plan, program, number, results, tell)
         for programs, cpus in ((usual, plan.cpus), (wide, max(2, plan.cpus))):
             if programs:
-                _round(
-                    plan, programs, cpus, natives, number, results, lambda text, told=told: progress(f"{told}: {text}")
-                )
+                _round(plan, programs, cpus, natives, number, results, tell)
     check(results)
     return results
+
+
+def _tell(progress: Callable[[str], None], prefix: str, text: str) -> None:
+    progress(f"{prefix}: {text}")
 
 
 def _turns(machines: Sequence[str], number: int) -> list[str]:

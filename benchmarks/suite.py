@@ -41,7 +41,8 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="rounds (default: 3)")
     parser.add_argument("--groups", type=names, default=[], metavar="NAMES", help=f"of {','.join(GROUPS)}")
     parser.add_argument("--only", type=names, default=[], metavar="NAMES", help="programs; patterns such as chase*")
-    parser.add_argument("--machines", type=names, default=list(MACHINES), metavar="NAMES", help="of " + ",".join(MACHINES))
+    machines = ",".join(MACHINES)
+    parser.add_argument("--machines", type=names, default=list(MACHINES), metavar="NAMES", help=f"of {machines}")
     parser.add_argument("--cpus", type=int, default=1, metavar="N", help="harts (default: 1; the group harts has 2)")
     parser.add_argument("--memory", default="512M", help="guest memory (default: 512M)")
     parser.add_argument("--scale", type=float, default=1.0, help="this much of the usual work (default: 1)")
@@ -106,7 +107,10 @@ def measure(options: argparse.Namespace, programs: Sequence[Program], terminal: 
     if "qemu" in options.machines:
         qemu = shutil.which(QEMU)
         if qemu is None:
-            raise SuiteError(f"{QEMU} is missing: install it (Debian: qemu-system-misc), or leave it out with --machines")
+            raise SuiteError(
+                f"{QEMU} is missing: install it (Debian: qemu-system-misc or qemu-system-riscv), or do without it: "
+                "--machines polyvisor,native"
+            )
     about: dict[str, object] = {"host": f"{os.cpu_count()} x {processor()}", "python": platform.python_version()}
     if any(program.compiled for program in programs):
         about["ziglang"] = compiler_version()

@@ -135,7 +135,7 @@ def parse_packages(compressed: Path, wanted: re.Pattern[str]) -> dict[str, list[
 
 def _package(stanza: Packages) -> Package:
     depends = []
-    for alternatives in [*stanza.relations["pre-depends"], *stanza.relations["depends"]]:
+    for alternatives in (*(stanza.relations["pre-depends"] or ()), *(stanza.relations["depends"] or ())):
         first = alternatives[0]
         relation = first.get("version")
         depends.append((first["name"], relation[1] if relation and relation[0] == "=" else None))
