@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from .console import Guest, Outcome, run_natively
 from .errors import SuiteError
 
 NATIVE = "native"
+WARM_UP = 0.02  # of the usual work
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,16 @@ def run(plan: Plan, progress: Callable[[str], None]) -> Results:
         for command in plan.boots.values():
             with contextlib.suppress(boot.BootError):  # if it fails again, it is reported
                 boot.boot_once(command(plan.cpus), plan.timeout)
+    parts = [(programs, cpus) for programs, cpus in ((usual, plan.cpus), (wide, max(2, plan.cpus))) if programs]
+    for programs, cpus in parts:  # a little of each, so that no round pays for filling the cache on disk
+        short = replace(plan, scale=plan.scale * WARM_UP)
+        _round(short, programs, cpus, {}, 0, Results(), partial(_tell, progress, "warming up"))
     for number in range(plan.runs):
         tell = partial(_tell, progress, f"round {number + 1} of {plan.runs}")
         for program in boots:
             _boot_round(plan, program, number, results, tell)
-        for programs, cpus in ((usual, plan.cpus), (wide, max(2, plan.cpus))):
-            if programs:
-                _round(plan, programs, cpus, natives, number, results, tell)
+        for programs, cpus in parts:
+            _round(plan, programs, cpus, natives, number, results, tell)
     check(results)
     return results
 
