@@ -11,11 +11,9 @@ import json
 import os
 import platform
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -183,8 +181,6 @@ def main(given: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0, 1 when something failed or differed, 2 for bad arguments."""
     options = arguments(given)
     terminal = Terminal()
-    if threading.current_thread() is threading.main_thread():  # machines are ended on the way out
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         programs = select(options.groups, options.only)
         if options.list:

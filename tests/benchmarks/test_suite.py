@@ -12,15 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import build, catalogue, console, guest, report, runner, suite
+from benchmarks.console import Outcome
+from benchmarks.errors import SuiteError
+from polyvisor.images import cpio
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.console import Outcome  # noqa: E402
-from benchmarks.errors import SuiteError  # noqa: E402
-
-from benchmarks import build, catalogue, console, guest, report, runner, suite  # noqa: E402
-from polyvisor.images import cpio  # noqa: E402
-
 PROGRAMS = {program.name: program for program in catalogue.PROGRAMS}
 
 
