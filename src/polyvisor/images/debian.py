@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,29 +59,8 @@ def pull(
     one is tried. When the cached image was already built from the same packages, it is returned as it is. Raises
     :class:`ImageError`. The caller holds the lock of the image.
     """
-    archive = sources.find_archive(mirror, keyring)
-    fetcher = Fetcher(archive.uri, store.downloads(), progress, archive.proxies)
-    trusted = _load_keyrings(archive.keyrings)
-    accept = "because --allow-expired was given" if allow_expired else None
-    if accept is None and not archive.check_valid_until:
-        accept = "because apt on this host is configured not to check Valid-Until"
-    failures: list[ImageError] = []
-    for suite in suites:
-        try:
-            fetched = _fetch_suite(fetcher, suite, trusted, suites, accept, progress)
-            break
-        except ImageError as error:
-            if error.kind not in _FALLBACK:
-                raise
-            failures.append(error)
-            if suite != suites[-1]:
-                progress.stage(f"suite {suite} cannot be used now, trying the next: {error}")
-    else:
-        if len(failures) == 1:
-            raise failures[0]
-        raise ImageError(
-            f"no suite of {', '.join(suites)} can be used now: {'; '.join(map(str, failures))}", (failures[-1].kind)
-        )
+    options = _Options(suites, mirror, keyring, allow_expired)
+    fetched = _fetch(options, _WANTED, _image_packages, progress)
     current = _up_to_date(fetched.packages)
     if current is not None:
         progress.stage(f"{NAME} is up to date: {current.version} ({current.suite})")
@@ -113,6 +92,76 @@ def pull(
     image = _build(fetched.paths, origin, progress)
     store.prune_downloads()
     return image
+
+
+def fetch_packages(
+    roots: Sequence[str],
+    related: re.Pattern[str],
+    progress: Progress,
+    *,
+    suites: Sequence[str] = SUITES,
+    mirror: str | None = None,
+    keyring: Path | None = None,
+    allow_expired: bool = False,
+) -> list[tuple[Package, Path]]:
+    """The newest riscv64 packages ``roots``, with those dependencies whose whole name matches ``related``, as files.
+
+    They are fetched and verified as those of the image are. Raises :class:`ImageError`.
+    """
+    wanted = re.compile("|".join([*map(re.escape, roots), f"(?:{related.pattern})"]))
+
+    def choose(available: dict[str, list[Package]]) -> list[Package]:
+        chosen: dict[str, Package] = {}
+        for root in roots:
+            for package in repository.closure(available, root, lambda name: related.fullmatch(name) is not None):
+                chosen.setdefault(package.name, package)
+        return list(chosen.values())
+
+    fetched = _fetch(_Options(suites, mirror, keyring, allow_expired), wanted, choose, progress)
+    return list(zip(fetched.packages, fetched.paths, strict=True))
+
+
+@dataclass(frozen=True)
+class _Options:
+    suites: Sequence[str]
+    mirror: str | None
+    keyring: Path | None
+    allow_expired: bool
+
+
+_Choice = Callable[[dict[str, list[Package]]], list[Package]]
+
+
+def _image_packages(available: dict[str, list[Package]]) -> list[Package]:
+    chosen = repository.closure(available, _ROOT, lambda name: _KERNEL_PACKAGE.fullmatch(name) is not None)
+    # The metapackage only names the others. Busybox may come from any version: nothing depends on it.
+    packages = [package for package in chosen if package.name != _ROOT]
+    return packages + repository.closure(available, _BUSYBOX, lambda name: False)
+
+
+def _fetch(options: _Options, wanted: re.Pattern[str], choose: _Choice, progress: Progress) -> _Fetched:
+    """What ``choose`` takes of the packages matching ``wanted``, from the first suite that can be used."""
+    archive = sources.find_archive(options.mirror, options.keyring)
+    fetcher = Fetcher(archive.uri, store.downloads(), progress, archive.proxies)
+    trusted = _load_keyrings(archive.keyrings)
+    accept = "because --allow-expired was given" if options.allow_expired else None
+    if accept is None and not archive.check_valid_until:
+        accept = "because apt on this host is configured not to check Valid-Until"
+    failures: list[ImageError] = []
+    for suite in options.suites:
+        try:
+            return _fetch_suite(fetcher, suite, trusted, options.suites, accept, wanted, choose, progress)
+        except ImageError as error:
+            if error.kind not in _FALLBACK:
+                raise
+            failures.append(error)
+            if suite != options.suites[-1]:
+                progress.stage(f"suite {suite} cannot be used now, trying the next: {error}")
+    if len(failures) == 1:
+        raise failures[0]
+    raise ImageError(
+        f"no suite of {', '.join(options.suites)} can be used now: {'; '.join(map(str, failures))}", failures[-1].kind
+    )
 
 
 def build_from_packages(directory: Path, progress: Progress) -> Image:
@@ -172,6 +221,8 @@ def _fetch_suite(
     keyring: Keyring,
     suites: Sequence[str],
     accept_expired: str | None,
+    wanted: re.Pattern[str],
+    choose: _Choice,
     progress: Progress,
 ) -> _Fetched:
     index = _fetch_index(fetcher, suite, keyring, suites, progress)
@@ -184,11 +235,8 @@ def _fetch_suite(
             )
         progress.stage(f"{suite}'s InRelease expired on {index.valid_until}, accepted {accept_expired}")
     progress.stage(f"suite {suite} of {index.date}, signed by {', '.join(key[-16:].upper() for key in index.signers)}")
-    available, packages_path = repository.fetch_packages(fetcher, index, (ARCHITECTURE,), _WANTED)
-    chosen = repository.closure(available, _ROOT, lambda name: _KERNEL_PACKAGE.fullmatch(name) is not None)
-    # The metapackage only names the others. Busybox may come from any version: nothing depends on it.
-    packages = [package for package in chosen if package.name != _ROOT]
-    packages += repository.closure(available, _BUSYBOX, lambda name: False)
+    available, packages_path = repository.fetch_packages(fetcher, index, (ARCHITECTURE,), wanted)
+    packages = choose(available)
     total = sum(package.size for package in packages)
     progress.stage(f"fetching {len(packages)} packages, {total / 1e6:.1f} MB")
     paths = [fetcher.file(package.path, size=package.size, sha256=package.sha256) for package in packages]

@@ -49,7 +49,7 @@ class Package:
     size: int
     sha256: str
     depends: tuple[tuple[str, str | None], ...]
-    """(name, exact version or None) of the first alternative of each dependency."""
+    """(name, exact version or None) of the first alternative of each dependency, Pre-Depends included."""
 
 
 def fetch_index(fetcher: Fetcher, suite: str, keyring: Keyring) -> Index:
@@ -135,7 +135,7 @@ def parse_packages(compressed: Path, wanted: re.Pattern[str]) -> dict[str, list[
 
 def _package(stanza: Packages) -> Package:
     depends = []
-    for alternatives in stanza.relations["depends"] or ():
+    for alternatives in (*(stanza.relations["pre-depends"] or ()), *(stanza.relations["depends"] or ())):
         first = alternatives[0]
         relation = first.get("version")
         depends.append((first["name"], relation[1] if relation and relation[0] == "=" else None))

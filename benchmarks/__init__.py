@@ -1,0 +1,1 @@
+"""The benchmark suite: the same programs under polyvisor, QEMU and on the host. ``python -m benchmarks --help``."""
