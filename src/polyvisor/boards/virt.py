@@ -133,6 +133,8 @@ class Virt:
         self.harts = [
             RiscvHart(self._executor(), number, at.TIMEBASE_FREQUENCY, failed) for number in range(config.cpus)
         ]
+        for hart in self.harts:
+            hart.cpu.connect([each.cpu for each in self.harts])
         self.clock = _Clock(self.harts)
         self.clock.set_ticks(0)
         lines = [hart.line(name) for hart in self.harts for name in ("meip", "seip")]
@@ -163,7 +165,7 @@ class Virt:
         virtual = self.config.virtual_time
         if self.code is None or self.pages is None:
             return ReferenceExecutor(rv64, self.memory, frequency=at.TIMEBASE_FREQUENCY, virtual=virtual)
-        return Cpu(self.code, self.memory, self.pages, frequency=at.TIMEBASE_FREQUENCY, virtual=virtual)
+        return Cpu(self.code, self.memory, self.pages, frequency=at.TIMEBASE_FREQUENCY, virtual=virtual, waits=True)
 
     def read_input(self, count: int) -> bytes:
         """Console input that the guest asks the SBI for: it takes from what waits at the serial port."""

@@ -195,13 +195,20 @@ leave:
 }}
 
 define void @enter(ptr %cpu) nounwind {{
+  %inside = getelementptr i8, ptr %cpu, i64 {inside}
+  store i8 1, ptr %inside
+  fence seq_cst
   %retired = getelementptr i8, ptr %cpu, i64 {retired}
   %count = load i64, ptr %retired
   call preserve_nonecc void @dispatch(ptr null, ptr %cpu, i64 0, i64 %count, i64 0)
+  store atomic i8 0, ptr %inside release, align 1
   ret void
 }}
 
 define void @enter_step(ptr %cpu) nounwind {{
+  %inside = getelementptr i8, ptr %cpu, i64 {inside}
+  store i8 1, ptr %inside
+  fence seq_cst
   %found = call i64 @"{prepare_step}"(ptr %cpu)
   %retired = getelementptr i8, ptr %cpu, i64 {retired}
   %count = load i64, ptr %retired
@@ -214,11 +221,21 @@ go:
   %tlb = load i64, ptr %tlbp
   %handler = load ptr, ptr %record
   call preserve_nonecc void %handler(ptr %record, ptr %cpu, i64 %tlb, i64 %count, i64 %base)
-  ret void
+  br label %leave
 again:
   call preserve_nonecc void @dispatch(ptr null, ptr %cpu, i64 0, i64 %count, i64 0)
-  ret void
+  br label %leave
 leave:
+  store atomic i8 0, ptr %inside release, align 1
+  ret void
+}}
+
+define void @enter_wait(ptr %cpu) nounwind {{
+  %inside = getelementptr i8, ptr %cpu, i64 {inside}
+  store i8 1, ptr %inside
+  fence seq_cst
+  call void @"{wait}"(ptr %cpu)
+  store atomic i8 0, ptr %inside release, align 1
   ret void
 }}
 
@@ -308,6 +325,9 @@ class NativeCode:
             ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(address("glue_addresses"))(ctypes.addressof(places))
             self.dispatch, self.cross, self.stopped, self.decode, self.breakpoint = places
             self.flush_tlb = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("plain_flush_tlb"))
+            self.enter_wait = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("enter_wait"))
+            # Keeping the interpreter's lock: that takes less time than to give it back, and nothing waits.
+            self.rouse = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(address("plain_rouse"))
             self.read_clock = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(address("plain_clock"))
             self.reset_page = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64)(address("plain_reset_page"))
             self.change_flags = ctypes.CFUNCTYPE(
@@ -324,7 +344,7 @@ class NativeCode:
         roots = {
             name: self.runtime(name)
             for name in ("find_code", "deliver", "flush_tlb", "flush_tlb_page", "clock", "encoding", "slow_address",
-                         "phys_changed", "phys_host", "drop_writes", "change_flags", "reset_page")
+                         "phys_changed", "phys_host", "drop_writes", "change_flags", "reset_page", "wait", "rouse")
         }
         roots["decode_at"] = self._with_decoder("decode_at", decoder)
         roots["prepare_step"] = self._with_decoder("prepare_step", decoder)
@@ -336,12 +356,14 @@ class NativeCode:
         glue = _GLUE.format(
             arguments=HANDLER_ARGUMENTS, shift=self.layout.shift, step=at.EXIT_STEP, breakpoint=at.EXIT_BREAKPOINT,
             narrow="add i64 %pc, 0" if bits == 64 else f"trunc i64 %pc to i{bits}", pc_kind=f"i{bits}",
-            **{n: offset(n) for n in ("retired", "base", "tlb", "pc", "exit_reason")},
-            **{n: roots[n].name for n in ("find_code", "deliver", "decode_at", "prepare_step")},
+            **{n: offset(n) for n in ("retired", "base", "tlb", "pc", "exit_reason", "inside")},
+            **{n: roots[n].name for n in ("find_code", "deliver", "decode_at", "prepare_step", "wait")},
         )
         plain = (
             f'define void @plain_flush_tlb(ptr %cpu) {{\n'
             f'  call void @"{roots["flush_tlb"].name}"(ptr %cpu)\n  ret void\n}}\n'
+            f'define void @plain_rouse(ptr %cpu) {{\n'
+            f'  call void @"{roots["rouse"].name}"(ptr %cpu)\n  ret void\n}}\n'
             f'define i64 @plain_clock(ptr %cpu) {{\n'
             f'  %v = call i64 @"{roots["clock"].name}"(ptr %cpu)\n  ret i64 %v\n}}\n'
             f'define void @plain_reset_page(ptr %cpu, i64 %slot) {{\n'
