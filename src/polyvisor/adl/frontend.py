@@ -992,7 +992,7 @@ class _Frame:
                 self.builder.emit(name, (value(first, u64), value(mask, u64)))
                 return None
             case "cpus", []:
-                return self.builder.one("get", (), u64, "cpus")
+                return self.builder.one("get", (), u64, "cpu_count")
         raise DescriptionError(f"cpu.{name} does not take {len(arguments)} arguments like these")
 
 

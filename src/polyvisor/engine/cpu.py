@@ -110,7 +110,7 @@ class Cpu:
         engine.syscall = ctypes.cast(library.syscall, ctypes.c_void_p).value
         engine.sched_yield = ctypes.cast(library.sched_yield, ctypes.c_void_p).value
         engine.waits_inside = int(self._waits)
-        engine.peers, engine.cpus = ctypes.addressof(self._peers), len(self._peers)
+        engine.peers, engine.cpu_count = ctypes.addressof(self._peers), len(self._peers)
         engine.clock_period = (1_000_000_000 << 32) // self._frequency
         engine.clock_scale = (self._frequency << 32) // 1_000_000_000
         engine.clock_virtual = int(self._virtual)
@@ -118,7 +118,7 @@ class Cpu:
 
     def connect(self, executors: Sequence[Any]) -> None:
         self._peers = (ctypes.c_uint64 * len(executors))(*(executor.address for executor in executors))
-        self.engine.peers, self.engine.cpus = ctypes.addressof(self._peers), len(self._peers)
+        self.engine.peers, self.engine.cpu_count = ctypes.addressof(self._peers), len(self._peers)
 
     # Time
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from polyvisor.adl import Instruction, ssa
 from polyvisor.adl.encoding import Candidates, Node
 from polyvisor.adl.frontend import Builder, Compiler
-from polyvisor.adl.types import u64
+from polyvisor.adl.types import integer_type, u64
 
 from .layout import Layout, operand_layout
-from .lowering import integer
 
 ILLEGAL = 0
 
@@ -76,7 +75,7 @@ class _Decoder:
             builder.end(ssa.Branch(fulfilled, ssa.Jump(accept, []), ssa.Jump(other, [])))
             builder.block = accept
         for name, (offset, size) in operand_layout(instruction)[0].items():
-            kind = integer(8 * size)
+            kind = integer_type(8 * size, False)
             self.poke(8 + offset, kind, builder.one("cast", (values[name],), kind))
         builder.end(ssa.Return((ssa.Const(u64, index + 1),)))
         builder.block = other

@@ -95,7 +95,7 @@ class EngineState(State):
     clock_period = Field(u64, doc="nanoseconds (or instructions) per tick, times 2^32")
     syscall = Field(u64, doc="the C library's function")
     sched_yield = Field(u64, doc="the C library's function")
-    cpus = Field(u64, doc="CPUs of the machine")
+    cpu_count = Field(u64, doc="CPUs of the machine")
     peers = Field(u64, doc="address of the addresses of their blocks")
 
 

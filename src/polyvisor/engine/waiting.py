@@ -122,7 +122,7 @@ def flush_and_wait(cpu, arch, layout, serve_flushes, first: u64, mask: u64) -> N
     """
     own = cpu_address(cpu)
     number = u64(0)
-    while number < 64 and first + number < cpu.cpus:
+    while number < 64 and first + number < cpu.cpu_count:
         if (mask >> number) & 1 != 0:
             block = peek(u64, cpu.peers + (first + number) * 8)
             if block != own:
@@ -131,7 +131,7 @@ def flush_and_wait(cpu, arch, layout, serve_flushes, first: u64, mask: u64) -> N
         number = number + 1
     cpu.fence()
     number = u64(0)
-    while number < 64 and first + number < cpu.cpus:
+    while number < 64 and first + number < cpu.cpu_count:
         if (mask >> number) & 1 != 0:
             block = peek(u64, cpu.peers + (first + number) * 8)
             turns = u32(0)
