@@ -19,8 +19,8 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 DOCUMENTED_ELSEWHERE = frozenset(
     """
     load store atomic compare_exchange phys_load phys_compare_exchange fence flush_tlb flush_tlb_page flush_code
-    clock instructions encoding leave read write run step stop poke reset retired stage transfer emit_return
-    emit_raise begin_block
+    clock instructions encoding leave wait cpus signal flush_others connect read write run step stop poke reset retired
+    stage transfer emit_return emit_raise begin_block
     """.split()
 )
 

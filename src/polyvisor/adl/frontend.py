@@ -22,7 +22,7 @@ from . import builtins, host, ssa
 from .architecture import Architecture
 from .functions import Function, Table, Trap
 from .state import Field, Registers
-from .types import DescriptionError, Int, integer_type, u32, u64
+from .types import DescriptionError, Int, integer_type, u8, u32, u64
 
 
 class CpuMarker:
@@ -96,7 +96,7 @@ _NOT_ALLOWED = (
 
 _PRIMITIVES = frozenset(
     "load store atomic compare_exchange phys_load phys_compare_exchange fence flush_tlb flush_tlb_page flush_code "
-    "clock instructions encoding leave".split()
+    "clock instructions encoding leave wait signal flush_others cpus".split()
 )
 
 Environment = dict[str, Any]
@@ -978,6 +978,21 @@ class _Frame:
             case "leave", [str(reason)]:
                 self.builder.emit("leave", (), (), reason)
                 return None
+            case "wait", [str(reason)]:
+                self.builder.emit("leave", (), (), reason)
+                self.builder.emit("set", (ssa.Const(u8, 1),), (), "waits")
+                return None
+            case "signal", [number, str(member), what]:
+                found = self.builder.compiler.members.get(member)
+                if not isinstance(found, Field) or found.type is not u8:
+                    raise DescriptionError(f"cpu.signal writes a field of type u8; {member} is none")
+                self.builder.emit("signal", (value(number, u64), value(what, u8)), (), member)
+                return None
+            case "flush_others", [first, mask]:
+                self.builder.emit(name, (value(first, u64), value(mask, u64)))
+                return None
+            case "cpus", []:
+                return self.builder.one("get", (), u64, "cpu_count")
         raise DescriptionError(f"cpu.{name} does not take {len(arguments)} arguments like these")
 
 

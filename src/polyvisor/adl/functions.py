@@ -82,6 +82,27 @@ class Primitives(Protocol):
     def leave(self, reason: str) -> None:
         """When this instruction has completed, return to the platform with ``reason``."""
 
+    def wait(self, reason: str) -> None:
+        """When this instruction has completed, wait until the hook ``wake`` gives True; the hook ``deadline`` says
+
+        when time alone may be a reason. It may end early. A platform that waits itself gets ``reason``.
+        """
+
+    def cpus(self) -> Any:
+        """How many CPUs the machine has (u64); they are numbered from 0."""
+
+    def signal(self, number: Int, member: str, value: Int) -> None:
+        """Write a field of type u8 of CPU ``number``, and make that CPU poll soon, or wake. It must exist.
+
+        Earlier stores are seen by the other CPU when it sees this one.
+        """
+
+    def flush_others(self, first: Int, mask: Int) -> None:
+        """Other CPUs, ``first + n`` for every bit n of ``mask``, forget all cached translations.
+
+        When this returns, they have, or will have before they execute anything. Of this CPU nothing is forgotten.
+        """
+
 
 class Function:
     """A described function: callable under CPython, and compiled by its syntax tree.

@@ -70,6 +70,8 @@ class Op:
     fence flush_tlb flush_code, flush_tlb_page address
     clock instructions encoding -> u64
     leave                                                     reason
+    signal                  CPU number, u8 ->                 member name
+    flush_others            first CPU, mask ->
     call                    arguments -> results              Function; with catch: first result is "trapped"
     peek / poke             host address / and value          type (engine only)
     host_atomic             host address, value -> old        operation (engine only)
@@ -238,7 +240,8 @@ class Effects:
 TRAPPING = frozenset({"raise", "load", "store", "atomic", "compare_exchange"})
 _NOTED = TRAPPING | {
     "phys_load", "phys_compare_exchange", "fence", "flush_tlb", "flush_tlb_page", "flush_code", "clock",
-    "instructions", "encoding", "leave", "pc", "next_pc", "set_next_pc", "peek", "poke", "host_call", "host_atomic",
+    "instructions", "encoding", "leave", "signal", "flush_others", "pc", "next_pc", "set_next_pc", "peek", "poke",
+    "host_call", "host_atomic",
 }
 
 

@@ -1,7 +1,8 @@
 """The Supervisor Binary Interface (RISC-V SBI Specification 2.0), served by the platform instead of firmware.
 
 A hart that executes ECALL in supervisor mode leaves its code; :meth:`Sbi.handle` then serves the call on that
-hart's thread. Section names below are those of the specification.
+hart's thread. What kernels ask for all the time (timer, interrupts, remote fences) never gets here: that is described
+in :mod:`polyvisor.isa.riscv.sbi`, and served where it was called. Section names below are those of the specification.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from enum import IntEnum
 from typing import Any, Literal, Protocol
 
 from polyvisor.engine.memory import BusError, Memory
+from polyvisor.isa.riscv import sbi
 
 SPEC_VERSION = 2 << 24
 IMPLEMENTATION_ID = 0x70766D
 IMPLEMENTATION_VERSION = 0x0000_0100
 
 _MASK = 2**64 - 1
-_ALL_HARTS = _MASK
 _XLEN = 64
 # The longest debug console transfer in one call, in bytes; the call is allowed to do less than it was asked for.
 _CONSOLE_CHUNK = 1 << 16
@@ -45,9 +46,9 @@ class Extension(IntEnum):
     """Extension identifiers (EID); 0 to 8 are the legacy calls."""
 
     BASE = 0x10
-    TIME = 0x54494D45
-    IPI = 0x735049
-    RFENCE = 0x52464E43
+    TIME = sbi.TIME
+    IPI = sbi.IPI
+    RFENCE = sbi.RFENCE
     HSM = 0x48534D
     SRST = 0x53525354
     DBCN = 0x4442434E
@@ -135,9 +136,10 @@ class Sbi:
         self._starting = threading.Lock()
         self._extensions: dict[int, Callable[[_Call], int | None]] = {
             Extension.BASE: self._base,
-            Extension.TIME: self._time,
-            Extension.IPI: self._ipi,
-            Extension.RFENCE: self._rfence,
+            # What the description does not serve, nobody does.
+            Extension.TIME: _not_supported,
+            Extension.IPI: _not_supported,
+            Extension.RFENCE: _not_supported,
             Extension.HSM: self._hsm,
             Extension.SRST: self._srst,
             Extension.DBCN: self._dbcn,
@@ -200,30 +202,6 @@ class Sbi:
             case 4 | 5 | 6:
                 return 0
         raise SbiError(Error.NOT_SUPPORTED)
-
-    def _time(self, call: _Call) -> int:
-        """Timer Extension."""
-        if call.function != 0:
-            raise SbiError(Error.NOT_SUPPORTED)
-        call.hart.set_timer(call.a[0])
-        return 0
-
-    def _ipi(self, call: _Call) -> int:
-        """IPI Extension."""
-        if call.function != 0:
-            raise SbiError(Error.NOT_SUPPORTED)
-        self._interrupt(self._targets(call.a[0], call.a[1]))
-        return 0
-
-    def _rfence(self, call: _Call) -> int:
-        """RFENCE Extension. Every fence is a full one; those of the hypervisor extension do not exist."""
-        if call.function > 2:
-            raise SbiError(Error.NOT_SUPPORTED)
-        targets = self._targets(call.a[0], call.a[1])
-        if call.function:
-            _check_range(call.a[2], call.a[3])
-        _flush(targets)
-        return 0
 
     def _hsm(self, call: _Call) -> int | None:
         """Hart State Management Extension."""
@@ -313,14 +291,6 @@ class Sbi:
             raise SbiError(Error.INVALID_PARAM)
         return self._harts[hart_id]
 
-    def _targets(self, mask: int, base: int) -> list[SbiHart]:
-        """ "Hart list parameter"."""
-        if base == _ALL_HARTS:
-            return list(self._harts.values())
-        if base > max(self._harts):
-            raise SbiError(Error.INVALID_PARAM)
-        return [self._hart(base + bit) for bit in range(_XLEN) if mask >> bit & 1]
-
     def _interrupt(self, targets: Sequence[SbiHart]) -> None:
         for hart in targets:
             if hart.status != "stopped":
@@ -386,12 +356,6 @@ def _not_supported(call: _Call) -> int:
 def _answer(hart: SbiHart, error: int, value: int) -> None:
     hart.state.x[10] = int(error) & _MASK
     hart.state.x[11] = value & _MASK
-
-
-def _check_range(start: int, size: int) -> None:
-    """A range of addresses to fence: all of them where size is 2**64 - 1, else one that does not wrap around."""
-    if size != _MASK and start + size > 2**64:
-        raise SbiError(Error.INVALID_ADDRESS)
 
 
 def _flush(targets: Sequence[SbiHart]) -> None:

@@ -141,6 +141,8 @@ class Virt:
             self.regions = Regions(self.code, self.pages, WorkerBackend(self.code.workers))
             for hart in self.harts:
                 self.regions.watch(hart.cpu)
+        for hart in self.harts:
+            hart.cpu.connect([each.cpu for each in self.harts])
         self.clock = _Clock(self.harts)
         self.clock.set_ticks(0)
         lines = [hart.line(name) for hart in self.harts for name in ("meip", "seip")]
@@ -171,7 +173,7 @@ class Virt:
         virtual = self.config.virtual_time
         if self.code is None or self.pages is None:
             return ReferenceExecutor(rv64, self.memory, frequency=at.TIMEBASE_FREQUENCY, virtual=virtual)
-        return Cpu(self.code, self.memory, self.pages, frequency=at.TIMEBASE_FREQUENCY, virtual=virtual)
+        return Cpu(self.code, self.memory, self.pages, frequency=at.TIMEBASE_FREQUENCY, virtual=virtual, waits=True)
 
     def read_input(self, count: int) -> bytes:
         """Console input that the guest asks the SBI for: it takes from what waits at the serial port."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import threading
+import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from .lowering import reason_number
 from .memory import BusError, Memory
 from .native import NativeCode
 from .reference import reference_cpu
+from .waiting import FUTEX
 
 _READ = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
 _WRITE = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
@@ -41,7 +42,7 @@ class Cpu:
     """One CPU of a machine: its state lives in ``block``, and :meth:`run` executes.
 
     ``frequency`` is that of the time counter in Hz; ``virtual`` makes time follow executed instructions, one of
-    which then takes a nanosecond.
+    which then takes a nanosecond. Where ``waits``, ``cpu.wait`` sleeps in native code; else :meth:`run` returns.
     """
 
     def __init__(
@@ -52,7 +53,10 @@ class Cpu:
         *,
         frequency: int = 1_000_000_000,
         virtual: bool = False,
+        waits: bool = False,
     ) -> None:
+        if not FUTEX:
+            raise NotImplementedError(f"the number of the futex system call on {platform.machine()} is not known")
         self.code = code
         self.memory = memory
         self.pages = pages
@@ -69,12 +73,12 @@ class Cpu:
         self.breakpoints: frozenset[int] = frozenset()
         self.failure: BaseException | None = None
         self.reasons: dict[int, str] = {}
-        self._outside = threading.Lock()
         self._scratch = pages.private_slot(code.cross)
         self._step_slot = pages.private_slot(code.stopped)
         self._read = _READ(self._device_read)
         self._write = _WRITE(self._device_write)
-        self._frequency, self._virtual = frequency, virtual
+        self._frequency, self._virtual, self._waits = frequency, virtual, waits
+        self._peers = (ctypes.c_uint64 * 1)(self.address)
         self.reset()
         pages.executors.append(self)
         if memory.on_write is None:
@@ -102,9 +106,19 @@ class Cpu:
         engine.device_read = ctypes.cast(self._read, ctypes.c_void_p).value
         engine.device_write = ctypes.cast(self._write, ctypes.c_void_p).value
         engine.clock_gettime = ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value
+        library = ctypes.CDLL(None)
+        engine.syscall = ctypes.cast(library.syscall, ctypes.c_void_p).value
+        engine.sched_yield = ctypes.cast(library.sched_yield, ctypes.c_void_p).value
+        engine.waits_inside = int(self._waits)
+        engine.peers, engine.cpu_count = ctypes.addressof(self._peers), len(self._peers)
+        engine.clock_period = (1_000_000_000 << 32) // self._frequency
         engine.clock_scale = (self._frequency << 32) // 1_000_000_000
         engine.clock_virtual = int(self._virtual)
         code.flush_tlb(self.address)
+
+    def connect(self, executors: Sequence[Any]) -> None:
+        self._peers = (ctypes.c_uint64 * len(executors))(*(executor.address for executor in executors))
+        self.engine.peers, self.engine.cpu_count = ctypes.addressof(self._peers), len(self._peers)
 
     # Time
 
@@ -193,12 +207,7 @@ class Cpu:
         return None if found.kind == "step" else found
 
     def _enter(self, entry: Any) -> None:
-        with self._outside:
-            self.engine.inside = 1
-        try:
-            entry(self.address)
-        finally:
-            self.engine.inside = 0
+        entry(self.address)
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
@@ -212,7 +221,7 @@ class Cpu:
                 self.pages.activate(int(engine.exit_argument))
             case at.EXIT_LEAVE:
                 left = int(engine.left)
-                engine.left = 0
+                engine.left = engine.waits = 0
                 return Exit("leave", self._reason(left))
             case at.EXIT_STOP:
                 return Exit("stop")
@@ -235,25 +244,26 @@ class Cpu:
     def stop(self) -> None:
         """Ask it to return from :meth:`run` soon; from any thread."""
         self.engine.stop = 1
-        self.engine.limit = 0
+        self.poke()
 
     def poke(self) -> None:
         """Ask it to look at its interrupts soon; from any thread."""
-        self.engine.limit = 0
+        self.code.rouse(self.address)
+
+    def wait(self) -> None:
+        """Sleep as `cpu.wait` does; returns early where :meth:`stop` is called."""
+        self.engine.stop_at = at.NO_TAG
+        self._enter(self.code.enter_wait)
 
     # What the decoded pages ask of it
 
     def _await_effect(self, request: str) -> None:
-        """Wait until native code has served a request byte, or is not running, and so will serve it first."""
-        self.engine.limit = 0
-        while True:
-            with self._outside:
-                if not self.engine.inside:
-                    return
-            if not getattr(self.engine, request):
-                return
+        """Wait until native code has served a request byte, or does not execute, and so will serve it first."""
+        engine = self.engine
+        self.poke()  # which fences, so that what is read below is newer than the request
+        while getattr(engine, request) and engine.inside and not engine.asleep:
             time.sleep(_PAUSE)
-            self.engine.limit = 0
+            self.poke()
 
     def drop_writes(self) -> None:
         """Forget permissions to write; see :class:`~polyvisor.engine.codepages.Executor`."""

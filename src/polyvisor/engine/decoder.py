@@ -5,10 +5,9 @@ from __future__ import annotations
 from polyvisor.adl import Instruction, ssa
 from polyvisor.adl.encoding import Candidates, Node
 from polyvisor.adl.frontend import Builder, Compiler
-from polyvisor.adl.types import u64
+from polyvisor.adl.types import integer_type, u64
 
 from .layout import Layout, operand_layout
-from .lowering import integer
 
 ILLEGAL = 0
 
@@ -37,7 +36,7 @@ class _Decoder:
             self.builder.block = block
             values = self.operands(instruction)
             for name, (offset, size) in operand_layout(instruction)[0].items():
-                kind = integer(8 * size)
+                kind = integer_type(8 * size, False)
                 self.poke(8 + offset, kind, self.builder.one("cast", (values[name],), kind))
             self.builder.end(ssa.Return((index,)))
         return self.builder.finish("decode_word", (u64,))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from polyvisor.adl import Architecture
@@ -11,6 +12,10 @@ from polyvisor.adl import Architecture
 from .cpu import Exit
 from .memory import Memory
 from .reference import reference_cpu
+
+# The longest a waiting CPU of the reference tier sleeps before it looks again, in seconds; only a safety net.
+_LONGEST_WAIT = 10.0
+_NEVER = 2**64 - 1
 
 
 class Executor(Protocol):
@@ -50,10 +55,16 @@ class Executor(Protocol):
 
     def poke(self) -> None: ...
 
+    def wait(self) -> None:
+        """Sleep until the hook `wake` has a reason not to, or someone calls `stop`. Where `run` would be called."""
+
     def reset(self) -> None: ...
 
     def flush(self) -> None:
         """Forget translations before anything else is executed; from any thread, returns when that is certain."""
+
+    def connect(self, executors: Sequence[Any]) -> None:
+        """Tell it of the CPUs of its machine, itself among them, in the order of their numbers. Before it runs."""
 
 
 class ReferenceExecutor:
@@ -67,7 +78,9 @@ class ReferenceExecutor:
         self._frequency, self._virtual, self.clock_offset = frequency, virtual, 0
         self.view = reference_cpu(architecture, memory, None, lambda: self.clock)
         self.state = self.view
+        self.view.on_signal = self.poke
         self._stop = False
+        self._wake = threading.Event()
         self.breakpoints: frozenset[int] = frozenset()
 
     def set_breakpoints(self, addresses: Iterable[int]) -> None:
@@ -109,9 +122,28 @@ class ReferenceExecutor:
 
     def stop(self) -> None:
         self._stop = True
+        self._wake.set()
 
     def poke(self) -> None:
-        """Nothing: it polls before every instruction."""
+        """End a sleep; while it runs, it polls before every instruction."""
+        self._wake.set()
+
+    def wait(self) -> None:
+        hooks = self.architecture.hooks
+        while True:
+            # First: what comes after this is seen below, or ends the sleep.
+            self._wake.clear()
+            if self._stop or "wake" not in hooks or hooks["wake"](self.view):
+                return
+            timeout = _LONGEST_WAIT
+            deadline = int(hooks["deadline"](self.view)) if "deadline" in hooks else _NEVER
+            if deadline != _NEVER:
+                timeout = min(timeout, max(0.0, (deadline - self.clock) / self._frequency))
+            if timeout:
+                self._wake.wait(timeout)
 
     def flush(self) -> None:
         """Nothing: it keeps no translations."""
+
+    def connect(self, executors: Sequence[Any]) -> None:
+        self.view.peers = [executor.view for executor in executors]

@@ -92,13 +92,20 @@ leave:
 }}
 
 define void @enter(ptr %cpu) nounwind {{
+  %inside = getelementptr i8, ptr %cpu, i64 {inside}
+  store i8 1, ptr %inside
+  fence seq_cst
   %retired = getelementptr i8, ptr %cpu, i64 {retired}
   %count = load i64, ptr %retired
   call preserve_nonecc void @dispatch(ptr null, ptr %cpu, i64 0, i64 %count, i64 0)
+  store atomic i8 0, ptr %inside release, align 1
   ret void
 }}
 
 define void @enter_step(ptr %cpu) nounwind {{
+  %inside = getelementptr i8, ptr %cpu, i64 {inside}
+  store i8 1, ptr %inside
+  fence seq_cst
   %found = call i64 @"{prepare_step}"(ptr %cpu)
   %retired = getelementptr i8, ptr %cpu, i64 {retired}
   %count = load i64, ptr %retired
@@ -111,11 +118,21 @@ go:
   %tlb = load i64, ptr %tlbp
   %handler = load ptr, ptr %record
   call preserve_nonecc void %handler(ptr %record, ptr %cpu, i64 %tlb, i64 %count, i64 %base)
-  ret void
+  br label %leave
 again:
   call preserve_nonecc void @dispatch(ptr null, ptr %cpu, i64 0, i64 %count, i64 0)
-  ret void
+  br label %leave
 leave:
+  store atomic i8 0, ptr %inside release, align 1
+  ret void
+}}
+
+define void @enter_wait(ptr %cpu) nounwind {{
+  %inside = getelementptr i8, ptr %cpu, i64 {inside}
+  store i8 1, ptr %inside
+  fence seq_cst
+  call void @"{wait}"(ptr %cpu)
+  store atomic i8 0, ptr %inside release, align 1
   ret void
 }}
 

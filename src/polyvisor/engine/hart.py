@@ -9,9 +9,8 @@ from typing import Any
 from .cpu import Exit
 from .executor import Executor
 
-# The longest a waiting hart sleeps before it looks again, in seconds; only a safety net.
+# The longest a hart that is not started sleeps before it looks again, in seconds; only a safety net.
 _LONGEST_WAIT = 10.0
-_NEVER = 2**64 - 1
 
 
 class Line:
@@ -30,7 +29,7 @@ class Line:
 class Hart:
     """One CPU with its thread. ``handlers`` maps reasons given to ``cpu.leave`` to functions of the hart.
 
-    A hart is ``stopped`` until :meth:`start`; ``wfi`` is handled here.
+    A hart is ``stopped`` until :meth:`start`; ``wfi`` is handled here, where the CPU does not wait by itself.
     """
 
     def __init__(self, cpu: Executor, number: int, frequency: int, failed: Callable[[BaseException], None]) -> None:
@@ -48,8 +47,6 @@ class Hart:
         self._resume = threading.Event()
         self._resume.set()
         self._thread: threading.Thread | None = None
-        self._wake_hook = cpu.architecture.hooks.get("wake")
-        self._deadline_hook = cpu.architecture.hooks.get("deadline")
 
     # Control, from any thread
 
@@ -65,7 +62,6 @@ class Hart:
     def kick(self) -> None:
         """Something the hart should look at has changed."""
         self.cpu.poke()
-        self._wake.set()
 
     def launch(self) -> None:
         """Make the thread; the hart runs once it is started."""
@@ -137,14 +133,6 @@ class Hart:
 
     def wait(self) -> None:
         """Sleep until an interrupt is pending, a timer is due, or someone wants something."""
-        while not self._halt and self._resume.is_set():
-            self._wake.clear()
-            if self._wake_hook is None or self._wake_hook(self.cpu.view):
-                return
-            timeout = _LONGEST_WAIT
-            if self._deadline_hook is not None:
-                deadline = int(self._deadline_hook(self.cpu.view))
-                if deadline != _NEVER:
-                    timeout = min(timeout, max(0.0, (deadline - self.cpu.clock) / self.frequency))
-            if timeout:
-                self._wake.wait(timeout)
+        # What asks for a halt or a pause says so first, and then stops the CPU, which ends its wait.
+        if not self._halt and self._resume.is_set():
+            self.cpu.wait()

@@ -71,7 +71,7 @@ class EngineState(State):
     exit_argument = Field(u64)
     left = Field(u32, doc="number of the reason given to cpu.leave, 0: none")
     stepping = Field(u32, doc="1: return after one instruction")
-    inside = Field(u8, doc="1 while native code runs")
+    inside = Field(u8, doc="1 while native code runs; it looks at `limit` after setting this")
     # Requests from other threads: one byte each, so that no one has to read before writing.
     stop = Field(u8)
     flush_all = Field(u8, doc="forget all translations")
@@ -111,6 +111,16 @@ class EngineState(State):
     tlb_generation = Field(u64, reset=NO_TAG, doc="generation of the entries of the second level that hold")
     large_sizes = Field(u64, doc="a bit for log2 of each size of large pages cached since the last flush")
     large_filter = Registers(u64, LARGE_FILTER, doc="bits for the large pages cached since the last flush, hashed")
+    # Waiting, and other CPUs (see `waiting`).
+    waits = Field(u8, doc="1: `left` was set by cpu.wait")
+    waits_inside = Field(u8, doc="1: cpu.wait sleeps in native code instead of returning")
+    asleep = Field(u32, doc="1 while it sleeps, or is about to; the word that the host's futex looks at")
+    timeout = Registers(u64, 2, doc="how long to sleep: a struct timespec")
+    clock_period = Field(u64, doc="nanoseconds (or instructions) per tick, times 2^32")
+    syscall = Field(u64, doc="the C library's function")
+    sched_yield = Field(u64, doc="the C library's function")
+    cpu_count = Field(u64, doc="CPUs of the machine")
+    peers = Field(u64, doc="address of the addresses of their blocks")
 
 
 class Layout:

@@ -14,7 +14,7 @@ from typing import Any
 
 from polyvisor.adl import Instruction, ssa
 from polyvisor.adl.llvm import Emitter, llvm_type
-from polyvisor.adl.types import integer_type, u64
+from polyvisor.adl.types import u64
 
 from .layout import CODE_TLB_ENTRY, CODE_TLB_SIZE, TLB_ENTRY, TLB_SIZE, Layout, operand_layout
 
@@ -395,6 +395,12 @@ class HelperEmitter(Emitter):
     def op_leave(self, op: ssa.Op) -> None:
         self.write_field("left", str(reason_number(op.detail)), "i32")
 
+    def op_signal(self, op: ssa.Op) -> None:
+        self.invoke(self.runtime("signal", member=op.detail), [self.typed(a) for a in op.arguments])
+
+    def op_flush_others(self, op: ssa.Op) -> None:
+        self.invoke(self.runtime("flush_others"), [self.typed(a) for a in op.arguments])
+
     def op_peek(self, op: ssa.Op) -> None:
         pointer = self.assign(f"inttoptr {self.typed(op.arguments[0])} to ptr")
         self.define(op, f"load {llvm_type(op.detail)}, ptr {pointer}, align 1")
@@ -421,11 +427,11 @@ class HelperEmitter(Emitter):
 
 
 _CALLING = frozenset(
-    "call phys_load phys_compare_exchange flush_tlb flush_tlb_page clock encoding host_call".split()
+    "call phys_load phys_compare_exchange flush_tlb flush_tlb_page clock encoding host_call signal flush_others".split()
 )
 _CHANGING = frozenset(
     "set setreg store atomic compare_exchange poke host_atomic host_call leave fence flush_tlb flush_tlb_page "
-    "phys_compare_exchange".split()
+    "phys_compare_exchange signal flush_others".split()
 )
 
 
@@ -692,8 +698,3 @@ def _changed_blocks(function: ssa.Function) -> dict[int, bool]:
                     if not entry[jump.target.number]:
                         entry[jump.target.number] = moving = True
     return entry
-
-
-def integer(bits: int) -> Any:
-    """The unsigned type of that width."""
-    return integer_type(bits, False)

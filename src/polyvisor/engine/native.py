@@ -66,6 +66,9 @@ class NativeCode:
             self.region_symbols["dispatch"] = self.dispatch
             u64 = ctypes.c_uint64
             self.flush_tlb = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("plain_flush_tlb"))
+            self.enter_wait = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("enter_wait"))
+            # Keeping the interpreter's lock: that takes less time than to give it back, and nothing waits.
+            self.rouse = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(address("plain_rouse"))
             self.read_clock = ctypes.CFUNCTYPE(u64, ctypes.c_void_p)(address("plain_clock"))
             self.reset_page = ctypes.CFUNCTYPE(None, ctypes.c_void_p, u64)(address("plain_reset_page"))
             self.change_flags = ctypes.CFUNCTYPE(u64, u64, u64, u64)(address("plain_change_flags"))

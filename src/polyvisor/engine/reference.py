@@ -6,7 +6,7 @@ else is compared with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from polyvisor.adl import FETCH, READ, WRITE, Architecture, Int, Trap, i8, i16, i32, i64, u8, u16, u32, u64
@@ -44,6 +44,8 @@ class ReferenceCpu:
         self.retired = 0
         self.word = 0
         self.reason: str | None = None
+        self.peers: Sequence[Any] = [self]  # the CPUs of the machine
+        self.on_signal: Callable[[], None] = lambda: None
         self.next_pc: Any = self.pc
         self._clock = clock or (lambda: self.retired)
 
@@ -233,6 +235,19 @@ class ReferenceCpu:
 
     def leave(self, reason: str) -> None:
         self.reason = reason
+
+    wait = leave
+
+    def cpus(self) -> Int:
+        return u64(len(self.peers))
+
+    def signal(self, number: Int, member: str, value: Int) -> None:
+        peer = self.peers[int(number)]
+        setattr(peer, member, value)
+        peer.on_signal()
+
+    def flush_others(self, first: Int, mask: Int) -> None:
+        pass
 
 
 def reference_cpu(

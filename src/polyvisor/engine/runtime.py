@@ -10,6 +10,7 @@ from polyvisor.adl import FETCH, u8, u32, u64, u128, unlikely
 from polyvisor.adl.host import attempt, cpu_address, host_call, peek, poke
 
 from . import layout as at
+from . import waiting
 from .access import (
     cached_translate,
     drop_writes,
@@ -90,17 +91,23 @@ def trap_arguments(cpu, on_trap):
 
 
 @engine()
-def look_around(cpu, arch, layout) -> bool:
-    """Requests from other threads, and the next time to look for them; gives whether to return to the platform."""
-    limit = cpu.retired + cpu.slice
-    cpu.limit = limit if limit < cpu.stop_at else cpu.stop_at
-    cpu.fence()
+def serve_flushes(cpu, arch, layout) -> None:
+    """Forget what others want forgotten. They take a byte that is 0 for the answer: nothing is executed before."""
     if cpu.flush_all != 0:
         cpu.flush_all = u8(0)
         flush_tlb(cpu, arch, layout)
     if cpu.flush_writes != 0:
         cpu.flush_writes = u8(0)
         drop_writes(cpu, arch, layout)
+
+
+@engine()
+def look_around(cpu, arch, layout) -> bool:
+    """Requests from other threads, and the next time to look for them; gives whether to return to the platform."""
+    limit = cpu.retired + cpu.slice
+    cpu.limit = limit if limit < cpu.stop_at else cpu.stop_at
+    cpu.fence()
+    serve_flushes(cpu, arch, layout)
     if cpu.stop != 0:
         cpu.stop = u8(0)
         cpu.exit_reason = u32(EXIT_STOP)
@@ -112,14 +119,40 @@ def look_around(cpu, arch, layout) -> bool:
 
 
 @engine()
+def flush_others(cpu, arch, layout, first: u64, mask: u64) -> None:
+    waiting.flush_and_wait(cpu, arch, layout, serve_flushes, first, mask)
+
+
+@engine()
+def wait(cpu, arch, layout) -> None:
+    """Wait, when no instruction has just asked for it."""
+    waiting.wait(cpu, arch, layout, look_around, clock)
+
+
+@engine()
+def rouse(cpu) -> None:
+    waiting.rouse(cpu, cpu_address(cpu))
+
+
+@engine()
+def signal(cpu, layout, member, number: u64, value: u8) -> None:
+    waiting.send(cpu, layout.offset(member), number, value)
+
+
+@engine()
 def find_code(cpu, arch, layout) -> u64:
     """Where to go on from cpu.pc: the address of a record (and `base`); 0 to return to the platform.
 
     All that is not straight on comes here: interrupts are polled, contexts entered, code looked up.
     """
     if cpu.left != 0:
-        cpu.exit_reason = u32(EXIT_LEAVE)
-        return u64(0)
+        if cpu.waits == 0 or cpu.waits_inside == 0 or cpu.stepping != 0:
+            cpu.exit_reason = u32(EXIT_LEAVE)
+            return u64(0)
+        cpu.left = u32(0)
+        cpu.waits = u8(0)
+        if waiting.wait(cpu, arch, layout, look_around, clock):
+            return u64(0)
     sampled = cpu.retired >= cpu.limit
     if sampled and look_around(cpu, arch, layout):
         return u64(0)

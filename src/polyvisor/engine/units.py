@@ -68,7 +68,7 @@ class Units:
             name: self.runtime(name)
             for name in ("find_code", "deliver", "flush_tlb", "flush_tlb_page", "clock", "encoding", "slow_address",
                          "phys_changed", "phys_host", "drop_writes", "change_flags", "reset_page", "link_region",
-                         "install_region", "forget_region")
+                         "install_region", "forget_region", "wait", "rouse")
         }
         roots["decode_at"] = self.runtime("decode_at", decode_word=decoder)
         roots["prepare_step"] = self.runtime("prepare_step", decode_word=decoder)
@@ -94,13 +94,15 @@ class Units:
             **{
                 n: offset(n)
                 for n in ("retired", "base", "tlb", "pc", "exit_reason", "limit", "code_tlb", "jump_count",
-                          "jump_records", "jump_addresses")
+                          "jump_records", "jump_addresses", "inside")
             },
-            **{n: roots[n].name for n in ("find_code", "deliver", "decode_at", "prepare_step")},
+            **{n: roots[n].name for n in ("find_code", "deliver", "decode_at", "prepare_step", "wait")},
         )
         plain = (
             f'define void @plain_flush_tlb(ptr %cpu) {{\n'
             f'  call void @"{roots["flush_tlb"].name}"(ptr %cpu)\n  ret void\n}}\n'
+            f'define void @plain_rouse(ptr %cpu) {{\n'
+            f'  call void @"{roots["rouse"].name}"(ptr %cpu)\n  ret void\n}}\n'
             f'define i64 @plain_clock(ptr %cpu) {{\n'
             f'  %v = call i64 @"{roots["clock"].name}"(ptr %cpu)\n  ret i64 %v\n}}\n'
             f'define void @plain_reset_page(ptr %cpu, i64 %slot) {{\n'

@@ -7,6 +7,7 @@ from functools import partial
 
 from polyvisor.adl import Trap, i8, i16, i32, i64, sext, u8, u16, u32, u64
 
+from . import sbi
 from .architecture import rv64
 from .causes import BREAKPOINT, ECALL_USER
 
@@ -326,9 +327,10 @@ def fence_i(cpu):
 
 @instruction("000000000000 00000 000 00000 1110011", "ecall")
 def ecall(cpu):
-    """Call the execution environment: the next privilege level, or the platform where that serves SBI."""
+    """Call the execution environment: the next privilege level, or the SBI, where that is served without firmware."""
     if cpu.privilege == 1 and cpu.sbi != 0:
-        cpu.leave("sbi")
+        if not sbi.served(cpu):
+            cpu.leave("sbi")
     else:
         raise Trap(u64(cpu.privilege) + ECALL_USER, 0)
 

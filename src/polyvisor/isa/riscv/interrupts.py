@@ -21,6 +21,8 @@ def take_in_ssip(cpu):
     if cpu.raise_ssip != 0:
         cpu.raise_ssip = u8(0)
         cpu.mip = cpu.mip | SSIP
+        # What software reads from now on is at least as new as what came before the next interrupt.
+        cpu.fence()
 
 
 @function(inline=False)

@@ -94,7 +94,7 @@ def wfi(cpu):
     """Wait for an interrupt; with TW set, the time limit below machine mode is zero."""
     if cpu.privilege == 0 or (cpu.privilege == 1 and cpu.mstatus & TW != 0):
         illegal(cpu)
-    cpu.leave("wfi")
+    cpu.wait("wfi")
 
 
-rv64.reasons += ["sbi", "wfi"]
+rv64.reasons += ["wfi"]
