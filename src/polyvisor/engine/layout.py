@@ -59,7 +59,7 @@ class EngineState(State):
     retired = Field(u64, doc="instructions executed; current only when native code has returned or called out")
     limit = Field(u64, doc="taken jumps look for work when `retired` reaches this; 0: at once")
     stop_at = Field(u64, reset=NO_TAG, doc="return when this many instructions were executed")
-    slice = Field(u64, reset=1 << 16, doc="instructions between looks at the clock")
+    slice = Field(u64, reset=1 << 14, doc="instructions between looks at the clock")
     next_pc = Field(u64)
     base = Field(u64, doc="pc of a record = base + (its address >> shift)")
     tlb = Field(u64, doc="address of the TLB of the current data context")

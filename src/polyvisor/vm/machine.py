@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -10,6 +11,8 @@ from polyvisor.boards.virt import Virt, VirtConfig
 
 # How often a bare-metal program's `tohost` is looked at, in seconds.
 _HTIF_INTERVAL = 0.0005
+# How long a thread may keep the interpreter's lock when others want it, in seconds; Python's own choice is 0.005.
+_SWITCH_INTERVAL = 0.0002
 
 
 class Machine:
@@ -51,6 +54,8 @@ class Machine:
 
     def start(self) -> None:
         """Let the loaded software run."""
+        # A hart that asks for a device must not wait long for threads that compute.
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL))
         if self.board.regions is not None:
             self.board.regions.start()
         for hart in self.board.harts:

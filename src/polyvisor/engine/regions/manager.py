@@ -28,15 +28,19 @@ from .emit import original_symbol, slot_symbol
 from .plan import MAX_INSTRUCTIONS, MAX_TARGETS, QUICK_INSTRUCTIONS
 
 # Samples of a place after which the cache is asked, after which it is compiled quickly, and then again, well.
-WARM, HOT, BLAZING = 2, 4, 60
+WARM, HOT, BLAZING = 1, 12, 1200
+# Instructions between samples: while much is interpreted, and when most is compiled and looking around costs more.
+_SLICE, _LONG_SLICE = 1 << 14, 1 << 16
 # A region is made anew, with what it jumps to, after so many samples of it being left by jumps; but not for ever.
 _JUMPY, _MAX_REMAKES = 24, 6
 # Seconds between looks at the samples: while there are some, and at most.
 _INTERVAL, _LONGEST = 0.005, 0.2
+# Of each CPU and kind, the latest so many are looked at: this thread shares the interpreter's lock with the devices.
+_MOST_SAMPLES = 96
 # Every so many looks, what was counted loses half its weight.
 _DECAY = 200
-# A place whose code keeps changing is given up after so many regions.
-_MAX_DROPS = 4
+# The cache is asked so often: the other pages of a region may not be known at first.
+_MAX_TRIES = 6
 _KEY_BYTES = 64
 _MAX_VARIANTS = 6
 # A region that refuses to run this often was made for a case that is over.
@@ -74,7 +78,7 @@ class _Place:
     heat: int = 0
     address: int = 0
     cpu: Any = None
-    asked: bool = False  # the cache was asked
+    tries: int = 0  # how often the cache was asked
     waiting: bool = False  # a compiler is at work
     hopeless: bool = False
     region: Region | None = None  # what was installed here last
@@ -186,11 +190,13 @@ class Regions:
         for number, cpu in enumerate(self._cpus):
             engine = cpu.engine
             count = int(engine.sample_count)
-            first = max(self._seen[number], count - at.SAMPLES + 1)
+            first = max(self._seen[number], count - _MOST_SAMPLES)
             self._seen[number] = count
+            compiled = 0
             for i in range(first, count):
                 record = int(engine.sample_records[i % at.SAMPLES])
                 place = self._places.get(record)
+                compiled += self._compiled_at(record)
                 if place is None:
                     place = self._places[record] = _Place()
                 place.heat += 1
@@ -198,8 +204,10 @@ class Regions:
                 self._mapped[place.address & -self.layout.page_size] = self._slot(record)
                 place.cpu = cpu
                 found[record] = None
+            if count > first:
+                engine.slice = _LONG_SLICE if compiled * 2 > count - first else _SLICE
             count = int(engine.jump_count) >> at.JUMP_SAMPLE_BITS
-            first = max(self._seen_jumps[number], count - at.SAMPLES + 1)
+            first = max(self._seen_jumps[number], count - _MOST_SAMPLES)
             self._seen_jumps[number] = count
             for i in range(first, count):
                 record = int(engine.jump_records[i % at.SAMPLES])
@@ -227,8 +235,8 @@ class Regions:
                     request = self.request(record, place.address, place.cpu, targets=place.targets)
                     self._submit(record, place, replace(request, remakes=place.remakes))
                 continue
-            if not place.asked:
-                place.asked = True
+            if place.tries < _MAX_TRIES:
+                place.tries += 1
                 if self._from_cache(record, place):
                     continue
             if place.heat >= HOT and self.backend.room() > 0:
@@ -383,7 +391,10 @@ class Regions:
         slot = self._slot(record)
         content = ctypes.string_at(self._header(slot, at.HEADER_HOST), self.layout.page_size)
         entry = (record - slot) >> self.layout.shift
-        for region in self._variants(self._key(content, entry)):
+        variants = self._variants(self._key(content, entry))
+        if not variants:
+            place.tries = _MAX_TRIES
+        for region in variants:
             if not self._fits(region.assumed, place.cpu):
                 continue
             place.descriptor = self.install(record, place.address, place.cpu, region)
