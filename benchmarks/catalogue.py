@@ -65,9 +65,9 @@ PROGRAMS = (
     Program("harts1", "harts", "harts.c", 30000, "one busy process on one hart", ("1",)),
     Program("harts2", "harts", "harts.c", 30000, "two busy processes on two harts", ("2",)),
     Program("python", "real", "python.sh", 60, "CPython of Debian: dictionaries, strings, objects, long integers"),
-    Program("xz", "real", "xz.sh", 5, "xz of Debian compresses and decompresses text"),
-    Program("gzip", "real", "gzip.sh", 60, "gzip of Debian's busybox compresses text"),
-    Program("sqlite", "real", "sqlite.sh", 15, "sqlite3 of Debian: inserts, an index, a join, groups"),
+    Program("xz", "real", "xz.sh", 12, "xz of Debian compresses and decompresses text"),
+    Program("gzip", "real", "gzip.sh", 120, "gzip of Debian's busybox compresses text"),
+    Program("sqlite", "real", "sqlite.sh", 40, "sqlite3 of Debian: inserts, an index, a join, groups"),
     Program("boot_warm", "boot", "", 1, "start to first line of user space, compiled code cached"),
     Program("boot_cold", "boot", "", 1, "start to first line of user space, empty cache of compiled code"),
 )

@@ -77,11 +77,11 @@ def geometric_mean(values: Iterable[float]) -> float | None:
 
 
 def means(table: Sequence[Row]) -> dict[str, dict[str, float | None]]:
-    """The geometric means of the medians of each group that has some, and of all but the boots and the harts."""
+    """The geometric means of the medians of each group but harts and boot, and of all those together."""
     groups: dict[str, list[Row]] = {
-        group: [row for row in table if row.program.group == group] for group in GROUPS if group != "harts"
+        group: [row for row in table if row.program.group == group] for group in GROUPS if group not in ("harts", "boot")
     }
-    groups["all"] = [row for row in table if row.program.group not in ("boot", "harts")]
+    groups["all"] = [row for members in groups.values() for row in members]
     return {
         group: {
             "ratio": geometric_mean(row.ratio.median for row in members if row.ratio),
