@@ -78,9 +78,8 @@ def geometric_mean(values: Iterable[float]) -> float | None:
 
 def means(table: Sequence[Row]) -> dict[str, dict[str, float | None]]:
     """The geometric means of the medians of each group but harts and boot, and of all those together."""
-    groups: dict[str, list[Row]] = {
-        group: [row for row in table if row.program.group == group] for group in GROUPS if group not in ("harts", "boot")
-    }
+    averaged = [group for group in GROUPS if group not in ("harts", "boot")]
+    groups = {group: [row for row in table if row.program.group == group] for group in averaged}
     groups["all"] = [row for members in groups.values() for row in members]
     return {
         group: {

@@ -24,9 +24,9 @@ from polyvisor import images
 from . import boot, report, runner
 from .build import GUEST, build, compiler_version
 from .catalogue import GROUPS, Program, select
-from .debian import real_programs
 from .errors import SuiteError
 from .guest import write_initramfs
+from .packages import real_programs
 
 MACHINES = ("polyvisor", "qemu", "native")
 QEMU = "qemu-system-riscv64"

@@ -229,6 +229,13 @@ def test_it_starts_as_a_module() -> None:
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["python", "xz", "gzip", "sqlite"]
 
 
+@pytest.mark.parametrize("name", ["boot.py", "loops.py"])
+def test_a_single_measurement_starts_as_a_script(name: str) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / name), "--help"]  # no module beside it may hide another
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="ziglang is not installed")
 def test_a_program_compiles_and_computes_the_same_as_anywhere() -> None:
