@@ -96,6 +96,11 @@ class RegionCompiler:
             )
         return self._functions[number]
 
+    def _is_whole(self, raw: bytes) -> bool:
+        """Whether bytes hold an instruction to its end."""
+        sizes = range(self.architecture.unit, len(raw) + 1, self.architecture.unit)
+        return any(self.architecture.complete(int.from_bytes(raw[:n], "little"), n) for n in sizes)
+
     def _analyse(self, word: int) -> tuple[Instruction, Flow, dict[Any, Any]] | None:
         if word not in self._decoded:
             instruction = self.architecture.decode(word)
@@ -122,9 +127,16 @@ class RegionCompiler:
                 missing.add(page)
                 return None
             content, executed = request.pages[page]
-            if not executed >> (inside // unit) & 1:
-                return None
             raw = content[inside : inside + long]
+            across = len(raw) < long and not self._is_whole(raw)
+            if across:
+                # The interpreter decodes it each time anew, so it does not show whether it was executed.
+                if page + 1 not in request.pages:
+                    missing.add(page + 1)
+                    return None
+                raw += request.pages[page + 1][0][: long - len(raw)]
+            elif not executed >> (inside // unit) & 1:
+                return None
             word = int.from_bytes(raw, "little")
             sizes = range(unit, len(raw) + 1, unit)
             have = next((n for n in sizes if self.architecture.complete(word & ((1 << 8 * n) - 1), n)), 0)
@@ -179,8 +191,8 @@ class RegionCompiler:
         for block in emitter.plan.blocks.values():
             for step in block.steps:
                 count += 1
-                page, inside = divmod(request.entry + step.offset, size)
-                spans.setdefault(page, set()).update(range(inside, inside + step.length))
+                for place in range(request.entry + step.offset, request.entry + step.following):
+                    spans.setdefault(place // size, set()).add(place % size)
         footprint = tuple(
             (page, first, request.pages[page][0][first:end])
             for page, places in sorted(spans.items()) for first, end in _runs(places)

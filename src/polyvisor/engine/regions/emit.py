@@ -117,7 +117,8 @@ class RegionEmitter(InstructionEmitter):
         self.written = set()
         self._edges[block.number] = set()
         for position, step in enumerate(block.steps):
-            self.pages.add((self.page_offset + step.offset) >> self.layout.architecture.page_bits)
+            for place in (step.offset, step.following - 1):
+                self.pages.add((self.page_offset + place) >> self.layout.architecture.page_bits)
             operands = operands_of(step.instruction, step.word)
             outcomes = self.inline(self.function_of(step.instruction), operands, step.offset, step.length, position)
             for outcome in outcomes:
