@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import builtins as python_builtins
 import contextlib
+import dataclasses
 import hashlib
 import inspect
 import linecache
@@ -123,7 +124,7 @@ class Compiler:
         self.architecture = architecture
         self.members = members
         self._functions: dict[Any, ssa.Function] = {}
-        self._names: dict[str, int] = {}
+        self._names: set[str] = set()
         self._active: list[Function] = []
 
     def function(self, function: Function, constants: Mapping[str, Any] | None = None) -> ssa.Function:
@@ -167,9 +168,13 @@ class Compiler:
         nonlocals = inspect.getclosurevars(function.python).nonlocals
         text = f"{function.python.__module__} {code.co_firstlineno} {_stable(nonlocals)} {_stable(dict(known))}"
         name = f"{function.name}.{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-        count = self._names.get(name, 0)
-        self._names[name] = count + 1
-        return f"{name}.{count}" if count else name
+        if name in self._names:
+            raise DescriptionError(
+                f"{function.name} is compiled twice for constants that look the same: {_stable(dict(known))}; give their "
+                "class a name, or make it a dataclass"
+            )
+        self._names.add(name)
+        return name
 
     def _compile(
         self, function: Function, known: Mapping[str, Any], parameters: Mapping[str, Any], name: str
@@ -211,6 +216,9 @@ def _stable(value: Any) -> str:
             return repr(value)
         case type():
             return value.__name__
+    if dataclasses.is_dataclass(value) and not isinstance(getattr(value, "name", None), str):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.compare}
+        return f"{type(value).__name__}{_stable(fields)}"
     return f"{type(value).__name__} {getattr(value, 'name', '')}"
 
 
