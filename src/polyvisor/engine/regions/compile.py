@@ -84,7 +84,7 @@ class RegionCompiler:
         self.watched = members_read(compiler, "data_context", "fetch_context", "poll", "translate")
         self._functions: dict[int, ssa.Function] = {}
         self._numbers = {id(instruction): n for n, instruction in enumerate(architecture.instructions)}
-        self._decoded: dict[int, tuple[Instruction, Flow, dict[Any, Any]] | None] = {}
+        self._decoded: dict[int, tuple[Instruction, Flow, dict[Any, Any], dict[Any, bool]] | None] = {}
         self._scratch = InstructionEmitter(layout, {}, self.watched)
 
     def function(self, instruction: Instruction) -> ssa.Function:
@@ -101,7 +101,7 @@ class RegionCompiler:
         sizes = range(self.architecture.unit, len(raw) + 1, self.architecture.unit)
         return any(self.architecture.complete(int.from_bytes(raw[:n], "little"), n) for n in sizes)
 
-    def _analyse(self, word: int) -> tuple[Instruction, Flow, dict[Any, Any]] | None:
+    def _analyse(self, word: int) -> tuple[Instruction, Flow, dict[Any, Any], dict[Any, bool]] | None:
         if word not in self._decoded:
             instruction = self.architecture.decode(word)
             if instruction is None:
@@ -109,8 +109,8 @@ class RegionCompiler:
             else:
                 self._scratch.chunks.clear()
                 self._scratch.exits.clear()
-                flow, known = flow_of(self._scratch, self.function(instruction), instruction, word)
-                self._decoded[word] = (instruction, flow, known)
+                found = flow_of(self._scratch, self.function(instruction), instruction, word)
+                self._decoded[word] = (instruction, *found)
         return self._decoded[word]
 
     def plan_and_emit(self, request: Request) -> tuple[RegionEmitter, str] | Missing | None:
@@ -145,7 +145,8 @@ class RegionCompiler:
             found = self._analyse(word & ((1 << 8 * have) - 1))
             if found is None or found[0].encoding.length != have:
                 return None
-            return Step(offset, self._numbers[id(found[0])], found[0], word & ((1 << 8 * have) - 1), found[1])
+            word &= (1 << 8 * have) - 1
+            return Step(offset, self._numbers[id(found[0])], found[0], word, found[1], found[3])
 
         def fetch(offset: int, previous: Step | None) -> Step | None:
             if offset not in steps:
@@ -161,8 +162,8 @@ class RegionCompiler:
             }
             if not seed:
                 return step
-            flow, _ = flow_of(self._scratch, self.function(step.instruction), step.instruction, step.word, seed)
-            return Step(step.offset, step.index, step.instruction, step.word, flow)
+            flow, _, _ = flow_of(self._scratch, self.function(step.instruction), step.instruction, step.word, seed)
+            return replace(step, flow=flow)
 
         plan = make_plan(fetch, request.targets, request.limit)
         if not plan.blocks:

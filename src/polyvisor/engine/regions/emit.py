@@ -9,6 +9,7 @@ interpreter.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from polyvisor.adl import Instruction, ssa
 from polyvisor.adl.llvm import METADATA
@@ -32,10 +33,10 @@ def operands_of(instruction: Instruction, word: int) -> list[ssa.Const]:
 def flow_of(
     emitter: InstructionEmitter, function: ssa.Function, instruction: Instruction, word: int,
     seed: Mapping[Key, Known] | None = None,
-) -> tuple[Flow, dict[Key, Known]]:
-    """Where an instruction leads, and what it is known to write; ``seed`` is what registers are known to hold before.
+) -> tuple[Flow, dict[Key, Known], dict[Key, bool]]:
+    """Where an instruction leads, what it is known to write, and all it writes (see :class:`.plan.Step`).
 
-    Addresses are relative to the instruction.
+    ``seed`` is what registers are known to hold before. Addresses are relative to the instruction.
     """
     length = instruction.encoding.length
     emitter.begin(emitter.new_label("flow"))
@@ -46,7 +47,7 @@ def flow_of(
     except UnsupportedError:
         outcomes = []
     if not outcomes:
-        return Flow(possible=False), {}
+        return Flow(possible=False), {}, {}
     ways = [o.state.next for o in outcomes]
     jumps = tuple(dict.fromkeys(w.offset for w in ways if isinstance(w, Relative)))
     dynamic = any(w is not None and not isinstance(w, Relative) for w in ways)
@@ -55,7 +56,10 @@ def flow_of(
         registers = outcomes[0].state.registers
         known = {k: v for k, v in registers.items() if k in emitter.written and isinstance(v, ssa.Const | Relative)}
     call = bool(jumps or dynamic) and any(isinstance(v, Relative) and v.offset == length for v in known.values())
-    return Flow(True, None in ways, jumps, dynamic, call), known
+    writes = {
+        k: all(emitter.base_of(o.state.registers.get(k)) == k for o in outcomes) for k in emitter.written
+    }
+    return Flow(True, None in ways, jumps, dynamic, call), known, writes
 
 
 class RegionEmitter(InstructionEmitter):
@@ -69,7 +73,7 @@ class RegionEmitter(InstructionEmitter):
         assumed: Mapping[str, tuple[int, int]], watched: frozenset[str], quick: bool = False,
     ) -> None:
         super().__init__(layout, assumed, watched)
-        self._loops = set() if quick else plan.loops()
+        self._steady = {} if quick else _steady_registers(plan)
         self.plan = plan
         self.function_of = function_of
         self.page_offset = page_offset
@@ -110,7 +114,7 @@ class RegionEmitter(InstructionEmitter):
 
     def _block(self, block: Block) -> None:
         self.block = block
-        self.remembers = block.number in self._loops
+        self.steady = self._steady.get(block.number, _NONE)
         self._bases.clear()
         self.begin(f"g{block.number}")
         self.state = State({}, set())
@@ -419,6 +423,29 @@ class RegionEmitter(InstructionEmitter):
         else:
             self.line("br label %g0")
         return self.lines
+
+
+def _steady_registers(plan: Plan) -> dict[int, Callable[[Key], bool]]:
+    """For each block in a loop, which registers stay near where they are while the loop runs."""
+    steps = {b.number: b.steps for b in plan.blocks.values()}
+    jumping: dict[frozenset[int], set[Key]] = {}
+    found: dict[int, Callable[[Key], bool]] = {}
+    for number, body in plan.loops().items():
+        if body not in jumping:
+            jumping[body] = {k for n in body for s in steps[n] for k, near in s.writes.items() if not near}
+        found[number] = partial(_is_not_in, jumping[body])
+    return found
+
+
+def _is_not_in(keys: set[Key], key: Key) -> bool:
+    return key not in keys
+
+
+def _none(key: Key) -> bool:
+    return False
+
+
+_NONE: Callable[[Key], bool] = _none
 
 
 def original_symbol(offset: int) -> str:

@@ -133,8 +133,9 @@ class InstructionEmitter(HelperEmitter):
         self.block: Any = None
         self.state = State({}, set())
         self.written: set[Key] = set()  # in this block so far, on some path
-        # Whether a page that was accessed last by way of a register is remembered: pays in loops.
-        self.remembers = False
+        # Registers for which the page that was accessed last by way of them is remembered: pays in loops, where they
+        # do not jump about.
+        self.steady: Callable[[Key], bool] = lambda key: False
         self.pages_seen: set[str] = set()
         self._bases: dict[str, Key] = {}
         self._open: dict[str, list[str]] = {}
@@ -179,6 +180,10 @@ class InstructionEmitter(HelperEmitter):
 
     def alias(self, result: ssa.Value, name: str) -> None:
         self.state.values[result.number] = name
+
+    def base_of(self, value: Known | None) -> Key | None:
+        """The register of which a value is the sum with a constant, if that is known."""
+        return self._bases.get(value) if isinstance(value, str) else None
 
     # The state
 
@@ -303,7 +308,7 @@ class InstructionEmitter(HelperEmitter):
     def _access(self, vaddr: str, size: int, column: int, hit: str, miss: str) -> str:
         """Find the host's memory for an access; gives a pointer, in the block ``hit``, where the emitter is left."""
         base = self._bases.get(vaddr)
-        if not self.remembers or base is None:
+        if base is None or not self.steady(base):
             test, entry = self._lookup(vaddr, size, column)
             self.branch(test, hit, miss, True)
             self.begin(hit)

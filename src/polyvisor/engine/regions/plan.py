@@ -7,7 +7,7 @@ told apart by the addresses to return to.  So a return in such a block has one l
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from polyvisor.adl import Instruction
@@ -47,6 +47,8 @@ class Step:
     instruction: Instruction
     word: int
     flow: Flow
+    # The registers it writes; True where it only adds a constant to one.
+    writes: Mapping[tuple[str, int], bool] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -106,20 +108,29 @@ class Plan:
             found += [self.blocks.get(((), t)) for t in (*self.targets, 0) if self.targets]
         return [b for b in found if b is not None]
 
-    def loops(self) -> set[int]:
-        """The numbers of the blocks that are in loops: those that can be reached from themselves."""
+    def loops(self) -> dict[int, frozenset[int]]:
+        """For each block in a loop, the numbers of the blocks of the smallest one around it."""
         after = {b.number: {s.number for s in self.successors(b)} for b in self.blocks.values()}
-        found = set()
-        for start in after:
-            seen: set[int] = set()
-            todo = list(after[start])
-            while todo:
-                number = todo.pop()
-                if number not in seen:
-                    seen.add(number)
-                    todo.extend(after[number])
-            if start in seen:
-                found.add(start)
+        before: dict[int, set[int]] = {number: set() for number in after}
+        for number, successors in after.items():
+            for successor in successors:
+                before[successor].add(number)
+        found: dict[int, frozenset[int]] = {}
+        for last, successors in after.items():
+            for head in successors:
+                if head > last:
+                    continue
+                # What leads from the head back to it, by way of this edge.
+                body = {head}
+                todo = [last]
+                while todo:
+                    number = todo.pop()
+                    if number not in body:
+                        body.add(number)
+                        todo.extend(before[number])
+                for number in body:
+                    if number not in found or len(body) < len(found[number]):
+                        found[number] = frozenset(body)
         return found
 
 
