@@ -62,6 +62,7 @@ def test_a_unit_under_anothers_name_is_not_used(tmp_path):
 
 def test_damaged_code_is_compiled_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("POLYVISOR_CACHE", str(tmp_path))
+    monkeypatch.setenv("POLYVISOR_WORKERS", "0")
     first = NativeCode(rv64)
     first.handler(1)
     assert first.compiled == 2

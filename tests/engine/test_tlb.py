@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.support.privileged import BASE, CODE, DATA, SIZE, TABLES, Machine
 
 from polyvisor.engine import layout as at
+from tests.support.privileged import BASE, CODE, DATA, SIZE, TABLES, Machine
 
 V, R, W, X, U, G, A, D = (1 << n for n in range(8))
 ALL = V | R | W | X | A | D

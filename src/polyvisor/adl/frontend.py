@@ -170,8 +170,8 @@ class Compiler:
         name = f"{function.name}.{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         if name in self._names:
             raise DescriptionError(
-                f"{function.name} is compiled twice for constants that look the same: {_stable(dict(known))}; give their "
-                "class a name, or make it a dataclass"
+                f"{function.name} is compiled twice for constants that look the same: {_stable(dict(known))}; give "
+                "their class a name, or make it a dataclass"
             )
         self._names.add(name)
         return name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -48,7 +48,8 @@ class NativeCode:
     def _load_core(self) -> None:
         content = self.cache.get("core")
         if content is None:
-            self._compile_ahead(range(len(self.table)))
+            every = range(len(self.table))
+            self._compile_ahead([i for i in every if cached_handler(self.units, self.cache, i) is None])
             self._note("core")
             content = optimise(self.units.core())
             self.cache.put("core", content)
@@ -90,7 +91,7 @@ class NativeCode:
         """The address of the handler of instruction ``index`` (0: illegal), compiled if need be."""
         with _lock:
             if not self.table[index]:
-                objects = self._from_workers(index)
+                objects = self._from_workers(index) or cached_handler(self.units, self.cache, index)
                 if objects is None:
                     self._note(self.units.handler_name(index))
                     objects = handler_objects(self.units, self.cache, index)
@@ -116,8 +117,7 @@ class NativeCode:
             self._engine.finalize_object()
             for index in found:
                 self.table[index] = self._engine.get_function_address(f"h{index}")
-        if len(missing) >= _WORTH_WORKERS:
-            self._compile_ahead(missing)
+        self._compile_ahead(missing)
         return len(found)
 
     def _link(self, objects: dict[str, bytes]) -> None:
@@ -128,9 +128,11 @@ class NativeCode:
 
     # Compiling ahead
 
-    def _compile_ahead(self, indices: Any) -> None:
+    def _compile_ahead(self, missing: Sequence[int]) -> None:
         """Let the workers compile handlers, in the order of the description: what comes first is used first."""
-        for index in indices:
+        if len(missing) < _WORTH_WORKERS:
+            return
+        for index in missing:
             with self._ahead:
                 if index in self._wanted:
                     continue

@@ -173,12 +173,15 @@ class InstructionEmitter(HelperEmitter):
         return value if isinstance(value, ssa.Const) else self.state.values[value.number]
 
     def operand(self, value: ssa.Value) -> str:
+        """The value as LLVM writes it."""
         return self.text_of(self.known(value))
 
     def define(self, op: ssa.Op, text: str, index: int = 0) -> None:
+        """Add the instruction that gives a result."""
         self.state.values[op.results[index].number] = self.assign(text)
 
     def alias(self, result: ssa.Value, name: str) -> None:
+        """Let ``name`` be the result."""
         self.state.values[result.number] = name
 
     def base_of(self, value: Known | None) -> Key | None:
@@ -289,6 +292,7 @@ class InstructionEmitter(HelperEmitter):
     # Memory
 
     def tlb(self) -> str:
+        """The address of the current data TLB: it does not change in a region."""
         return "%tlb"
 
     def leave_before(self) -> str:
