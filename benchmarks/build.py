@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from polyvisor.engine.codecache import cache_root
+from polyvisor.cachedir import cache_root
 
 from .errors import SuiteError
 

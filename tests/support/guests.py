@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from polyvisor import images
-from polyvisor.engine.codecache import cache_root
+from polyvisor.cachedir import cache_root
 
 _FROZEN = "frozen-guest"
 

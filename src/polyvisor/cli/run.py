@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn, TextIO
@@ -18,6 +20,7 @@ from polyvisor.boards.loader import LoadError
 from polyvisor.boards.virt import TIERS, Disk, VirtConfig
 from polyvisor.vm.gdb import GdbServer
 from polyvisor.vm.machine import Machine
+from polyvisor.vm.stats import collect
 from polyvisor.vm.trace import start_trace
 
 from .image import errors as image_errors
@@ -157,6 +160,14 @@ def open_trace(path: Path | None) -> contextlib.AbstractContextManager[TextIO | 
         fail(f"--trace {str(path)!r}: {error.strerror}")
 
 
+@dataclass(frozen=True)
+class StatsWanted:
+    """Whether a machine's profile is shown, and where it is written."""
+
+    shown: bool
+    to_file: Path | None
+
+
 class Session:
     """One `run`: the machine, restarted when the guest asks for a reset, and the terminal around it."""
 
@@ -167,12 +178,14 @@ class Session:
         no_reboot: bool,
         trace: TextIO | None = None,
         gdb_port: int | None = None,
+        stats: StatsWanted | None = None,
     ) -> None:
         self.software = software
         self.config = config
         self.no_reboot = no_reboot
         self.trace = trace
         self.gdb_port = gdb_port
+        self.stats = stats
         self.output = Output(self._quit)
         self.machine: Machine | None = None
         self.quit = False
@@ -220,6 +233,7 @@ class Session:
             machine.pause()
             debugger.start()
             self.output.message(f"waiting for gdb: target remote :{debugger.port}\n")
+        started = time.monotonic()
         machine.start()
         # Waking now and then lets signals through.
         while not machine.wait(0.2):
@@ -227,12 +241,22 @@ class Session:
         if debugger is not None:
             debugger.close()
         machine.close()
+        self._show_stats(machine, started)
         if self.quit:
             return 0
         if self.reset or (machine.reset_requested and not self.no_reboot):
             return None
         code = machine.exit_code or 0
         return code if code <= 255 else 255
+
+    def _show_stats(self, machine: Machine, started: float) -> None:
+        if self.stats is None:
+            return
+        found = collect(machine, started)
+        if self.stats.to_file is not None:
+            self.stats.to_file.write_text(json.dumps(found.to_dict(), indent=2) + "\n")
+        if self.stats.shown:
+            self.output.message(f"{found.text()}\n")
 
     def _send(self, data: bytes) -> int:
         return self.machine.send(data) if self.machine is not None else 0
@@ -290,6 +314,10 @@ def run(
         int | None, typer.Option(metavar="PORT", min=0, max=65535, help="Wait for gdb on this port of loopback.")
     ] = None,
     no_reboot: Annotated[bool, typer.Option("--no-reboot", help="End when the guest restarts.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="When it has ended, show where its time went.")] = False,
+    stats_json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the same to this file, as JSON.")
+    ] = None,
 ) -> None:
     """Boot an image, a kernel or a program; this terminal is its console. Ctrl-A h shows the keys."""
     if tier not in TIERS:
@@ -302,7 +330,8 @@ def run(
     )
     try:
         with open_trace(trace) as file:
-            status = Session(software, config, no_reboot, file, gdb).run()
+            wanted = StatsWanted(stats, stats_json) if stats or stats_json is not None else None
+            status = Session(software, config, no_reboot, file, gdb, wanted).run()
     except LoadError as error:
         fail(f"{software.program or software.kernel}: {error}")
     except (OSError, ValueError) as error:

@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,7 @@ class Cpu:
         # The same block as described functions see it under CPython, for hooks that only look at the state.
         self.view: Any = reference_cpu(code.architecture, memory, view[layout.state_offset :], lambda: self.clock)
         self.breakpoints: frozenset[int] = frozenset()
+        self.exits: Counter[str] = Counter()  # returns from native code and calls of devices, by cause
         self.failure: BaseException | None = None
         self.reasons: dict[int, str] = {}
         self._scratch = pages.private_slot(code.cross)
@@ -216,12 +218,15 @@ class Cpu:
         engine = self.engine
         match int(engine.exit_reason):
             case at.EXIT_COMPILE:
+                self.exits["compile"] += 1
                 self.code.handler(int(engine.exit_argument))
             case at.EXIT_ACTIVATE:
+                self.exits["new code page"] += 1
                 self.pages.activate(int(engine.exit_argument))
             case at.EXIT_LEAVE:
                 left = int(engine.left)
                 engine.left = engine.waits = 0
+                self.exits[self._reason(left)] += 1
                 return Exit("leave", self._reason(left))
             case at.EXIT_STOP:
                 return Exit("stop")
@@ -282,6 +287,7 @@ class Cpu:
     # Devices
 
     def _device_read(self, block: int, address: int, size: int) -> int:
+        self.exits["device read"] += 1
         try:
             device, offset = self.memory.device_at(address, size)
             return device.read(offset, size)
@@ -292,6 +298,7 @@ class Cpu:
         return 0
 
     def _device_write(self, block: int, address: int, size: int, value: int) -> int:
+        self.exits["device write"] += 1
         try:
             device, offset = self.memory.device_at(address, size)
             device.write(offset, size, value & ((1 << 8 * size) - 1))

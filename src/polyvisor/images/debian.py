@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from polyvisor.cachedir import cache_root
+
 from . import contents as package_contents
 from . import initramfs, kernel, modules, repository, sources, store
 from .contents import Contents
@@ -275,7 +277,7 @@ def _newer_keyring(fetcher: Fetcher, suite: str, keyring: Keyring) -> Keyring:
     )
     (package,) = repository.closure(packages, _KEYRING, lambda name: False)
     path = fetcher.file(package.path, size=package.size, sha256=package.sha256)
-    with storage_errors(store.cache_root()), Contents(store.downloads()) as files:
+    with storage_errors(cache_root()), Contents(store.downloads()) as files:
         files.add(path)
         for extension in ("pgp", "gpg"):
             name = f"usr/share/keyrings/{_KEYRING}.{extension}"
@@ -303,7 +305,7 @@ def _builder() -> str:
 
 
 def _build(paths: Sequence[Path], origin: dict[str, Any], progress: Progress) -> Image:
-    with storage_errors(store.cache_root()), store.staging(NAME) as directory:
+    with storage_errors(cache_root()), store.staging(NAME) as directory:
         with Contents(directory) as contents:
             progress.stage("unpacking packages")
             for path in paths:

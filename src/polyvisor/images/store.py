@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from polyvisor.cachedir import cache_root
+
 from .errors import ImageError, storage_errors
 from .progress import Progress
 
@@ -86,15 +88,6 @@ class Image:
                 "usage",
             )
         return line
-
-
-def cache_root() -> Path:
-    """The cache directory, which need not exist."""
-    if root := os.environ.get("POLYVISOR_CACHE"):
-        return Path(root)
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "polyvisor"
-    return Path.home() / ".cache" / "polyvisor"
 
 
 def downloads() -> Path:
