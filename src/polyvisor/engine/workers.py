@@ -56,6 +56,7 @@ class Workers:
         self._numbers = itertools.count()
         self._waiting = 0
         self._serving = 0
+        self.processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
 
     def room(self) -> int:
@@ -101,21 +102,24 @@ class Workers:
                 done(result)
         finally:
             if process is not None:
-                _end(process)
+                self._end(process)
 
     def _ask(
         self, process: subprocess.Popen[bytes] | None, kind: str, payload: Any
     ) -> tuple[subprocess.Popen[bytes] | None, Any]:
         try:
             if process is None or process.poll() is not None:
+                if process is not None:
+                    self._end(process)
                 process = self._start()
+                self.processes.add(process)
             assert process.stdin is not None and process.stdout is not None
             send(process.stdin, (kind, payload))
             return process, receive(process.stdout)
         except (OSError, EOFError, pickle.UnpicklingError):
             self.deaths += 1
             if process is not None:
-                _end(process)
+                self._end(process)
             return None, None
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -125,14 +129,14 @@ class Workers:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         )
 
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
-    process.kill()
-    process.wait()
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        self.processes.discard(process)
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        process.kill()
+        process.wait()
 
 
 def send(stream: Any, value: object) -> None:

@@ -1,0 +1,292 @@
+"""The region JIT: what compiled regions compute, and that they are forgotten when they must be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from polyvisor.adl.assembler import assemble
+from polyvisor.engine.codepages import CodePages
+from polyvisor.engine.cpu import Cpu
+from polyvisor.engine.memory import Memory
+from polyvisor.engine.native import native_code
+from polyvisor.engine.regions.backend import WorkerBackend
+from polyvisor.engine.regions.compile import RegionCompiler, Request
+from polyvisor.engine.regions.manager import Regions
+from polyvisor.engine.workers import Workers
+from polyvisor.isa.riscv import rv64
+
+BASE = 0x8000_0000
+FS = 3 << 13
+
+
+class Idle:
+    """A backend that compiles nothing by itself."""
+
+    def room(self) -> int:
+        return 0
+
+    def submit(self, request, done) -> None:
+        done(None)
+
+
+class Bench:
+    """A bare CPU with a program at the start of RAM, and its regions."""
+
+    def __init__(self, text: str, backend=None) -> None:
+        self.memory = Memory()
+        self.memory.add_ram(BASE, 2 << 20)
+        self.memory.write(BASE, bytes(assemble(rv64, text, base=BASE)))
+        code = native_code(rv64)
+        self.pages = CodePages(code, self.memory, 64)
+        self.cpu = Cpu(code, self.memory, self.pages)
+        self.cpu.engine.slice = 100
+        self.cpu.state.pc = BASE
+        self.cpu.state.mstatus = FS
+        self.regions = Regions(code, self.pages, backend or Idle())
+        self.regions.watch(self.cpu)
+        self.compiler = RegionCompiler(rv64, code.layout, code.compiler)
+
+    def compile_hottest(self) -> bool:
+        """Compile a region where the last sample was taken."""
+        engine = self.cpu.engine
+        number = (int(engine.sample_count) - 1) % 256
+        record, address = int(engine.sample_records[number]), int(engine.sample_addresses[number])
+        return self.regions.compile_now(record, address, self.cpu, self.compiler.compile)
+
+    @property
+    def in_regions(self) -> int:
+        return int(self.cpu.engine.region_instructions)
+
+    def close(self) -> None:
+        self.regions.close()
+        self.memory.close()
+
+
+@pytest.fixture
+def make() -> Iterator[type[Bench]]:
+    made: list[Bench] = []
+
+    def build(*arguments, **keywords):
+        made.append(Bench(*arguments, **keywords))
+        return made[-1]
+
+    yield build
+    for bench in made:
+        bench.close()
+
+
+LOOP = """
+    li a0, 20000
+    li s1, 0x80100000
+loop:
+    ld t0, 0(s1)
+    add t1, t1, t0
+    addi t2, t2, 3
+    xor t3, t3, t1
+    sd t2, 0(s1)
+    call twice
+    addi a0, a0, -1
+    bnez a0, loop
+    wfi
+twice:
+    slli t4, t2, 1
+    ret
+"""
+
+
+def values(bench):
+    return [int(v) for v in bench.cpu.state.x], int(bench.cpu.state.fflags), bench.cpu.retired, [
+        int(v) for v in bench.cpu.state.f
+    ]
+
+
+def finish(bench):
+    assert bench.cpu.run().reason == "wfi"
+    return values(bench)
+
+
+def test_a_region_computes_what_the_interpreter_does(make):
+    plain, compiled = make(LOOP), make(LOOP)
+    compiled.cpu.run(5000)
+    assert compiled.compile_hottest()
+    assert finish(compiled) == finish(plain)
+    assert compiled.in_regions > 150_000
+    assert compiled.in_regions <= compiled.cpu.retired
+
+
+def test_an_instruction_limit_holds_in_regions(make):
+    bench = make(LOOP)
+    bench.cpu.run(5000)
+    assert bench.compile_hottest()
+    before = bench.cpu.retired
+    assert bench.cpu.run(1000).kind == "limit"
+    assert 1000 <= bench.cpu.retired - before < 1100
+
+
+REWRITTEN = """
+    li a0, 4000
+    la s1, target
+    la s2, other
+    lw s3, 0(s2)
+loop:
+    addi t0, t0, 1
+target:
+    addi t1, t1, 1
+    addi a0, a0, -1
+    li t2, 2000
+    bne a0, t2, go
+    sw s3, 0(s1)
+    fence.i
+go:
+    bnez a0, loop
+    wfi
+other:
+    addi t1, t1, 7
+"""
+
+
+def test_code_that_rewrites_itself(make):
+    plain, compiled = make(REWRITTEN), make(REWRITTEN)
+    compiled.cpu.run(3000)
+    assert compiled.compile_hottest()
+    assert finish(compiled) == finish(plain)
+    assert int(compiled.cpu.state.x[6]) == 2000 + 2000 * 7
+    assert compiled.in_regions > 1000
+    assert int(compiled.cpu.engine.region_drops) == 1
+
+
+def test_code_written_from_outside(make):
+    bench = make(LOOP)
+    bench.cpu.run(5000)
+    assert bench.compile_hottest()
+    bench.cpu.run(5000)
+    word = bytes(assemble(rv64, "addi t2, t2, 5"))
+    text = bench.memory.read(BASE, 256)
+    where = text.index(bytes(assemble(rv64, "addi t2, t2, 3")))
+    before = int(bench.cpu.state.x[7])
+    bench.memory.write(BASE + where, word)
+    bench.cpu.run(1000)
+    assert (int(bench.cpu.state.x[7]) - before) % 5 == 0
+    assert int(bench.cpu.engine.region_drops) == 1
+
+
+def test_breakpoints_stop_in_regions(make):
+    bench = make(LOOP)
+    bench.cpu.run(5000)
+    assert bench.compile_hottest()
+    bench.cpu.run(5000)
+    text = bench.memory.read(BASE, 256)
+    place = BASE + text.index(bytes(assemble(rv64, "addi t2, t2, 3")))
+    bench.cpu.set_breakpoints([place])
+    assert bench.cpu.run().kind == "breakpoint"
+    assert int(bench.cpu.state.pc) == place
+    assert not bench.compile_hottest()
+
+
+FLOAT = """
+    li a0, 3000
+    li t0, 3
+    fcvt.d.l f1, t0
+    li t0, 10
+    fcvt.d.l f2, t0
+    fdiv.d f3, f1, f2
+loop:
+    fadd.d f4, f4, f3
+    fmul.d f5, f4, f3
+    fmadd.d f6, f5, f3, f4
+    li t1, 1500
+    bne a0, t1, go
+    csrw fflags, zero
+go:
+    addi a0, a0, -1
+    bnez a0, loop
+    wfi
+"""
+
+
+def test_what_a_region_assumes_is_made_sure_of(make):
+    plain, compiled = make(FLOAT), make(FLOAT)
+    compiled.cpu.run(2000)
+    assert int(compiled.cpu.state.fflags) == 1
+    assert compiled.compile_hottest()
+    assert finish(compiled) == finish(plain)
+
+
+ACROSS = """
+    li a0, 3000
+    j loop
+    .zero 4054
+loop:
+    addi t0, t0, 1
+    addi t1, t1, 2
+    addi t2, t2, 3
+    addi t3, t3, 4
+    addi t4, t4, 5
+    addi t5, t5, 6
+    addi t6, t6, 7
+    addi a0, a0, -1
+    bnez a0, loop
+    wfi
+"""
+
+
+@pytest.mark.parametrize("shift", range(0, 12, 2))
+def test_loops_across_a_page_end(make, shift):
+    text = ACROSS.replace("4054", str(4054 + shift))
+    plain, compiled = make(text), make(text)
+    compiled.cpu.run(3000)
+    assert compiled.compile_hottest()
+    assert finish(compiled) == finish(plain)
+    assert compiled.in_regions > 15_000
+
+
+def test_workers_compile_and_the_cache_keeps(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYVISOR_WORKERS", "1")
+    text = LOOP.replace("20000", "200000000").replace("addi t2, t2, 3", f"addi t2, t2, {os.getpid() % 2000}")
+    for expected in ("compiled", "cached"):
+        bench = make(text, WorkerBackend(Workers(rv64)))
+        deadline = time.monotonic() + 60
+        while not getattr(bench.regions.stats, expected):
+            assert time.monotonic() < deadline
+            bench.cpu.run(100_000)
+            bench.regions.look()
+        before = bench.in_regions
+        bench.cpu.run(100_000)
+        assert bench.in_regions > before
+
+
+def test_a_worker_that_is_killed_is_replaced(monkeypatch):
+    monkeypatch.setenv("POLYVISOR_WORKERS", "1")
+    workers = Workers(rv64)
+    code = bytes(assemble(rv64, "loop: addi t0, t0, 1\n j loop")).ljust(4096, b"\0")
+    request = Request(0, {0: (code, 0b101)}, final=True)
+
+    def compiled():
+        found = []
+        workers.submit("region", request, found.append)
+        deadline = time.monotonic() + 60
+        while not found:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return found[0]
+
+    assert compiled().instructions == 2
+    for process in list(workers.processes):
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    # It may be noticed before or after the next request was written to it.
+    assert any(compiled() is not None for _ in range(2))
+    assert compiled().instructions == 2
+
+
+def test_without_workers_nothing_is_compiled(monkeypatch):
+    monkeypatch.setenv("POLYVISOR_WORKERS", "0")
+    workers = Workers(rv64)
+    found = []
+    workers.submit("region", Request(0, {}), found.append)
+    assert found == [None]
