@@ -8,6 +8,7 @@ import pytest
 
 from polyvisor.engine.layout import PAGE_CODE
 from polyvisor.engine.native import native_code
+from polyvisor.engine.regions.compile import RegionCompiler
 from polyvisor.isa.riscv import rv64
 from support import fuzz_machine, program_fuzz
 from support.program_maker import make_program
@@ -33,6 +34,37 @@ def test_reference(tiers):
 
 def test_long_programs(tiers):
     _check(tiers, "interpreter", "restless", range(60), 20_000)
+
+
+def test_compiled_regions(tiers):
+    before = int(tiers["jit"].executor.engine.region_instructions)
+    _check(tiers, "interpreter", "jit", range(200, 230), 20_000)
+    assert int(tiers["jit"].executor.engine.region_instructions) - before > 50_000
+
+
+def test_compiled_regions_against_the_reference(tiers):
+    _check(tiers, "jit", "reference", range(300, 303), 60)
+
+
+def test_an_instruction_compiled_wrong_is_found(monkeypatch):
+    """The test itself: a region compiler that takes one instruction for another is found out."""
+    names = {i.name: i for i in rv64.instructions}
+    right = RegionCompiler.function
+
+    def wrong(self, instruction):
+        return right(self, names["bgeu"] if instruction is names["bge"] else instruction)
+
+    monkeypatch.setattr(RegionCompiler, "function", wrong)
+    tier = fuzz_machine.make_tier("jit")
+    plain = fuzz_machine.make_tier("interpreter")
+    assert any(program_fuzz.compare(make_program(seed), plain, tier, 20_000) for seed in range(200))
+    tier.close()
+    plain.close()
+
+
+@pytest.mark.slow
+def test_many_programs_in_compiled_regions(tiers):
+    _check(tiers, "interpreter", "jit", range(2000, 2500), 20_000)
 
 
 @pytest.mark.slow
