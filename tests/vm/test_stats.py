@@ -2,10 +2,10 @@
 
 import json
 
-from tests.support.programs import POWER_OFF, elf
 from typer.testing import CliRunner
 
 from polyvisor.cli.main import app
+from tests.support.programs import POWER_OFF, elf
 
 PROGRAM = """
     li a0, 0

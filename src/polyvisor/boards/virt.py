@@ -138,7 +138,7 @@ class Virt:
         ]
         if config.tier == "jit":
             assert self.code is not None and self.pages is not None
-            self.regions = Regions(self.code, self.pages, WorkerBackend(self.code.workers))
+            self.regions = Regions(self.code, self.pages, WorkerBackend(self.code.workers, config.cpus))
             for hart in self.harts:
                 self.regions.watch(hart.cpu)
         for hart in self.harts:

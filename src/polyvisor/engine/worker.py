@@ -16,7 +16,7 @@ from .regions.compile import RegionCompiler, UncompilableError
 from .units import Units
 from .workers import receive, send
 
-_NICE = 10
+_NICE = 15
 
 
 def main() -> None:

@@ -123,9 +123,11 @@ class Workers:
             return None, None
 
     def _start(self) -> subprocess.Popen[bytes]:
+        # A process group of its own keeps it from the terminal's signals; in a session of its own, the host's scheduler
+        # would take its low priority for nothing (autogroups).
         return subprocess.Popen(
             [sys.executable, "-c", "from polyvisor.engine.worker import main; main()", str(self.name)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 
 from ..workers import Workers
@@ -12,15 +14,26 @@ _URGENCY = 5
 
 
 class WorkerBackend:
-    """Has regions compiled by worker processes."""
+    """Has regions compiled by worker processes; ``harts`` are left a host core each, if there are enough."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, harts: int = 1) -> None:
         self._workers = workers
+        self._most = max(1, len(os.sched_getaffinity(0)) - harts)
+        self._lock = threading.Lock()
+        self._busy = 0
 
     def room(self) -> int:
-        """How many requests it would begin with at once."""
-        return self._workers.room()
+        """How many requests it would begin with at once, or soon."""
+        return min(self._workers.room(), self._most + (self._most > 1) - self._busy)
 
     def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
         """Compile; ``done`` is called from any thread."""
-        self._workers.submit("region", request, done, urgency=_URGENCY)
+        with self._lock:
+            self._busy += 1
+
+        def finished(result: Region | Missing | None) -> None:
+            with self._lock:
+                self._busy -= 1
+            done(result)
+
+        self._workers.submit("region", request, finished, urgency=_URGENCY)

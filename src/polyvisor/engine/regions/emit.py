@@ -151,6 +151,8 @@ class RegionEmitter(InstructionEmitter):
         go = self.new_label("go")
         self.branch(due, leave, go, False)
         self.begin(go)
+        for key in [k for k in state.registers if k[0] in self.watched]:
+            del state.registers[key]
         outcome.label, state.sync = go, False
 
     def _go(self, block: Block, step: Step, outcome: Outcome, count: int) -> None:
@@ -334,14 +336,7 @@ class RegionEmitter(InstructionEmitter):
         return f'ptrtoint (ptr @"{name}" to i64)'
 
     def _store_home(self, key: Key, value: str) -> None:
-        self.line(f"store {self.kind_of(key)} {value}, ptr {self._home(key)}")
-
-    def _home(self, key: Key) -> str:
-        """A pointer to a register or field in the CPU's block."""
-        name, number = key
-        kind = self.kind_of(key)
-        offset = self.layout.offset(name) + number * (int(kind[1:]) // 8)
-        return self.assign(f"getelementptr i8, ptr %cpu, i64 {offset}")
+        self.line(f"store {self.kind_of(key)} {value}, ptr {self.home(key)}")
 
     # The entry
 
@@ -387,7 +382,7 @@ class RegionEmitter(InstructionEmitter):
         for name in sorted(self.assumes):
             mask, expected = self.assumed[name]
             kind = self.kind_of((name, 0))
-            now = self.assign(f"load {kind}, ptr {self._home((name, 0))}")
+            now = self.assign(f"load {kind}, ptr {self.home((name, 0))}")
             tests.append(self.assign(f"icmp eq {kind} {self.assign(f'and {kind} {now}, {mask}')}, {expected}"))
         if tests:
             test = tests[0]
@@ -414,7 +409,7 @@ class RegionEmitter(InstructionEmitter):
         self.line("store i64 %icount, ptr %icount.0")
         for key, variable in self.variables.items():
             kind = self.kind_of(key)
-            value = self.assign(f"load {kind}, ptr {self._home(key)}")
+            value = self.assign(f"load {kind}, ptr {self.home(key)}")
             self.line(f"store {kind} {value}, ptr {variable}")
         others = [(offset, block) for offset, block in self.entries.items() if offset]
         if others:

@@ -203,8 +203,20 @@ class InstructionEmitter(HelperEmitter):
         """The register's present value."""
         registers = self.state.registers
         if key not in registers:
-            registers[key] = self.assign(f"load {self.kind_of(key)}, ptr {self.variable(key)}")
+            # What others may change too is read where it is.
+            kind = self.kind_of(key)
+            if key[0] in self.watched:
+                registers[key] = self.assign(f"load volatile {kind}, ptr {self.home(key)}")
+            else:
+                registers[key] = self.assign(f"load {kind}, ptr {self.variable(key)}")
         return registers[key]
+
+    def home(self, key: Key) -> str:
+        """A pointer to a register or field in the CPU's block."""
+        name, number = key
+        kind = self.kind_of(key)
+        offset = self.layout.offset(name) + number * (int(kind[1:]) // 8)
+        return self.assign(f"getelementptr i8, ptr %cpu, i64 {offset}")
 
     def write(self, key: Key, value: Known) -> None:
         """Give the register a value."""
@@ -238,8 +250,7 @@ class InstructionEmitter(HelperEmitter):
             self.write(key, value)
             return
         text = self.text_of(value)
-        self.line(f"store {self.kind_of(key)} {text}, ptr {self.place(op.detail)}")
-        self.line(f"store {self.kind_of(key)} {text}, ptr {self.variable(key)}")
+        self.line(f"store volatile {self.kind_of(key)} {text}, ptr {self.home(key)}")
         self.state.registers[key] = text
         self.state.changed = self.state.sync = True
 
