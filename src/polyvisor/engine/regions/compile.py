@@ -15,7 +15,8 @@ from polyvisor.adl.frontend import Compiler
 from ..layout import Layout
 from ..units import members_read
 from .emit import RegionEmitter, flow_of
-from .inline import InstructionEmitter, Relative
+from .inline import InstructionEmitter
+from .known import Relative
 from .objects import Unit, unit_from_object
 from .plan import MAX_INSTRUCTIONS, Flow, Step, make_plan
 

@@ -16,7 +16,8 @@ from polyvisor.adl.llvm import METADATA
 
 from ..layout import CODE_TLB_ENTRY, CODE_TLB_SIZE, Layout
 from ..lowering import HANDLER_ARGUMENTS
-from .inline import Exit, InstructionEmitter, Key, Known, Outcome, Relative, State, UnsupportedError
+from .inline import Exit, InstructionEmitter, Key, Outcome, State, UnsupportedError
+from .known import Known, Relative
 from .plan import Block, Flow, Plan, Step
 
 MAX_ENTRIES = 16

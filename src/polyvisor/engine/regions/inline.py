@@ -8,7 +8,6 @@ the instruction, with the state as it was then, and the interpreter executes it 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -19,33 +18,11 @@ from polyvisor.adl.llvm import llvm_type
 
 from ..layout import Layout
 from ..lowering import HelperEmitter
+from .known import PURE, Known, Partial, Relative, fold, same
 
 # A register or field of the state: its member's name, and the register's number (0 for a field).
 Key = tuple[str, int]
 
-_PURE = frozenset(
-    "add sub mul and or xor shl shr div rem eq ne lt le gt ge not cast select clz ctz popcount bswap lookup".split()
-)
-
-
-@dataclass(frozen=True)
-class Relative:
-    """The address ``offset`` bytes from the region's entry."""
-
-    offset: int
-
-
-@dataclass(frozen=True)
-class Partial:
-    """A run-time value of which the bits in ``mask`` are known to be those of ``value``."""
-
-    text: str
-    mask: int
-    value: int
-
-
-# What is known of a value: all of it, its distance from the entry, some bits; or the name of an LLVM value.
-Known = ssa.Const | Relative | Partial | str
 
 
 @dataclass
@@ -407,9 +384,15 @@ class InstructionEmitter(HelperEmitter):
     def op(self, op: ssa.Op) -> None:
         """Write an operation, or only compute it."""
         code = op.opcode
-        if code in _PURE and (folded := self._fold(code, op.arguments, op.results[0].type, op.detail)) is not None:
+        folded = None
+        if code in PURE:
+            arguments = [self.known(a) for a in op.arguments]
+            types = [a.type for a in op.arguments]
+            unit = self.layout.architecture.unit
+            folded = fold(code, arguments, types, op.results[0].type, op.detail, unit)
+        if folded is not None:
             self.state.values[op.results[0].number] = folded
-        elif code in _PURE or code in _ALLOWED or code.startswith("ieee_"):
+        elif code in PURE or code in _ALLOWED or code.startswith("ieee_"):
             super().op(op)
             if code == "add":
                 # A displacement from a register mostly stays in the register's page.
@@ -421,40 +404,6 @@ class InstructionEmitter(HelperEmitter):
             self._inline_call(op)
         else:
             self.cold()
-
-    def _fold(self, code: str, values: Sequence[ssa.Value], kind: ssa.Type, detail: Any) -> Known | None:
-        arguments = [self.known(v) for v in values]
-        constants = [a for a in arguments if isinstance(a, ssa.Const)]
-        if len(constants) == len(arguments):
-            return compute(code, constants, kind, detail)
-        a, b = (arguments * 2)[:2]
-        match code, a, b:
-            case "select", ssa.Const(), _:
-                return arguments[1] if a.value else arguments[2]
-            case "cast", Relative(), _ if kind is not bool and kind.bits == 64:
-                return a
-            case "cast", str() | Partial(), _ if llvm_type(kind) == llvm_type(values[0].type):
-                return a
-            case "add", Relative(), ssa.Const():
-                return relative(a.offset + b.value)
-            case "add", ssa.Const(), Relative():
-                return relative(a.value + b.offset)
-            case "sub", Relative(), ssa.Const():
-                return relative(a.offset - b.value)
-            case "and", ssa.Const(), Relative() | Partial():
-                return self._fold(code, (values[1], values[0]), kind, detail)
-            case "and", Relative(), ssa.Const():
-                unit = self.layout.architecture.unit
-                return a if b.value in (2**64 - unit, -unit) and a.offset % unit == 0 else None
-            case "and", Partial(), ssa.Const():
-                return None if b.value & ~a.mask else ssa.Const(kind, a.value & b.value)
-            case ("eq" | "ne"), Relative(), Relative():
-                return ssa.Const(bool, (a.offset == b.offset) == (code == "eq"))
-            case ("add" | "or" | "xor" | "sub" | "shl" | "shr"), _, ssa.Const(value=0):
-                return a
-            case ("add" | "or" | "xor"), ssa.Const(value=0), _:
-                return b
-        return None
 
     # Control flow within the instruction
 
@@ -572,16 +521,16 @@ class InstructionEmitter(HelperEmitter):
         rows: list[tuple[Key | int, str, list[Known | None]]] = []
         for key in keys:
             held = [s.registers.get(key) for s in states]
-            if key in changed and not all(_same(v, held[0]) for v in held):
+            if key in changed and not all(same(v, held[0]) for v in held):
                 rows.append((key, self.kind_of(key), held))
         types = _types(self.function)
         for number in set.intersection(*(set(s.values) for s in states)):
             values = [s.values[number] for s in states]
-            if not all(_same(v, values[0]) for v in values):
+            if not all(same(v, values[0]) for v in values):
                 rows.append((number, llvm_type(types[number]), list(values)))
         for i, parameter in enumerate(parameters):
             values = [e.arguments[i] for e in edges]
-            if all(_same(v, values[0]) for v in values):
+            if all(same(v, values[0]) for v in values):
                 for s in states:
                     s.values[parameter.number] = values[0]
             else:
@@ -599,8 +548,8 @@ class InstructionEmitter(HelperEmitter):
             self.line(f"br label %{label}")
         self.begin(label)
         first = states[0]
-        registers = {k: v for k, v in first.registers.items() if all(_same(s.registers.get(k), v) for s in states)}
-        shared = {n: v for n, v in first.values.items() if all(_same(s.values.get(n), v) for s in states)}
+        registers = {k: v for k, v in first.registers.items() if all(same(s.registers.get(k), v) for s in states)}
+        shared = {n: v for n, v in first.values.items() if all(same(s.values.get(n), v) for s in states)}
         self.state = State(
             registers, set(changed), shared, first.next, any(s.changed for s in states), any(s.sync for s in states)
         )
@@ -623,15 +572,8 @@ def _no_runtime(name: str, **constants: Any) -> ssa.Function:
     raise UnsupportedError(f"a call of {name}")
 
 
-def _same(a: Known | None, b: Known | None) -> bool:
-    """Whether two values are known to be the same."""
-    if isinstance(a, ssa.Const) and isinstance(b, ssa.Const):
-        return a.type is b.type and a.value == b.value
-    return a is not None and a == b
-
-
 def _same_next(a: Known | None, b: Known | None) -> bool:
-    return (a is None and b is None) or _same(a, b)
+    return (a is None and b is None) or same(a, b)
 
 
 def _alike(edges: list[_Edge]) -> list[list[_Edge]]:
@@ -655,48 +597,3 @@ def _types(function: ssa.Function) -> dict[int, ssa.Type]:
         for op in block.ops:
             found |= {r.number: r.type for r in op.results}
     return found
-
-
-def relative(offset: int) -> Relative:
-    """An address relative to the entry; distances wrap like addresses."""
-    return Relative((offset + 2**63) % 2**64 - 2**63)
-
-
-def compute(code: str, arguments: Sequence[ssa.Const], kind: ssa.Type, detail: Any) -> ssa.Const | None:
-    """The result of an operation on constants; None where it is left to LLVM."""
-    values = [a.value for a in arguments]
-    a = values[0]
-    b = values[1] if len(values) > 1 else 0
-    bits = 1 if arguments[0].type is bool else arguments[0].type.bits
-    match code:
-        case "add":
-            result = a + b
-        case "sub":
-            result = a - b
-        case "mul":
-            result = a * b
-        case "and":
-            result = a & b
-        case "or":
-            result = a | b
-        case "xor":
-            result = a ^ b
-        case "shl":
-            result = a << (b % bits)
-        case "shr":
-            result = a >> (b % bits)
-        case "eq" | "ne" | "lt" | "le" | "gt" | "ge":
-            result = int(getattr(operator, code)(a, b))
-        case "not":
-            result = 1 - a
-        case "cast":
-            result = a
-        case "select":
-            result = values[1] if a else values[2]
-        case "lookup":
-            result = detail[min(a, len(detail) - 1)]
-        case _:
-            return None
-    if kind is bool:
-        return ssa.Const(bool, result & 1)
-    return ssa.Const(kind, result)
