@@ -131,6 +131,8 @@ class Virt:
         self.regions: Regions | None = None
         if config.tier != "reference":
             self.code = native_code(rv64, progress)
+            if config.tier == "jit":
+                self.code.workers.ready()
             self.code.warm()
             self.pages = CodePages(self.code, memory)
         self.harts = [

@@ -63,6 +63,13 @@ class Workers:
         """How many requests would be begun with at once, or wait for a moment only."""
         return 0 if self.deaths >= MAX_DEATHS else max(0, self.count + 1 - self._waiting)
 
+    def ready(self) -> None:
+        """Start a worker now, if there is none: soon it will have something to do."""
+        with self._lock:
+            if self.count and not self._serving:
+                self._serving += 1
+                threading.Thread(target=self._serve, args=(True,), name="compile worker", daemon=True).start()
+
     def submit(
         self, kind: str, payload: Any, done: Done, *, urgency: int = 1, begin: Callable[[], bool] | None = None
     ) -> None:
@@ -80,10 +87,14 @@ class Workers:
                 self._serving += 1
                 threading.Thread(target=self._serve, name="compile worker", daemon=True).start()
 
-    def _serve(self) -> None:
-        """Hand requests to one worker, until there are none for a while."""
+    def _serve(self, at_once: bool = False) -> None:
+        """Hand requests to one worker, until there are none for a while; start it ``at_once`` or with the first."""
         process: subprocess.Popen[bytes] | None = None
         try:
+            if at_once and self.deaths < MAX_DEATHS:
+                with contextlib.suppress(OSError):
+                    process = self._start()
+                    self.processes.add(process)
             while True:
                 try:
                     job = self._queue.get(timeout=_IDLE)

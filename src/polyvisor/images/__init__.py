@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TypedDict, Unpack
 
-from . import debian
 from .errors import ImageError
 from .progress import Progress, Silent
 from .store import Image, exclusive, find, get, local, remove, verify
@@ -30,8 +30,15 @@ __all__ = [
     "verify",
 ]
 
-KNOWN = (debian.NAME,)
+KNOWN = ("debian",)
 """The names of the images that can be pulled."""
+
+
+def _builder() -> ModuleType:
+    """What makes images, and needs many libraries for it: imported only then, as most starts find an image."""
+    from . import debian
+
+    return debian
 
 
 class Options(TypedDict, total=False):
@@ -61,7 +68,7 @@ def pull(name: str, *, progress: Progress | None = None, **options: Unpack[Optio
     return _make(name, progress, fresh=True, options=options)
 
 
-def build_from_packages(directory: Path, *, name: str = debian.NAME, progress: Progress | None = None) -> Image:
+def build_from_packages(directory: Path, *, name: str = KNOWN[0], progress: Progress | None = None) -> Image:
     """Build image ``name`` from the .deb and .tar files in ``directory``, without a network; make it the cached one.
 
     The files are not verified, but their hashes are recorded. Raises :class:`ImageError`.
@@ -69,7 +76,8 @@ def build_from_packages(directory: Path, *, name: str = debian.NAME, progress: P
     _check_name(name)
     progress = progress or Silent()
     with exclusive(name, progress):
-        return debian.build_from_packages(Path(directory), progress)
+        image: Image = _builder().build_from_packages(Path(directory), progress)
+        return image
 
 
 def _make(name: str, progress: Progress | None, *, fresh: bool, options: Options) -> Image:
@@ -81,7 +89,8 @@ def _make(name: str, progress: Progress | None, *, fresh: bool, options: Options
         # Another process may have pulled it while we waited for the lock.
         if not fresh and (image := _find_whole(name)) is not None:
             return image
-        return debian.pull(progress, **options)
+        pulled: Image = _builder().pull(progress, **options)
+        return pulled
 
 
 def _find_whole(name: str) -> Image | None:

@@ -14,11 +14,11 @@ from polyvisor.adl.frontend import Compiler
 
 from ..layout import Layout
 from ..units import members_read
-from .emit import RegionEmitter, flow_of
+from .emit import Analysis, RegionEmitter, analyse
 from .inline import InstructionEmitter
 from .known import Relative
 from .objects import Unit, unit_from_object
-from .plan import MAX_INSTRUCTIONS, Flow, Step, make_plan
+from .plan import MAX_INSTRUCTIONS, Step, make_plan
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Region:
 
     ``footprint`` are the bytes it was made of: (distance of the page, offset in the page, bytes).  ``entries`` are the
     places where it may be entered: offset from the first of them, and the instruction's number; ``starts`` are where
-    its blocks start; ``request`` is what was asked for, without the pages.
+    its blocks start; ``ends`` are those of :class:`.plan.Plan`; ``request`` is what was asked for, without the pages.
     """
 
     unit: Unit
@@ -63,6 +63,7 @@ class Region:
     assumed: Mapping[str, tuple[int, int]]
     instructions: int
     starts: frozenset[int]
+    ends: tuple[int, ...]
     request: Request
 
     @property
@@ -85,7 +86,7 @@ class RegionCompiler:
         self.watched = members_read(compiler, "data_context", "fetch_context", "poll", "translate")
         self._functions: dict[int, ssa.Function] = {}
         self._numbers = {id(instruction): n for n, instruction in enumerate(architecture.instructions)}
-        self._decoded: dict[int, tuple[Instruction, Flow, dict[Any, Any], dict[Any, bool]] | None] = {}
+        self._decoded: dict[int, tuple[Instruction, Analysis] | None] = {}
         self._scratch = InstructionEmitter(layout, {}, self.watched)
 
     def function(self, instruction: Instruction) -> ssa.Function:
@@ -102,7 +103,7 @@ class RegionCompiler:
         sizes = range(self.architecture.unit, len(raw) + 1, self.architecture.unit)
         return any(self.architecture.complete(int.from_bytes(raw[:n], "little"), n) for n in sizes)
 
-    def _analyse(self, word: int) -> tuple[Instruction, Flow, dict[Any, Any], dict[Any, bool]] | None:
+    def _analyse(self, word: int) -> tuple[Instruction, Analysis] | None:
         if word not in self._decoded:
             instruction = self.architecture.decode(word)
             if instruction is None:
@@ -110,8 +111,8 @@ class RegionCompiler:
             else:
                 self._scratch.chunks.clear()
                 self._scratch.exits.clear()
-                found = flow_of(self._scratch, self.function(instruction), instruction, word)
-                self._decoded[word] = (instruction, *found)
+                found = analyse(self._scratch, self.function(instruction), instruction, word)
+                self._decoded[word] = instruction, found
         return self._decoded[word]
 
     def plan_and_emit(self, request: Request) -> tuple[RegionEmitter, str] | Missing | None:
@@ -147,7 +148,10 @@ class RegionCompiler:
             if found is None or found[0].encoding.length != have:
                 return None
             word &= (1 << 8 * have) - 1
-            return Step(offset, self._numbers[id(found[0])], found[0], word, found[1], found[3])
+            instruction, what = found
+            return Step(
+                offset, self._numbers[id(instruction)], instruction, word, what.flow, what.writes, what.access
+            )
 
         def fetch(offset: int, previous: Step | None) -> Step | None:
             if offset not in steps:
@@ -159,12 +163,12 @@ class RegionCompiler:
             before = self._analyse(previous.word)
             seed = {
                 k: Relative(v.offset - previous.length) if isinstance(v, Relative) else v
-                for k, v in (before[2] if before else {}).items()
+                for k, v in (before[1].known if before else {}).items()
             }
             if not seed:
                 return step
-            flow, _, _ = flow_of(self._scratch, self.function(step.instruction), step.instruction, step.word, seed)
-            return replace(step, flow=flow)
+            found = analyse(self._scratch, self.function(step.instruction), step.instruction, step.word, seed)
+            return replace(step, flow=found.flow)
 
         plan = make_plan(fetch, request.targets, request.limit)
         if not plan.blocks:
@@ -202,7 +206,9 @@ class RegionCompiler:
         entries = tuple((offset, block.steps[0].index + 1) for offset, block in emitter.entries.items())
         assumed = {n: request.assumed[n] for n in sorted(emitter.assumes)}
         starts = frozenset(offset for _, offset in emitter.plan.blocks)
-        return Region(unit, footprint, entries, assumed, count, starts, replace(request, pages={}))
+        return Region(
+            unit, footprint, entries, assumed, count, starts, emitter.plan.ends, replace(request, pages={})
+        )
 
 
 def _runs(places: set[int]) -> list[tuple[int, int]]:
@@ -217,17 +223,18 @@ def _runs(places: set[int]) -> list[tuple[int, int]]:
 
 
 @cache
-def _target() -> Any:
+def _target(level: int) -> Any:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm.Target.from_default_triple().create_target_machine(
-        opt=2, cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(),
+        opt=level, cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(),
         reloc="static", codemodel="large",
     )
 
 
 def _optimise(text: str, quick: bool) -> bytes:
-    machine = _target()
+    # At level 0, code generation takes a quarter of the time.
+    machine = _target(2)
     try:
         module = llvm.parse_assembly(text)
     except RuntimeError as error:
@@ -239,7 +246,7 @@ def _optimise(text: str, quick: bool) -> bytes:
     options.slp_vectorization = False
     builder = llvm.create_pass_builder(machine, options)
     if quick:
-        # The passes that gain most; code generation is most of the rest.
+        # The passes that gain most.
         manager = llvm.create_new_module_pass_manager()
         manager.add_sroa_pass()
         manager.add_instruction_combine_pass()

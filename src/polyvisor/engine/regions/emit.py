@@ -2,23 +2,24 @@
 
 It may be entered at several of its instructions: where it begins, and at the loops in it.  There it makes sure of what
 it takes for granted (where its other pages are, fields with assumed values), else the instruction's own handler goes
-on.  A jump backwards looks whether something is to be done (interrupts, requests), as every jump does in the
-interpreter.
+on.  A jump backwards compares the instruction count with the limit as it was at the entry: a region that runs on sees
+requests and interrupts after a slice, not at once as the interpreter does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass, field
 
 from polyvisor.adl import Instruction, ssa
 from polyvisor.adl.llvm import METADATA
 
-from ..layout import CODE_TLB_ENTRY, CODE_TLB_SIZE, Layout
+from ..layout import CODE_TLB_ENTRY, CODE_TLB_SIZE, TLB_ENTRY, TLB_SIZE, Layout
 from ..lowering import HANDLER_ARGUMENTS
-from .inline import Exit, InstructionEmitter, Key, Outcome, State, UnsupportedError
+from .inline import Exit, InstructionEmitter, Outcome, State, UnsupportedError
 from .known import Known, Relative
-from .plan import Block, Flow, Plan, Step
+from .plan import Block, Flow, Key, Plan, Step
+from .windows import Window, find_windows
 
 MAX_ENTRIES = 16
 
@@ -31,24 +32,36 @@ def operands_of(instruction: Instruction, word: int) -> list[ssa.Const]:
     return [ssa.Const(type_, values[name]) for name, type_ in instruction.types.items()]
 
 
-def flow_of(
+@dataclass(frozen=True)
+class Analysis:
+    """What an instruction does, as far as its bytes tell. Addresses are relative to it.
+
+    ``known`` are constants and addresses that it is sure to write; ``writes`` and ``access`` are those of
+    :class:`.plan.Step`.
+    """
+
+    flow: Flow
+    known: dict[Key, Known] = field(default_factory=dict)
+    writes: dict[Key, tuple[Key, int] | None] = field(default_factory=dict)
+    access: tuple[Key, int, int, int] | None = None
+
+
+def analyse(
     emitter: InstructionEmitter, function: ssa.Function, instruction: Instruction, word: int,
     seed: Mapping[Key, Known] | None = None,
-) -> tuple[Flow, dict[Key, Known], dict[Key, bool]]:
-    """Where an instruction leads, what it is known to write, and all it writes (see :class:`.plan.Step`).
-
-    ``seed`` is what registers are known to hold before. Addresses are relative to the instruction.
-    """
+) -> Analysis:
+    """Look at an instruction. ``seed`` is what registers are known to hold before."""
     length = instruction.encoding.length
     emitter.begin(emitter.new_label("flow"))
     emitter.state = State(dict(seed or {}), set())
     emitter.written = set()
+    emitter.accesses.clear()
     try:
         outcomes = emitter.inline(function, operands_of(instruction, word), 0, length, 0)
     except UnsupportedError:
         outcomes = []
     if not outcomes:
-        return Flow(possible=False), {}, {}
+        return Analysis(Flow(possible=False))
     ways = [o.state.next for o in outcomes]
     jumps = tuple(dict.fromkeys(w.offset for w in ways if isinstance(w, Relative)))
     dynamic = any(w is not None and not isinstance(w, Relative) for w in ways)
@@ -57,10 +70,12 @@ def flow_of(
         registers = outcomes[0].state.registers
         known = {k: v for k, v in registers.items() if k in emitter.written and isinstance(v, ssa.Const | Relative)}
     call = bool(jumps or dynamic) and any(isinstance(v, Relative) and v.offset == length for v in known.values())
-    writes = {
-        k: all(emitter.base_of(o.state.registers.get(k)) == k for o in outcomes) for k in emitter.written
-    }
-    return Flow(True, None in ways, jumps, dynamic, call), known, writes
+    writes: dict[Key, tuple[Key, int] | None] = {}
+    for key in emitter.written:
+        sources = {emitter.base_of(o.state.registers.get(key)) for o in outcomes}
+        writes[key] = sources.pop() if len(sources) == 1 else None
+    access = emitter.accesses[0] if len(emitter.accesses) == 1 and len(outcomes) == 1 else None
+    return Analysis(Flow(True, None in ways, jumps, dynamic, call), known, writes, access)
 
 
 class RegionEmitter(InstructionEmitter):
@@ -74,7 +89,12 @@ class RegionEmitter(InstructionEmitter):
         assumed: Mapping[str, tuple[int, int]], watched: frozenset[str], quick: bool = False,
     ) -> None:
         super().__init__(layout, assumed, watched)
-        self._steady = {} if quick else _steady_registers(plan)
+        self.leaves_at_misses = quick
+        loops = {} if quick else plan.loops()
+        self._jumping = _jumping_registers(plan, loops)
+        self._windows = find_windows(plan, loops, self._is_steady, not quick)
+        self._open_windows: dict[int, str | None] = {}
+        self._memos: set[str] = set()
         self.plan = plan
         self.function_of = function_of
         self.page_offset = page_offset
@@ -115,7 +135,9 @@ class RegionEmitter(InstructionEmitter):
 
     def _block(self, block: Block) -> None:
         self.block = block
-        self.steady = self._steady.get(block.number, _NONE)
+        self.steady = lambda key: self._is_steady(block.number, key)
+        windows = self._windows.get(block.number, {})
+        self._open_windows.clear()
         self._bases.clear()
         self.begin(f"g{block.number}")
         self.state = State({}, set())
@@ -125,6 +147,8 @@ class RegionEmitter(InstructionEmitter):
             for place in (step.offset, step.following - 1):
                 self.pages.add((self.page_offset + place) >> self.layout.architecture.page_bits)
             operands = operands_of(step.instruction, step.word)
+            self.at_step(step.offset, step.length, position)
+            self.window = self._enter_window(windows[position], position) if position in windows else None
             outcomes = self.inline(self.function_of(step.instruction), operands, step.offset, step.length, position)
             for outcome in outcomes:
                 if outcome.state.sync:
@@ -138,6 +162,64 @@ class RegionEmitter(InstructionEmitter):
                 self._go(block, step, outcome, position + 1)
             break
         self._block_written[block.number] = set(self.written)
+
+    def _is_steady(self, number: int, key: Key) -> bool:
+        """Whether a register stays near where it is while the loop around a block runs."""
+        return number in self._jumping and key not in self._jumping[number]
+
+    # Windows
+
+    def _enter_window(self, window: Window, position: int) -> tuple[str, int] | None:
+        """Make a window ready for the access of a step; gives what :attr:`window` is."""
+        if id(window) not in self._open_windows:
+            # As it is before the first step that uses it.
+            value = self.read(window.key)
+            self._open_windows[id(window)] = self._open_window(window, value) if isinstance(value, str) else None
+        host = self._open_windows[id(window)]
+        return None if host is None else (host, window.uses[position])
+
+    def _open_window(self, window: Window, value: str) -> str:
+        """The host's address of the value that a window is relative to; 0 if it cannot be used there."""
+        base = self.assign(f"sub i64 {value}, {window.shift}")
+        if self.leaves_at_misses:
+            host, fine = self._look_up_window(window, base)
+            there = self.new_label("there")
+            self.branch(fine, there, self.leave_before(), True)
+            self.begin(there)
+            return host
+        if window.memo is None:
+            return self._look_up_window(window, base)[0]
+        name = f"%window.{window.memo}"
+        self._memos.add(name)
+        look, ready = self.new_label("look"), self.new_label("ready")
+        last = self.assign(f"load i64, ptr {name}")
+        self.branch(self.assign(f"icmp eq i64 {last}, {base}"), ready, look, True)
+        self.begin(look)
+        host, fine = self._look_up_window(window, base)
+        # Where it did not succeed, it is tried again.
+        other = self.assign(f"xor i64 {base}, -1")
+        self.line(f"store i64 {self.assign(f'select i1 {fine}, i64 {base}, i64 {other}')}, ptr {name}")
+        self.line(f"store i64 {host}, ptr {name}.host")
+        self.line(f"br label %{ready}")
+        self.begin(ready)
+        return self.assign(f"load i64, ptr {name}.host")
+
+    def _look_up_window(self, window: Window, base: str) -> tuple[str, str]:
+        bits = self.layout.architecture.page_bits
+        first = self.assign(f"add i64 {base}, {window.first}")
+        index = self.assign(f"and i64 {self.assign(f'lshr i64 {first}, {bits}')}, {TLB_SIZE - 1}")
+        entry = self.assign(f"add i64 {self.tlb()}, {self.assign(f'mul i64 {index}, {TLB_ENTRY}')}")
+        masked = self.assign(f"and i64 {first}, {~((1 << bits) - 1) | (window.align - 1)}")
+        last = self.assign(f"add i64 {base}, {window.end - 1}")
+        between = self.assign(f"xor i64 {first}, {last}")
+        fine = self.assign(f"icmp ult i64 {between}, {1 << bits}")
+        for column in sorted(window.columns):
+            place = self.assign(f"inttoptr i64 {self.assign(f'add i64 {entry}, {column}')} to ptr")
+            tag = self.assign(f"load i64, ptr {place}")
+            fine = self.assign(f"and i1 {fine}, {self.assign(f'icmp eq i64 {masked}, {tag}')}")
+        place = self.assign(f"inttoptr i64 {self.assign(f'add i64 {entry}, 16')} to ptr")
+        host = self.assign(f"add i64 {self.assign(f'load i64, ptr {place}')}, {base}")
+        return self.assign(f"select i1 {fine}, i64 {host}, i64 0"), fine
 
     def _look_around(self, block: Block, step: Step, outcome: Outcome, count: int) -> None:
         """Leave the region if an interrupt is pending now, or memory looks different."""
@@ -197,17 +279,16 @@ class RegionEmitter(InstructionEmitter):
     def _edge(self, block: Block, to: Block, count: int, target: Relative) -> None:
         """Jump to another block, by way of a look at the limit if it is backwards."""
         self.settle()
-        before = self.assign("load i64, ptr %icount.0")
-        after = self.assign(f"add i64 {before}, {count}")
+        before = self.assign("load i64, ptr %left.0")
+        after = self.assign(f"sub i64 {before}, {count}")
         self._edges[block.number].add(to.number)
         if to.number <= block.number:
             self._make_entry(to)
-            limit = self.assign(f"load atomic i64, ptr {self.place('limit')} monotonic, align 8")
             due = self._leave_to(block, 0, count, target)
             run = self.new_label("run")
-            self.branch(self.assign(f"icmp uge i64 {after}, {limit}"), due, run, False)
+            self.branch(self.assign(f"icmp sle i64 {after}, 0"), due, run, False)
             self.begin(run)
-        self.line(f"store i64 {after}, ptr %icount.0")
+        self.line(f"store i64 {after}, ptr %left.0")
         self.line(f"br label %g{to.number}")
 
     def _leave_to(self, block: Block, offset: int, count: int, target: Known | None) -> str:
@@ -263,8 +344,7 @@ class RegionEmitter(InstructionEmitter):
             place = self.assign(f"phi i64 {places}")
             for key in shared:
                 self._store_home(key, self.assign(f"load {self.kind_of(key)}, ptr {self.variable(key)}"))
-            counted = self.assign("load i64, ptr %icount.0")
-            count = self.assign(f"add i64 {counted}, {done}")
+            count = self.assign(f"add i64 {self.counted()}, {done}")
             self._note(count)
             self._go_on(kind, place, count)
 
@@ -359,7 +439,7 @@ class RegionEmitter(InstructionEmitter):
             self.line(f"%back = shl i64 %distance, {layout.shift}")
             self.line("%rec0i = sub i64 %recint, %back")
             self.line("%rec0 = inttoptr i64 %rec0i to ptr")
-        self.line("%icount.0 = alloca i64")
+        self.line("%left.0 = alloca i64")
         for key, name in self.variables.items():
             self.line(f"{name} = alloca {self.kind_of(key)}")
         for name in sorted(self.pages_seen):
@@ -367,6 +447,11 @@ class RegionEmitter(InstructionEmitter):
             self.line(f"{name}.addend = alloca i64")
             self.line(f"store i64 -1, ptr {name}")
             self.line(f"store i64 0, ptr {name}.addend")
+        for name in sorted(self._memos):
+            self.line(f"{name} = alloca i64")
+            self.line(f"{name}.host = alloca i64")
+            self.line(f"store i64 0, ptr {name}")
+            self.line(f"store i64 0, ptr {name}.host")
         tests: list[str] = []
         for delta in sorted(self.pages - {0}):
             tag = self.assign(f"add i64 %pc0, {(delta << bits) - self.page_offset}")
@@ -407,7 +492,10 @@ class RegionEmitter(InstructionEmitter):
             self.lines.append("sure:")
         for name, change in (("region_instructions", "sub i64 {}, %icount"), ("region_entries", "add i64 {}, 1")):
             self.write_field(name, self.assign(change.format(self.read_field(name))))
-        self.line("store i64 %icount, ptr %icount.0")
+        # What was asked for since is noticed when the region is left: at the limit, at the latest.
+        self.line(f"%end = load atomic i64, ptr {self.place('limit')} monotonic, align 8")
+        self.line("%left = sub i64 %end, %icount")
+        self.line("store i64 %left, ptr %left.0")
         for key, variable in self.variables.items():
             kind = self.kind_of(key)
             value = self.assign(f"load {kind}, ptr {self.home(key)}")
@@ -421,27 +509,17 @@ class RegionEmitter(InstructionEmitter):
         return self.lines
 
 
-def _steady_registers(plan: Plan) -> dict[int, Callable[[Key], bool]]:
-    """For each block in a loop, which registers stay near where they are while the loop runs."""
+def _jumping_registers(plan: Plan, loops: Mapping[int, frozenset[int]]) -> dict[int, set[Key]]:
+    """For each block in a loop, which registers get other values than their own plus a constant in that loop."""
     steps = {b.number: b.steps for b in plan.blocks.values()}
-    jumping: dict[frozenset[int], set[Key]] = {}
-    found: dict[int, Callable[[Key], bool]] = {}
-    for number, body in plan.loops().items():
-        if body not in jumping:
-            jumping[body] = {k for n in body for s in steps[n] for k, near in s.writes.items() if not near}
-        found[number] = partial(_is_not_in, jumping[body])
-    return found
-
-
-def _is_not_in(keys: set[Key], key: Key) -> bool:
-    return key not in keys
-
-
-def _none(key: Key) -> bool:
-    return False
-
-
-_NONE: Callable[[Key], bool] = _none
+    of_body: dict[frozenset[int], set[Key]] = {}
+    for body in loops.values():
+        if body not in of_body:
+            of_body[body] = {
+                key for number in body for step in steps[number] for key, source in step.writes.items()
+                if source is None or source[0] != key
+            }
+    return {number: of_body[body] for number, body in loops.items()}
 
 
 def original_symbol(offset: int) -> str:

@@ -18,12 +18,8 @@ from polyvisor.adl.llvm import llvm_type
 
 from ..layout import Layout
 from ..lowering import HelperEmitter
-from .known import PURE, Known, Partial, Relative, fold, same
-
-# A register or field of the state: its member's name, and the register's number (0 for a field).
-Key = tuple[str, int]
-
-
+from .known import PURE, Known, Partial, Relative, fold, relative, same
+from .plan import Key
 
 @dataclass
 class State:
@@ -114,7 +110,13 @@ class InstructionEmitter(HelperEmitter):
         # do not jump about.
         self.steady: Callable[[Key], bool] = lambda key: False
         self.pages_seen: set[str] = set()
-        self._bases: dict[str, Key] = {}
+        self.accesses: list[tuple[Key, int, int, int] | None] = []  # as in :class:`.plan.Step`; None: another one
+        # Where this instruction's access is found, if a window was opened for it: the host's address of the value that
+        # the window is relative to (0: not there), and the access's distance from it.
+        self.window: tuple[str, int] | None = None
+        # Leave the region where the TLB misses, rather than have it filled: that makes less code.
+        self.leaves_at_misses = False
+        self._bases: dict[str, tuple[Key, int]] = {}
         self._open: dict[str, list[str]] = {}
         self._start: tuple[dict[Key, Known], set[Key]] = {}, set()
         self._offset = self._count = self._length = 0
@@ -161,8 +163,8 @@ class InstructionEmitter(HelperEmitter):
         """Let ``name`` be the result."""
         self.state.values[result.number] = name
 
-    def base_of(self, value: Known | None) -> Key | None:
-        """The register of which a value is the sum with a constant, if that is known."""
+    def base_of(self, value: Known | None) -> tuple[Key, int] | None:
+        """The register and the constant of which a value is the sum, if that is known."""
         return self._bases.get(value) if isinstance(value, str) else None
 
     # The state
@@ -243,7 +245,7 @@ class InstructionEmitter(HelperEmitter):
         value = ssa.Const(op.results[0].type, 0) if index == zero else self.read((op.detail, index))
         self.state.values[op.results[0].number] = value
         if isinstance(value, str):
-            self._bases[value] = (op.detail, index)
+            self._bases[value] = (op.detail, index), 0
 
     def op_setreg(self, op: ssa.Op) -> None:
         index = self._index(op.arguments[0])
@@ -263,14 +265,17 @@ class InstructionEmitter(HelperEmitter):
     def op_set_next_pc(self, op: ssa.Op) -> None:
         self.state.next = self.known(op.arguments[0])
 
+    def counted(self) -> str:
+        """The instructions executed before this block."""
+        left = self.assign("load i64, ptr %left.0")
+        return self.assign(f"sub i64 %end, {left}")
+
     def op_instructions(self, op: ssa.Op) -> None:
-        counted = self.assign("load i64, ptr %icount.0")
-        self.define(op, f"add i64 {counted}, {self._count}")
+        self.define(op, f"add i64 {self.counted()}, {self._count}")
 
     def publish_count(self, count: int) -> None:
         """Let memory say how many instructions were executed, ``count`` of them in this block."""
-        counted = self.assign("load i64, ptr %icount.0")
-        self.write_field("retired", self.assign(f"add i64 {counted}, {count}"))
+        self.write_field("retired", self.assign(f"add i64 {self.counted()}, {count}"))
 
     def op_clock(self, op: ssa.Op) -> None:
         self.publish_count(self._count)
@@ -297,16 +302,25 @@ class InstructionEmitter(HelperEmitter):
         self.line(f"br label %{self.leave_before()}")
         raise _ColdError
 
-    def _access(self, vaddr: str, size: int, column: int, hit: str, miss: str) -> str:
-        """Find the host's memory for an access; gives a pointer, in the block ``hit``, where the emitter is left."""
-        base = self._bases.get(vaddr)
-        if base is None or not self.steady(base):
+    def _access(self, vaddr: str, size: int, column: int, miss: str) -> list[tuple[str, str]]:
+        """Find the host's memory for an access; gives the open blocks that have a pointer to it, and the pointers."""
+        known = self._bases.get(vaddr)
+        self.accesses.append((*known, size, column) if known is not None else None)
+        if self.window is not None:
+            return self._by_window(vaddr, size, column, miss, *self.window)
+        hit = self.new_label("hit")
+        if self.leaves_at_misses:
+            test, entry = self._lookup(vaddr, size, column)
+            self.branch(test, hit, self.leave_before(), True)
+            self.begin(hit)
+            return [(hit, self._host(entry, vaddr))]
+        if known is None or not self.steady(known[0]):
             test, entry = self._lookup(vaddr, size, column)
             self.branch(test, hit, miss, True)
             self.begin(hit)
-            return self._host(entry, vaddr)
+            return [(hit, self._host(entry, vaddr))]
         # First the page that was accessed last by way of this register, then the TLB.
-        name = f"%page.{base[0]}.{base[1]}.{column}"
+        name = f"%page.{known[0][0]}.{known[0][1]}.{column}"
         self.pages_seen.add(name)
         bits = self.layout.architecture.page_bits
         masked = self.assign(f"and i64 {vaddr}, {~((1 << bits) - 1) | (size - 1)}")
@@ -326,16 +340,38 @@ class InstructionEmitter(HelperEmitter):
         last = self.assign(f"load i64, ptr {name}.addend")
         self.line(f"br label %{hit}")
         self.begin(hit)
-        known = self.assign(f"phi i64 [ {addend}, %{found} ], [ {last}, %{near} ]")
-        return self.assign(f"inttoptr i64 {self.assign(f'add i64 {known}, {vaddr}')} to ptr")
+        both = self.assign(f"phi i64 [ {addend}, %{found} ], [ {last}, %{near} ]")
+        return [(hit, self.assign(f"inttoptr i64 {self.assign(f'add i64 {both}, {vaddr}')} to ptr"))]
+
+    def _by_window(
+        self, vaddr: str, size: int, column: int, miss: str, host: str, distance: int
+    ) -> list[tuple[str, str]]:
+        """As :meth:`_access`, where an open window says where the memory is."""
+        if self.leaves_at_misses:
+            return [(self.label, self.assign(f"inttoptr i64 {self.assign(f'add i64 {host}, {distance}')} to ptr"))]
+        near, far, found = self.new_label("near"), self.new_label("far"), self.new_label("found")
+        self.branch(self.assign(f"icmp ne i64 {host}, 0"), near, far, True)
+        self.begin(far)
+        test, entry = self._lookup(vaddr, size, column)
+        self.branch(test, found, miss, True)
+        self.begin(found)
+        slow = self._host(entry, vaddr)
+        self.begin(near)
+        fast = self.assign(f"inttoptr i64 {self.assign(f'add i64 {host}, {distance}')} to ptr")
+        return [(near, fast), (found, slow)]
 
     def op_load(self, op: ssa.Op) -> None:
         vaddr = self.wide(op.arguments[0])
         kind, size = llvm_type(op.detail), op.detail.bits // 8
-        hit, miss, done = self.new_label("hit"), self.new_label("miss"), self.new_label("done")
-        pointer = self._access(vaddr, size, 0, hit, miss)
-        fast = self.assign(f"load atomic {kind}, ptr {pointer} monotonic, align {size}")
-        self.line(f"br label %{done}")
+        miss, done = self.new_label("miss"), self.new_label("done")
+        ways: list[tuple[str, str]] = []
+        for label, pointer in self._access(vaddr, size, 0, miss):
+            self.resume(label)
+            ways.append((self.assign(f"load atomic {kind}, ptr {pointer} monotonic, align {size}"), label))
+            if self.leaves_at_misses:
+                self.alias(op.results[0], self._swap(ways[-1][0], kind))
+                return
+            self.line(f"br label %{done}")
         self.begin(miss)
         found = self._cold_call("region_load", op.detail, "{ i64, i1 }", [vaddr])
         slow = self.assign(f"extractvalue {{ i64, i1 }} {found}, 0")
@@ -344,17 +380,22 @@ class InstructionEmitter(HelperEmitter):
             slow = self.assign(f"trunc i64 {slow} to {kind}")
         self.branch(failed, self.leave_before(), done, False)
         self.begin(done)
-        value = self.assign(f"phi {kind} [ {fast}, %{hit} ], [ {slow}, %{miss} ]")
+        ways.append((slow, miss))
+        value = self.assign(f"phi {kind} " + ", ".join(f"[ {v}, %{label} ]" for v, label in ways))
         self.alias(op.results[0], self._swap(value, kind))
 
     def op_store(self, op: ssa.Op) -> None:
         vaddr = self.wide(op.arguments[0])
         kind, size = llvm_type(op.detail), op.detail.bits // 8
         value = self._swap(self.operand(op.arguments[1]), kind)
-        hit, miss, done = self.new_label("hit"), self.new_label("miss"), self.new_label("done")
-        pointer = self._access(vaddr, size, 8, hit, miss)
-        self.line(f"store atomic {kind} {value}, ptr {pointer} monotonic, align {size}")
-        self.line(f"br label %{done}")
+        miss, done = self.new_label("miss"), self.new_label("done")
+        for label, pointer in self._access(vaddr, size, 8, miss):
+            self.resume(label)
+            self.line(f"store atomic {kind} {value}, ptr {pointer} monotonic, align {size}")
+            if self.leaves_at_misses:
+                self.state.changed = True
+                return
+            self.line(f"br label %{done}")
         self.begin(miss)
         wide = value if kind == "i64" else self.assign(f"zext {kind} {value} to i64")
         failed = self._cold_call("region_store", op.detail, "i1", [vaddr, wide])
@@ -364,6 +405,7 @@ class InstructionEmitter(HelperEmitter):
 
     def _modify(self, op: ssa.Op, kind: str, size: int, change: Callable[[str], str]) -> None:
         vaddr = self.wide(op.arguments[0])
+        self.accesses.append(None)
         hit = self.new_label("hit")
         test, entry = self._lookup(vaddr, size, 8)
         self.branch(test, hit, self.leave_before(), True)
@@ -399,7 +441,8 @@ class InstructionEmitter(HelperEmitter):
                 base, displacement = (self.known(a) for a in op.arguments)
                 result = self.known(op.results[0])
                 if isinstance(base, str) and isinstance(displacement, ssa.Const) and base in self._bases:
-                    self._bases[self.text_of(result)] = self._bases[base]
+                    key, before = self._bases[base]
+                    self._bases[self.text_of(result)] = key, relative(before + displacement.value).offset
         elif code == "call" and not op.catch:
             self._inline_call(op)
         else:
@@ -407,13 +450,18 @@ class InstructionEmitter(HelperEmitter):
 
     # Control flow within the instruction
 
+    def at_step(self, offset: int, length: int, count: int) -> None:
+        """The next instruction: from now on, :meth:`leave_before` leaves before it."""
+        self._offset, self._length, self._count = offset, length, count
+        self._start = dict(self.state.registers), set(self.written)
+        self.state.changed = False
+
     def inline(
         self, function: ssa.Function, operands: Sequence[ssa.Const], offset: int, length: int, count: int
     ) -> list[Outcome]:
         """Write one instruction, ``count`` instructions into the block; gives the ways on, whose labels are open."""
         self.function = function
-        self._offset, self._length, self._count = offset, length, count
-        self._start = dict(self.state.registers), set(self.written)
+        self.at_step(offset, length, count)
         state = self.state
         state.values = {p.number: v for p, v in zip(function.parameters, operands, strict=True)}
         state.next, state.changed, state.sync = None, False, False

@@ -28,7 +28,11 @@ from .emit import original_symbol, slot_symbol
 from .plan import MAX_INSTRUCTIONS, MAX_TARGETS, QUICK_INSTRUCTIONS
 
 # Samples of a place after which the cache is asked, after which it is compiled quickly, and then again, well.
-WARM, HOT, BLAZING = 1, 12, 1200
+WARM, HOT, BLAZING = 1, 6, 400
+# To compile a place anew gains less than what is still interpreted, and takes longer: it is worth this much of that.
+_AGAIN = 0.02
+# With fewer samples it is not done.
+_STEADY = 64
 # Instructions between samples: while much is interpreted, and when most is compiled and looking around costs more.
 _SLICE, _LONG_SLICE = 1 << 14, 1 << 16
 # A region is made anew, with what it jumps to, after so many samples of it being left by jumps; but not for ever.
@@ -195,15 +199,18 @@ class Regions:
             compiled = 0
             for i in range(first, count):
                 record = int(engine.sample_records[i % at.SAMPLES])
-                place = self._places.get(record)
+                address = int(engine.sample_addresses[i % at.SAMPLES])
                 compiled += self._compiled_at(record)
-                if place is None:
-                    place = self._places[record] = _Place()
-                place.heat += 1
-                place.address = int(engine.sample_addresses[i % at.SAMPLES])
-                self._mapped[place.address & -self.layout.page_size] = self._slot(record)
-                place.cpu = cpu
+                self._mapped[address & -self.layout.page_size] = self._slot(record)
+                seen = self._heat(record, address, cpu)
                 found[record] = None
+                if seen.region is not None:
+                    # Where it had no room to go on is as hot, but may never be seen: samples are taken at jumps.
+                    for offset in seen.region.ends:
+                        other = record + (offset << self.layout.shift)
+                        if self._slot(other) == self._slot(record):
+                            self._heat(other, address + offset, cpu)
+                            found[other] = None
             if count > first:
                 engine.slice = _LONG_SLICE if compiled * 2 > count - first else _SLICE
             count = int(engine.jump_count) >> at.JUMP_SAMPLE_BITS
@@ -217,36 +224,48 @@ class Regions:
                     found[record] = None
         return list(found)
 
+    def _heat(self, record: int, address: int, cpu: Any) -> _Place:
+        """Note that a place was seen."""
+        place = self._places.setdefault(record, _Place())
+        place.heat += 1
+        place.address, place.cpu = address, cpu
+        return place
+
     def _act(self, records: list[int]) -> None:
-        hottest = sorted(records, key=lambda r: -self._places[r].heat)
-        for record in hottest:
+        """Do what is worth most at these places, as far as the compilers have room."""
+        wanted: list[tuple[float, int]] = []
+        for record in sorted(records, key=lambda r: -self._places[r].heat):
             place = self._places[record]
-            if place.heat < WARM:
-                break
-            if place.waiting or place.hopeless:
+            if place.waiting or place.hopeless or place.heat < WARM:
                 continue
             if self._compiled_at(record):
-                if self.backend.room() > 0 and self._could_be_better(record, place):
-                    # What it was left for before is in it already.
-                    targets = [*self._targets(place), *place.targets][:MAX_TARGETS]
-                    place.targets = tuple(dict.fromkeys(targets))
-                    place.remakes += 1
-                    place.jumps.clear()
-                    request = self.request(record, place.address, place.cpu, targets=place.targets)
-                    self._submit(record, place, replace(request, remakes=place.remakes))
+                wanted.append((place.heat * _AGAIN, record))
                 continue
             if place.tries < _MAX_TRIES:
                 place.tries += 1
                 if self._from_cache(record, place):
                     continue
-            if place.heat >= HOT and self.backend.room() > 0:
-                quick = place.heat < BLAZING
-                self._submit(record, place, self.request(record, place.address, place.cpu, quick))
+            if place.heat >= HOT:
+                wanted.append((place.heat, record))
+        for _, record in sorted(wanted, reverse=True):
+            if self.backend.room() <= 0:
+                break
+            place = self._places[record]
+            if not self._compiled_at(record):
+                self._submit(record, place, self.request(record, place.address, place.cpu, place.heat < BLAZING))
+            elif self._could_be_better(record, place):
+                # What it was left for before is in it already.
+                targets = [*self._targets(place), *place.targets][:MAX_TARGETS]
+                place.targets = tuple(dict.fromkeys(targets))
+                place.remakes += 1
+                place.jumps.clear()
+                request = self.request(record, place.address, place.cpu, targets=place.targets)
+                self._submit(record, place, replace(request, remakes=place.remakes))
 
     def _could_be_better(self, record: int, place: _Place) -> bool:
         """Whether what is installed should be replaced by a region that is made of more, or with more care."""
         region = place.region
-        if region is None or place.remakes >= _MAX_REMAKES:
+        if region is None or place.remakes >= _MAX_REMAKES or place.heat < _STEADY:
             return False
         if place.descriptor is not None and place.descriptor[at.REGION_REFUSALS // 8] > _REFUSALS:
             return True

@@ -17,6 +17,12 @@ from polyvisor.adl import Instruction
 MAX_INSTRUCTIONS, QUICK_INSTRUCTIONS = 320, 100
 MAX_TARGETS = 48
 MAX_DEPTH = 4
+# The most places after a region that is full which are taken for as hot as it is.
+MAX_ENDS = 6
+
+
+# A register or field of the state: its member's name, and the register's number (0 for a field).
+Key = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,11 @@ class Step:
     instruction: Instruction
     word: int
     flow: Flow
-    # The registers it writes; True where it only adds a constant to one.
-    writes: Mapping[tuple[str, int], bool] = field(default_factory=dict)
+    # The registers it writes; where that is another one's value, or its own, plus a constant: which, and the constant.
+    writes: Mapping[Key, tuple[Key, int] | None] = field(default_factory=dict)
+    # Its only access to memory, if at a constant distance from a register: that, the distance, the size, the kind (a
+    # column of the TLB).
+    access: tuple[Key, int, int, int] | None = None
 
     @property
     def length(self) -> int:
@@ -81,10 +90,14 @@ class Block:
 
 @dataclass
 class Plan:
-    """The blocks of a region, the entry's first, and those that jumps to unknown places may reach."""
+    """The blocks of a region, the entry's first, and those that jumps to unknown places may reach.
+
+    ``ends`` are the offsets of instructions that would have been next, had there been room.
+    """
 
     blocks: dict[Place, Block]
     targets: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
 
     def successor(self, block: Block, step: Step, offset: int) -> Block | None:
         """The block that a jump to ``offset`` leads to."""
@@ -189,6 +202,12 @@ def make_plan(fetch: Fetch, targets: Sequence[int], limit: int = MAX_INSTRUCTION
         if last.flow.dynamic and returns and not last.flow.call:
             todo.append((returns[:-1], returns[-1]))
     plan.targets = tuple(t for t in useful if ((), t) in plan.blocks)
+    if count >= limit:
+        inside = {step.offset for block in plan.blocks.values() for step in block.steps}
+        wanted = [offset for _, offset in todo] + [
+            block.end for block in plan.blocks.values() if block.steps and block.steps[-1].flow.falls
+        ]
+        plan.ends = tuple(o for o in dict.fromkeys(wanted) if o not in inside and fetch(o, None) is not None)[:MAX_ENDS]
     return plan
 
 
