@@ -20,6 +20,8 @@ from .workers import Workers
 _lock = threading.RLock()
 # As many missing handlers are compiled ahead by the workers; a few are not worth their start.
 _WORTH_WORKERS = 8
+# So many, of those that are described first, are compiled before any region; the others when there is nothing else.
+_SOON = 128
 
 
 class NativeCode:
@@ -137,7 +139,8 @@ class NativeCode:
                 if index in self._wanted:
                     continue
                 self._wanted.add(index)
-            self.workers.submit("handler", index, self._done(index), begin=self._begin(index))
+            urgency = 1 if index <= _SOON else 9
+            self.workers.submit("handler", index, self._done(index), urgency=urgency, begin=self._begin(index))
 
     def _begin(self, index: int) -> Callable[[], bool]:
         def begin() -> bool:

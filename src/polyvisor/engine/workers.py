@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -54,14 +55,17 @@ class Workers:
             queue.PriorityQueue()
         )
         self._numbers = itertools.count()
-        self._waiting = 0
+        self._waiting: Counter[int] = Counter()  # by urgency
         self._serving = 0
         self.processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
 
-    def room(self) -> int:
-        """How many requests would be begun with at once, or wait for a moment only."""
-        return 0 if self.deaths >= MAX_DEATHS else max(0, self.count + 1 - self._waiting)
+    def room(self, urgency: int = 1) -> int:
+        """How many requests of an urgency would be begun with at once, or wait for a moment only."""
+        if self.deaths >= MAX_DEATHS:
+            return 0
+        before = sum(count for other, count in self._waiting.items() if other <= urgency)
+        return max(0, self.count + 1 - before)
 
     def ready(self) -> None:
         """Start a worker now, if there is none: soon it will have something to do."""
@@ -81,9 +85,9 @@ class Workers:
             done(None)
             return
         with self._lock:
-            self._waiting += 1
+            self._waiting[urgency] += 1
             self._queue.put((urgency, next(self._numbers), kind, payload, done, begin))
-            if self._serving < min(self.count, self._waiting):
+            if self._serving < min(self.count, self._waiting.total()):
                 self._serving += 1
                 threading.Thread(target=self._serve, name="compile worker", daemon=True).start()
 
@@ -104,12 +108,12 @@ class Workers:
                             self._serving -= 1
                             return
                     continue
-                _, _, kind, payload, done, begin = job
+                urgency, _, kind, payload, done, begin = job
                 result: Any = None
                 if self.deaths < MAX_DEATHS and (begin is None or begin()):
                     process, result = self._ask(process, kind, payload)
                 with self._lock:
-                    self._waiting -= 1
+                    self._waiting[urgency] -= 1
                 done(result)
         finally:
             if process is not None:

@@ -25,7 +25,7 @@ class WorkerBackend:
     def room(self) -> int:
         """How many requests it would begin with at once, or soon."""
         # One more than are at work, so that none has to wait for the next.
-        return min(self._workers.room(), self._most + 1 - self._busy)
+        return min(self._workers.room(_URGENCY), self._most + 1 - self._busy)
 
     def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
         """Compile; ``done`` is called from any thread."""

@@ -21,6 +21,7 @@ from ..lowering import HelperEmitter
 from .known import PURE, Known, Partial, Relative, fold, relative, same
 from .plan import Key
 
+
 @dataclass
 class State:
     """Where a path through an instruction is: what the guest's registers and the program counter hold.

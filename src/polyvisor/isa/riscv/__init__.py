@@ -1,23 +1,17 @@
 """RISC-V, RV64: importing this package imports every part of the description."""
 
-from . import (
-    atomics,
-    base,
-    bitmanip,
-    compressed,
-    compressed_float,
-    csr,
-    csr_machine,
-    csr_supervisor,
-    double,
-    float,
-    interrupts,
-    mmu,
-    multiply,
-    pmp,
-    pseudo,
-    trap,
-)
+# The most used first, because the interpreter's handlers are compiled in the order in which they are described.
+# isort: off
+from . import base
+from . import compressed
+from . import csr, trap, csr_supervisor
+from . import multiply
+from . import atomics
+from . import bitmanip
+from . import csr_machine, interrupts, mmu, pmp
+from . import float, double, compressed_float
+from . import pseudo
+# isort: on
 from .architecture import rv64
 from .state import Hart
 
