@@ -29,11 +29,14 @@ _IDLE = 10.0
 
 
 def worker_count() -> int:
-    """How many workers there are: POLYVISOR_WORKERS, or all host cores but one, at most 3."""
+    """How many workers there are: POLYVISOR_WORKERS, or all host cores but one, at least 2 and at most 3.
+
+    With two, what is ready soon need not wait for what takes long, even where both share a core.
+    """
     given = os.environ.get("POLYVISOR_WORKERS", "")
     if given.isdigit():
         return int(given)
-    return max(1, min(3, len(os.sched_getaffinity(0)) - 1))
+    return max(2, min(3, len(os.sched_getaffinity(0)) - 1))
 
 
 def architecture_name(architecture: Architecture) -> str | None:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from ..workers import Workers
 from .compile import Missing, Region, Request
 
-# Handlers come first: without them the guest waits.
-_URGENCY = 5
+# Handlers come first: without them the guest waits. Regions that are ready soon do not wait for those that are not.
+_QUICK, _WELL = 4, 6
 
 
 class WorkerBackend:
@@ -18,23 +18,25 @@ class WorkerBackend:
 
     def __init__(self, workers: Workers, harts: int = 1) -> None:
         self._workers = workers
-        self._most = max(1, len(os.sched_getaffinity(0)) - harts)
+        self._most = {True: 2, False: max(1, len(os.sched_getaffinity(0)) - harts)}
         self._lock = threading.Lock()
-        self._busy = 0
+        self._busy = {True: 0, False: 0}
 
-    def room(self) -> int:
+    def room(self, quick: bool) -> int:
         """How many requests it would begin with at once, or soon."""
-        # One more than are at work, so that none has to wait for the next.
-        return min(self._workers.room(_URGENCY), self._most + 1 - self._busy)
+        return min(self._workers.room(_QUICK if quick else _WELL), self._most[quick] - self._busy[quick])
 
     def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
         """Compile; ``done`` is called from any thread."""
+        quick = request.quick
         with self._lock:
-            self._busy += 1
+            self._busy[quick] += 1
 
         def finished(result: Region | Missing | None) -> None:
             with self._lock:
-                self._busy -= 1
+                self._busy[quick] -= 1
             done(result)
 
-        self._workers.submit("region", request, finished, urgency=_URGENCY)
+        # What was begun comes before what was not.
+        urgency = (_QUICK if quick else _WELL) - request.final
+        self._workers.submit("region", request, finished, urgency=urgency)

@@ -46,6 +46,8 @@ _DECAY = 200
 # The cache is asked so often: the other pages of a region may not be known at first.
 _MAX_TRIES = 6
 _KEY_BYTES = 64
+# Pages that are given with a request, if they are decoded; what else it needs, the compiler asks for.
+_NEIGHBOURS = (-2, -1, 1, 2)
 _MAX_VARIANTS = 6
 # A region that refuses to run this often was made for a case that is over.
 _REFUSALS = 10_000
@@ -54,8 +56,8 @@ _REFUSALS = 10_000
 class Backend(Protocol):
     """Compiles requests beside the guest."""
 
-    def room(self) -> int:
-        """How many requests it would begin with at once."""
+    def room(self, quick: bool) -> int:
+        """How many requests, for quick regions or others, it would begin with at once."""
 
     def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
         """Compile; ``done`` is called from any thread."""
@@ -248,18 +250,19 @@ class Regions:
             if place.heat >= HOT:
                 wanted.append((place.heat, record))
         for _, record in sorted(wanted, reverse=True):
-            if self.backend.room() <= 0:
-                break
             place = self._places[record]
             if not self._compiled_at(record):
-                self._submit(record, place, self.request(record, place.address, place.cpu, place.heat < BLAZING))
-            elif self._could_be_better(record, place):
+                # Quickly at first, however hot it is: meanwhile it is interpreted.
+                if self.backend.room(quick=True) > 0:
+                    request = self.request(record, place.address, place.cpu, True, (), place.slots)
+                    self._submit(record, place, request)
+            elif self.backend.room(quick=False) > 0 and self._could_be_better(record, place):
                 # What it was left for before is in it already.
                 targets = [*self._targets(place), *place.targets][:MAX_TARGETS]
                 place.targets = tuple(dict.fromkeys(targets))
                 place.remakes += 1
                 place.jumps.clear()
-                request = self.request(record, place.address, place.cpu, targets=place.targets)
+                request = self.request(record, place.address, place.cpu, False, place.targets, place.slots)
                 self._submit(record, place, replace(request, remakes=place.remakes))
 
     def _could_be_better(self, record: int, place: _Place) -> bool:
@@ -328,13 +331,23 @@ class Regions:
         }
 
     def request(
-        self, record: int, address: int, cpu: Any, quick: bool = False, targets: Sequence[int] = ()
+        self, record: int, address: int, cpu: Any, quick: bool = False, targets: Sequence[int] = (),
+        slots: dict[int, int] | None = None,
     ) -> Request:
-        """What to compile for a record."""
+        """What to compile for a record, with the pages around; ``slots`` is told where those are decoded."""
+        layout = self.layout
         slot = self._slot(record)
-        entry = (record - slot) >> self.layout.shift
+        entry = (record - slot) >> layout.shift
+        found = {0: slot}
+        for delta in _NEIGHBOURS:
+            near = self._slot_of(cpu, (address - entry + delta * layout.page_size) % 2**64)
+            if near is not None:
+                found[delta] = near
+        pages = {delta: self._page(each) for delta, each in found.items()}
+        if slots is not None:
+            slots.update((delta, each) for delta, each in found.items() if delta)
         limit = QUICK_INSTRUCTIONS if quick else MAX_INSTRUCTIONS
-        return Request(entry, {0: self._page(slot)}, tuple(targets), self._assumed(cpu), limit, quick)
+        return Request(entry, pages, tuple(targets), self._assumed(cpu), limit, quick)
 
     def _submit(self, record: int, place: _Place, request: Request) -> None:
         place.waiting = True

@@ -14,7 +14,7 @@ from polyvisor.adl import Instruction
 
 # The most instructions in a region, and in one that is to be ready soon; basic blocks that may be entered by jumps to
 # unknown places; nested calls.
-MAX_INSTRUCTIONS, QUICK_INSTRUCTIONS = 320, 100
+MAX_INSTRUCTIONS, QUICK_INSTRUCTIONS = 320, 64
 MAX_TARGETS = 48
 MAX_DEPTH = 4
 # The most places after a region that is full which are taken for as hot as it is.
