@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -57,6 +58,12 @@ class Bench:
         number = (int(engine.sample_count) - 1) % 256
         record, address = int(engine.sample_records[number]), int(engine.sample_addresses[number])
         return self.regions.compile_now(record, address, self.cpu, self.compiler.compile)
+
+    def record(self, address: int) -> int:
+        """Where the instruction at an address of the first page is decoded."""
+        slot = self.regions._slot_of(self.cpu, BASE)
+        assert slot is not None
+        return slot + ((address - BASE) << self.regions.layout.shift)
 
     @property
     def in_regions(self) -> int:
@@ -126,6 +133,42 @@ def test_an_instruction_limit_holds_in_regions(make):
     before = bench.cpu.retired
     assert bench.cpu.run(1000).kind == "limit"
     assert 1000 <= bench.cpu.retired - before < 1100
+
+
+UNSEEN = """
+    li s1, 0x80100000
+    li a0, 2000
+    j body
+again:
+    li a1, 1
+body:
+    beqz a1, again
+loop:
+    ld t0, 0(s1)
+    add t1, t1, t0
+    addi a0, a0, -1
+    bnez a0, loop
+    wfi
+"""
+
+
+def test_a_region_is_left_for_instructions_that_were_never_executed(make):
+    """A region from the cache may be left at one of its entries before anything was decoded there."""
+    first, second = make(UNSEEN), make(UNSEEN)
+    text = first.memory.read(BASE, 64)
+    again, body = (
+        BASE + text.index(bytes(assemble(rv64, line))) for line in ("li a1, 1", "beqz a1, -4")
+    )
+    first.cpu.run(100)
+    regions = first.regions
+    request = regions.request(first.record(body), body, first.cpu, quick=True)
+    region = first.compiler.compile(replace(request, final=True))
+    assert len(region.entries) > 1
+    while int(second.cpu.state.pc) != again:
+        second.cpu.run(1)
+    assert second.regions.install(second.record(body), body, second.cpu, region) is not None
+    assert finish(second) == finish(make(UNSEEN))
+    assert second.in_regions > 0
 
 
 REWRITTEN = """

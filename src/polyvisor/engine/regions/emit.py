@@ -373,8 +373,12 @@ class RegionEmitter(InstructionEmitter):
                 self.declare("dispatch", f"declare preserve_nonecc void @dispatch({HANDLER_ARGUMENTS})")
                 self._tail("@dispatch", "%rec", count, "%base")
             case "original", at:
+                # Not through its record, where this region may be. If it is not, perhaps nothing was decoded there.
                 record = self.assign(f"getelementptr i8, ptr %rec0, i64 {at << layout.shift}")
-                self._tail(self._original(at), record, count, "%base")
+                there = self.assign(f"load ptr, ptr {record}")
+                here = self.assign(f"icmp eq ptr {there}, @region")
+                handler = self.assign(f"select i1 {here}, ptr {self._original(at)}, ptr {there}")
+                self._tail(handler, record, count, "%base")
             case "record", 0:
                 scaled = self.assign(f"shl i64 {place}, {layout.shift}")
                 record = self.assign(f"getelementptr i8, ptr %rec0, i64 {scaled}")
