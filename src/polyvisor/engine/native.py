@@ -15,7 +15,7 @@ from .codecache import CodeCache
 from .handlers import cached_handler, handler_objects
 from .objectcode import cache_key, new_target, optimise
 from .units import MISSES, Units
-from .workers import Workers
+from .workers import NEEDED, SOMETIME, Workers
 
 _lock = threading.RLock()
 # As many missing handlers are compiled ahead by the workers; a few are not worth their start.
@@ -139,7 +139,7 @@ class NativeCode:
                 if index in self._wanted:
                     continue
                 self._wanted.add(index)
-            urgency = 1 if index <= _SOON else 9
+            urgency = NEEDED if index <= _SOON else SOMETIME
             self.workers.submit("handler", index, self._done(index), urgency=urgency, begin=self._begin(index))
 
     def _begin(self, index: int) -> Callable[[], bool]:

@@ -26,6 +26,9 @@ _HEAD = struct.Struct("<Q")
 # A worker that dies is replaced, up to so many times; one that has nothing to do ends after so many seconds.
 MAX_DEATHS = 8
 _IDLE = 10.0
+# How urgent requests are. Those for good regions may take some tenths of a second.
+NEEDED, SOON, WELL_BEGUN, WELL, SOMETIME = range(5)
+_SLOW = (WELL_BEGUN, WELL)
 
 
 def worker_count() -> int:
@@ -60,10 +63,11 @@ class Workers:
         self._numbers = itertools.count()
         self._waiting: Counter[int] = Counter()  # by urgency
         self._serving = 0
+        self._slow = 0  # requests under way that may take long
         self.processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
 
-    def room(self, urgency: int = 1) -> int:
+    def room(self, urgency: int) -> int:
         """How many requests of an urgency would be begun with at once, or wait for a moment only."""
         if self.deaths >= MAX_DEATHS:
             return 0
@@ -78,7 +82,7 @@ class Workers:
                 threading.Thread(target=self._serve, args=(True,), name="compile worker", daemon=True).start()
 
     def submit(
-        self, kind: str, payload: Any, done: Done, *, urgency: int = 1, begin: Callable[[], bool] | None = None
+        self, kind: str, payload: Any, done: Done, *, urgency: int = NEEDED, begin: Callable[[], bool] | None = None
     ) -> None:
         """Have something compiled; ``done`` is called from any thread, with None where that failed.
 
@@ -90,7 +94,9 @@ class Workers:
         with self._lock:
             self._waiting[urgency] += 1
             self._queue.put((urgency, next(self._numbers), kind, payload, done, begin))
-            if self._serving < min(self.count, self._waiting.total()):
+            # The last one is for what would have to wait for others that take long.
+            enough = self.count if self._slow else max(1, self.count - 1)
+            if self._serving < min(enough, self._waiting.total()):
                 self._serving += 1
                 threading.Thread(target=self._serve, name="compile worker", daemon=True).start()
 
@@ -113,9 +119,13 @@ class Workers:
                     continue
                 urgency, _, kind, payload, done, begin = job
                 result: Any = None
+                slow = urgency in _SLOW
+                with self._lock:
+                    self._slow += slow
                 if self.deaths < MAX_DEATHS and (begin is None or begin()):
                     process, result = self._ask(process, kind, payload)
                 with self._lock:
+                    self._slow -= slow
                     self._waiting[urgency] -= 1
                 done(result)
         finally:

@@ -6,11 +6,8 @@ import os
 import threading
 from collections.abc import Callable
 
-from ..workers import Workers
+from ..workers import SOON, WELL, WELL_BEGUN, Workers
 from .compile import Missing, Region, Request
-
-# Handlers come first: without them the guest waits. Regions that are ready soon do not wait for those that are not.
-_QUICK, _WELL = 4, 6
 
 
 class WorkerBackend:
@@ -24,7 +21,7 @@ class WorkerBackend:
 
     def room(self, quick: bool) -> int:
         """How many requests it would begin with at once, or soon."""
-        return min(self._workers.room(_QUICK if quick else _WELL), self._most[quick] - self._busy[quick])
+        return min(self._workers.room(SOON if quick else WELL), self._most[quick] - self._busy[quick])
 
     def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
         """Compile; ``done`` is called from any thread."""
@@ -38,5 +35,5 @@ class WorkerBackend:
             done(result)
 
         # What was begun comes before what was not.
-        urgency = (_QUICK if quick else _WELL) - request.final
+        urgency = SOON if quick else WELL_BEGUN if request.final else WELL
         self._workers.submit("region", request, finished, urgency=urgency)

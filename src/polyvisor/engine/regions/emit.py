@@ -91,6 +91,8 @@ class RegionEmitter(InstructionEmitter):
         super().__init__(layout, assumed, watched)
         self.leaves_at_misses = quick
         loops = {} if quick else plan.loops()
+        # Without loops, most of a region is not executed each time: what is needed is read where it is needed.
+        self.in_memory = not loops
         self._jumping = _jumping_registers(plan, loops)
         self._windows = find_windows(plan, loops, self._is_steady, not quick)
         self._open_windows: dict[int, str | None] = {}
@@ -109,12 +111,16 @@ class RegionEmitter(InstructionEmitter):
             self._make_entry(self.plan.blocks[(), target])
         for block in self.plan.blocks.values():
             self._block(block)
-        before = self._written_before()
-        ways: dict[int, list[Exit]] = {}
-        for way in self.exits:
-            ways.setdefault(way.block.number, []).append(way)
-        for block in self.plan.blocks.values():
-            self._leave_block(block, before[block.number], ways.get(block.number, []))
+        if self.in_memory:
+            # What blocks write is in its place already, so nothing is different between them.
+            self._write_ways("leave", set(), set(), self.exits)
+        else:
+            before = self._written_before()
+            ways: dict[int, list[Exit]] = {}
+            for way in self.exits:
+                ways.setdefault(way.block.number, []).append(way)
+            for number, own in self._block_written.items():
+                self._write_ways(f"leave{number}", own, before[number], ways.get(number, []))
         body = "\n".join("\n".join(chunk) for chunk in self.chunks)
         entry = "\n".join(self._entry())
         self.declare("jump", f"declare preserve_nonecc void @jump({HANDLER_ARGUMENTS})")
@@ -314,26 +320,27 @@ class RegionEmitter(InstructionEmitter):
                     todo.append(successor)
         return before
 
-    def _leave_block(self, block: Block, before: set[Key], ways: list[Exit]) -> None:
-        """Write the ways out of a block.
+    def _write_ways(self, prefix: str, own: set[Key], before: set[Key], ways: list[Exit]) -> None:
+        """Write ways out: of a block that writes ``own``, where ``before`` may have been written before.
 
         Each stores what the block itself writes somewhere, as it is there; the rest is the same for all, and they share
         that code.
         """
-        own = self._block_written[block.number]
         shared = sorted(before - own)
         groups: dict[tuple[str, int], list[tuple[Exit, str]]] = {}
         for way in ways:
             self.begin(way.label)
             for key in sorted((before & own) | way.written):
                 known = way.registers.get(key)
+                if known is None and self.in_memory:
+                    continue
                 if known is None:
                     known = self.assign(f"load {self.kind_of(key)}, ptr {self.variable(key)}")
                 self._store_home(key, self.text_of(known))
             kind, place = self._way_on(way)
             groups.setdefault(kind, []).append((way, place))
         for number, (kind, members) in enumerate(groups.items()):
-            label = f"leave{block.number}.{number}"
+            label = f"{prefix}.{number}"
             for way, _ in members:
                 self.resume(way.label)
                 self.line(f"br label %{label}")

@@ -117,6 +117,8 @@ class InstructionEmitter(HelperEmitter):
         self.window: tuple[str, int] | None = None
         # Leave the region where the TLB misses, rather than have it filled: that makes less code.
         self.leaves_at_misses = False
+        # Keep the guest's registers in the CPU's block from one basic block to the next, not in variables.
+        self.in_memory = False
         self._bases: dict[str, tuple[Key, int]] = {}
         self._open: dict[str, list[str]] = {}
         self._start: tuple[dict[Key, Known], set[Key]] = {}, set()
@@ -187,6 +189,8 @@ class InstructionEmitter(HelperEmitter):
             kind = self.kind_of(key)
             if key[0] in self.watched:
                 registers[key] = self.assign(f"load volatile {kind}, ptr {self.home(key)}")
+            elif self.in_memory:
+                registers[key] = self.assign(f"load {kind}, ptr {self.home(key)}")
             else:
                 registers[key] = self.assign(f"load {kind}, ptr {self.variable(key)}")
         return registers[key]
@@ -200,16 +204,18 @@ class InstructionEmitter(HelperEmitter):
 
     def write(self, key: Key, value: Known) -> None:
         """Give the register a value."""
-        self.variable(key)
+        if not self.in_memory:
+            self.variable(key)
         self.state.registers[key] = value
         self.state.stale.add(key)
         self.written.add(key)
 
     def settle(self) -> None:
-        """Bring the variables up to date, where a block ends."""
+        """Bring the variables, or what stands for them, up to date, where a block ends."""
         for key in sorted(self.state.stale):
             value = self.text_of(self.state.registers[key])
-            self.line(f"store {self.kind_of(key)} {value}, ptr {self.variable(key)}")
+            place = self.home(key) if self.in_memory else self.variable(key)
+            self.line(f"store {self.kind_of(key)} {value}, ptr {place}")
         self.state.stale.clear()
 
     def op_get(self, op: ssa.Op) -> None:

@@ -32,7 +32,7 @@ WARM, HOT, BLAZING = 1, 6, 400
 # To compile a place anew gains less than what is still interpreted, and takes longer: it is worth this much of that.
 _AGAIN = 0.02
 # With fewer samples it is not done.
-_STEADY = 64
+_STEADY = 400
 # Instructions between samples: while much is interpreted, and when most is compiled and looking around costs more.
 _SLICE, _LONG_SLICE = 1 << 14, 1 << 16
 # A region is made anew, with what it jumps to, after so many samples of it being left by jumps; but not for ever.
@@ -255,7 +255,7 @@ class Regions:
                 # Quickly at first, however hot it is: meanwhile it is interpreted.
                 if self.backend.room(quick=True) > 0:
                     request = self.request(record, place.address, place.cpu, True, (), place.slots)
-                    self._submit(record, place, request)
+                    self._submit(record, place, replace(request, final=True))
             elif self.backend.room(quick=False) > 0 and self._could_be_better(record, place):
                 # What it was left for before is in it already.
                 targets = [*self._targets(place), *place.targets][:MAX_TARGETS]
@@ -272,7 +272,7 @@ class Regions:
             return False
         if place.descriptor is not None and place.descriptor[at.REGION_REFUSALS // 8] > _REFUSALS:
             return True
-        if region.request.quick and place.heat >= BLAZING:
+        if region.request.quick:
             return True
         if sum(place.jumps.values()) < _JUMPY << place.remakes:
             return False
