@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from . import layout as at
+from .hugepages import aligned_memory
 from .layout import Layout
 from .memory import Memory, Ram
 from .native import NativeCode
@@ -44,9 +45,8 @@ class CodePages:
         self.activations = 0
         self.discards = 0
         size = self.layout.slot_size
-        self._arena = mmap.mmap(-1, (limit + 1) * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        start = ctypes.addressof(ctypes.c_char.from_buffer(self._arena))
-        self._first = -(-start // size) * size
+        self._arena, offset = aligned_memory(limit * size)
+        self._first = ctypes.addressof(ctypes.c_char.from_buffer(self._arena)) + offset
         self._used = 0
         self._active: list[tuple[int, int]] = []  # where each used slot's address is kept, and its page's flags
         self._template = self._records(code.decode)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import platform
 import time
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Any
 
 from . import layout as at
 from .codepages import CodePages
+from .hugepages import aligned_memory
 from .layout import EngineState
 from .lowering import reason_number
 from .memory import BusError, Memory
@@ -62,9 +62,9 @@ class Cpu:
         self.memory = memory
         self.pages = pages
         layout = code.layout
-        self.block = mmap.mmap(-1, layout.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.block))
-        view = memoryview(self.block)
+        self.block, offset = aligned_memory(layout.size)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.block)) + offset
+        view = memoryview(self.block)[offset : offset + layout.size]
         self.engine: Any = EngineState(view)
         assert code.architecture.state_type is not None
         self.state: Any = code.architecture.state_type(view[layout.state_offset :])
