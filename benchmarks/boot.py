@@ -10,6 +10,7 @@ the same as a part of the suite.
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import shutil
@@ -21,10 +22,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import polyvisor
 from polyvisor import images
 
 MARK = b"user space is here"
 COMMAND = f"echo {MARK.decode()}"
+
+
+def compile_sources() -> None:
+    """Compile polyvisor's Python sources, as ``pip install`` does; an editable install leaves that to the first start,
+    and where Python may not write bytecode, to every one."""
+    compileall.compile_dir(Path(polyvisor.__file__).parent, quiet=2)
 
 
 class BootError(Exception):
@@ -84,6 +92,7 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="start with an empty cache of compiled code each time")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    compile_sources()
     image = images.ensure(options.image)
     line = image.command_line(run=COMMAND)
     qemu = shutil.which("qemu-system-riscv64")

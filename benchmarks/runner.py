@@ -14,14 +14,13 @@ from .catalogue import Program
 from .console import Guest, Outcome, run_natively
 from .errors import SuiteError
 
-NATIVE = "native"
-WARM_UP = 0.02  # of the usual work
+POLYVISOR, NATIVE = "polyvisor", "native"
 
 
 @dataclass(frozen=True)
 class Plan:
     """What to run. ``commands`` maps each emulator to a function from a number of harts to its command;
-    ``boots`` likewise, for the group boot."""
+    ``boots`` likewise, for the group boot; ``warm_ups`` are rounds before those that count."""
 
     programs: Sequence[Program]
     commands: Mapping[str, Callable[[int], list[str]]]
@@ -31,6 +30,7 @@ class Plan:
     cpus: int
     scale: float
     timeout: float
+    warm_ups: int = 0
 
 
 @dataclass
@@ -58,15 +58,17 @@ def run(plan: Plan, progress: Callable[[str], None]) -> Results:
     usual = [program for program in plan.programs if program.group not in ("harts", "boot")]
     wide = [program for program in plan.programs if program.group == "harts"]
     boots = [program for program in plan.programs if program.group == "boot"]
-    if boots:
-        progress("boot: once to warm up")
-        for command in plan.boots.values():
-            with contextlib.suppress(boot.BootError):  # if it fails again, it is reported
-                boot.boot_once(command(plan.cpus), plan.timeout)
     parts = [(programs, cpus) for programs, cpus in ((usual, plan.cpus), (wide, max(2, plan.cpus))) if programs]
-    for programs, cpus in parts:  # a little of each, so that no round pays for filling the cache on disk
-        short = replace(plan, scale=plan.scale * WARM_UP)
-        _round(short, programs, cpus, {}, 0, Results(), partial(_tell, progress, "warming up"))
+    # What is warmed up is polyvisor's cache of compiled code; the others keep nothing from one run to the next.
+    ours = {name: command for name, command in plan.commands.items() if name == POLYVISOR}
+    for number in range(plan.warm_ups if ours else 0):
+        tell = partial(_tell, progress, f"warming up, round {number + 1} of {plan.warm_ups}")
+        if boots:
+            tell("boot")
+            with contextlib.suppress(boot.BootError):  # if it fails again, it is reported
+                boot.boot_once(plan.boots[POLYVISOR](plan.cpus), plan.timeout)
+        for programs, cpus in parts:
+            _round(replace(plan, commands=ours), programs, cpus, {}, 0, Results(), tell)
     for number in range(plan.runs):
         tell = partial(_tell, progress, f"round {number + 1} of {plan.runs}")
         for program in boots:

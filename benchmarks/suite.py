@@ -39,6 +39,10 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     )
     names = partial(str.split, sep=",")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="rounds (default: 3)")
+    parser.add_argument(
+        "--warm-up", type=int, default=2, metavar="N", dest="warm_ups",
+        help="rounds before, in which polyvisor fills its cache of compiled code; 0 measures first runs (default: 2)",
+    )
     parser.add_argument("--groups", type=names, default=[], metavar="NAMES", help=f"of {','.join(GROUPS)}")
     parser.add_argument("--only", type=names, default=[], metavar="NAMES", help="programs; patterns such as chase*")
     machines = ",".join(MACHINES)
@@ -54,8 +58,8 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(given)
     if unknown := [machine for machine in options.machines if machine not in MACHINES]:
         parser.error(f"unknown machine {unknown[0]!r}; there are {', '.join(MACHINES)}")
-    if options.runs < 1 or options.cpus < 1 or options.scale <= 0:
-        parser.error("--runs, --cpus and --scale must be positive")
+    if options.runs < 1 or options.cpus < 1 or options.scale <= 0 or options.warm_ups < 0:
+        parser.error("--runs, --cpus and --scale must be positive, and --warm-up must not be negative")
     return options
 
 
@@ -114,6 +118,7 @@ def measure(options: argparse.Namespace, programs: Sequence[Program], terminal: 
     about: dict[str, object] = {"host": f"{os.cpu_count()} x {processor()}", "python": platform.python_version()}
     if any(program.compiled for program in programs):
         about["ziglang"] = compiler_version()
+    boot.compile_sources()
     image = images.ensure(options.image)
     about["kernel"] = image.version
     real = None
@@ -131,7 +136,7 @@ def measure(options: argparse.Namespace, programs: Sequence[Program], terminal: 
         about["polyvisor"] = "not installed"
     if qemu:
         about["qemu"] = qemu_version(qemu)
-    about |= {name: getattr(options, name) for name in ("runs", "cpus", "memory", "scale", "tier")}
+    about |= {name: getattr(options, name) for name in ("runs", "warm_ups", "cpus", "memory", "scale", "tier")}
     binaries = build([program.binary for program in programs if program.compiled], GUEST, terminal)
     with tempfile.TemporaryDirectory() as directory:
         initrd = Path(directory, "initrd")
@@ -174,6 +179,7 @@ def _plan(
         cpus=options.cpus,
         scale=options.scale,
         timeout=options.timeout,
+        warm_ups=options.warm_ups,
     )
 
 

@@ -365,7 +365,7 @@ def _compiling() -> Prepare:
 class _NoBackend:
     """Compiles nothing by itself."""
 
-    def room(self) -> int:
+    def room(self, quick: bool) -> int:
         return 0
 
     def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:

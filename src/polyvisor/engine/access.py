@@ -148,6 +148,16 @@ def drop_regions(cpu, header: u64, mask: u64) -> None:
 
 
 @engine()
+def mark_dirty(cpu, flag: u64, count: u64) -> u64:
+    """Note that pages were written, up to the first that has decoded code; gives how many. ``flag`` is the first's."""
+    done = u64(0)
+    while done < count and peek(u8, flag + done) & PAGE_CODE == 0:
+        host_atomic("or", u8, flag + done, u8(PAGE_DIRTY))
+        done = done + 1
+    return done
+
+
+@engine()
 def change_flags(cpu, flag: u64, clear: u8, set: u8) -> u8:
     """Set flags of a page, then clear others, in two atomic steps; gives what they were."""
     before = host_atomic("or", u8, flag, set)

@@ -149,11 +149,11 @@ class CodePages:
         page = self.layout.page_size
         end = address + length
         while address < end:
-            part = min(end, (address // page + 1) * page) - address
             _, _, flag = self._page(address)
-            flags = ctypes.c_uint8.from_address(flag)
-            if flags.value & at.PAGE_CODE:
-                self.code.external_write(executors[0].address, address, part)
+            clean = self.code.mark_dirty(flag, (end - 1) // page - address // page + 1)
+            if clean:
+                address = (address // page + clean) * page
             else:
-                self.code.change_flags(flag, 0, at.PAGE_DIRTY)
-            address += part
+                part = min(end, (address // page + 1) * page) - address
+                self.code.external_write(executors[0].address, address, part)
+                address += part

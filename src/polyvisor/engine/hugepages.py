@@ -12,8 +12,8 @@ _SIZE = 2 << 20  # of a large page on x86-64 and, with small pages of 4 KiB, on 
 def aligned_memory(size: int) -> tuple[mmap.mmap, int]:
     """``size`` zeroed bytes at a multiple of the large page's size: a mapping, and where in it they begin.
 
-    The host is asked for large pages; where it has none to give, small ones do. Inside a virtual machine, where a miss of
-    the host's TLB is dear, an interpreter is a tenth faster with them.
+    The host is asked for large pages; where it has none to give, small ones do. Inside a virtual machine, where a miss
+    of the host's TLB is dear, cold code runs a tenth faster with them.
     """
     whole = -(-size // _SIZE) * _SIZE
     mapping = mmap.mmap(-1, whole + _SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -67,8 +67,8 @@ class Units:
         roots = {
             name: self.runtime(name)
             for name in ("find_code", "deliver", "flush_tlb", "flush_tlb_page", "clock", "encoding", "slow_address",
-                         "phys_changed", "phys_host", "drop_writes", "change_flags", "reset_page", "link_region",
-                         "install_region", "forget_region", "wait", "rouse")
+                         "phys_changed", "phys_host", "drop_writes", "change_flags", "mark_dirty", "reset_page",
+                         "link_region", "install_region", "forget_region", "wait", "rouse")
         }
         roots["decode_at"] = self.runtime("decode_at", decode_word=decoder)
         roots["prepare_step"] = self.runtime("prepare_step", decode_word=decoder)
@@ -111,6 +111,8 @@ class Units:
             f'  %c = trunc i64 %clear to i8\n  %s = trunc i64 %set to i8\n'
             f'  %v = call i8 @"{roots["change_flags"].name}"(ptr null, i64 %flag, i8 %c, i8 %s)\n'
             f'  %w = zext i8 %v to i64\n  ret i64 %w\n}}\n'
+            f'define i64 @plain_mark_dirty(i64 %flag, i64 %count) {{\n'
+            f'  %v = call i64 @"{roots["mark_dirty"].name}"(ptr null, i64 %flag, i64 %count)\n  ret i64 %v\n}}\n'
             f'define void @plain_link_region(ptr %cpu, i64 %slot, i64 %link) {{\n'
             f'  call void @"{roots["link_region"].name}"(ptr %cpu, i64 %slot, i64 %link)\n  ret void\n}}\n'
             f'define i64 @plain_install_region(ptr %cpu, i64 %record, i64 %region, i64 %handler) {{\n'
