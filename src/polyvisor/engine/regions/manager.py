@@ -123,6 +123,8 @@ class Regions:
         self._seen: dict[int, int] = {}
         self._seen_jumps: dict[int, int] = {}
         self._places: dict[int, _Place] = {}
+        # Where regions are entered: the place that each is of, and whether it was made quickly.
+        self._entries: dict[int, tuple[int, bool]] = {}
         self._mapped: dict[int, int] = {}
         self._installed: list[_Installed] = []
         self._finished: list[tuple[int, _Place, Request, Region | Missing | None, int]] = []
@@ -175,6 +177,7 @@ class Regions:
             if self._forgotten:
                 self._forgotten = False
                 self._places.clear()
+                self._entries.clear()
                 self._mapped.clear()
             self._finish()
             self._looks += 1
@@ -202,8 +205,13 @@ class Regions:
             for i in range(first, count):
                 record = int(engine.sample_records[i % at.SAMPLES])
                 address = int(engine.sample_addresses[i % at.SAMPLES])
-                compiled += self._compiled_at(record)
                 self._mapped[address & -self.layout.page_size] = self._slot(record)
+                if self._compiled_at(record):
+                    compiled += 1
+                    # It may be a loop in the region of another place.
+                    owner = self._entries.get(record, (record, False))[0]
+                    address -= (record - owner) >> self.layout.shift
+                    record = owner
                 seen = self._heat(record, address, cpu)
                 found[record] = None
                 if seen.region is not None:
@@ -501,9 +509,14 @@ class Regions:
                 return None
             if not self.code.install_region(cpu.address, records[0], place, handler):
                 return None
+            quick = region.request.quick
+            self._entries[record] = record, quick
             for other in records[1:]:
-                if not self._compiled_at(other):
-                    self.code.install_region(cpu.address, other, place, handler)
+                owner, worse = self._entries.get(other, (0, False))
+                if self._compiled_at(other) and owner != record and (quick or not worse):
+                    continue
+                if self.code.install_region(cpu.address, other, place, handler):
+                    self._entries[other] = record, quick
             self.stats.installed += 1
             self.stats.instructions += region.instructions
             self.stats.code_bytes += len(region.unit.code)
