@@ -52,12 +52,14 @@ class Bench:
         self.regions.watch(self.cpu)
         self.compiler = RegionCompiler(rv64, code.layout, code.compiler)
 
-    def compile_hottest(self) -> bool:
+    def compile_hottest(self, quick: bool = False) -> bool:
         """Compile a region where the last sample was taken."""
         engine = self.cpu.engine
         number = (int(engine.sample_count) - 1) % 256
         record, address = int(engine.sample_records[number]), int(engine.sample_addresses[number])
-        return self.regions.compile_now(record, address, self.cpu, self.compiler.compile)
+        return self.regions.compile_now(
+            record, address, self.cpu, lambda request: self.compiler.compile(replace(request, quick=quick))
+        )
 
     def record(self, address: int) -> int:
         """Where the instruction at an address of the first page is decoded."""
@@ -169,6 +171,47 @@ def test_a_region_is_left_for_instructions_that_were_never_executed(make):
     assert second.regions.install(second.record(body), body, second.cpu, region) is not None
     assert finish(second) == finish(make(UNSEEN))
     assert second.in_regions > 0
+
+
+# Accesses to a structure at s1, which stays or moves on; by way of another register too; of all sizes.
+STRUCTURE = """
+    li a0, 3000
+    li s1, {base}
+loop:
+    ld t0, 0(s1)
+    addi t0, t0, 1
+    sd t0, 8(s1)
+    lw t1, 4(s1)
+    add t1, t1, a0
+    sh t1, 18(s1)
+    lbu t2, 19(s1)
+    addi s2, s1, -8
+    add t3, t3, t2
+    sd t3, 8(s2)
+    ld t4, 24(s2)
+    xor t5, t5, t4
+    sw t5, 28(s1)
+    sb t3, 16(s1)
+    addi s1, s1, {step}
+    addi a0, a0, -1
+    bnez a0, loop
+    wfi
+"""
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("step", [0, 8, 24])
+@pytest.mark.parametrize("base", [0x80100000, 0x80100FF0, 0x80100FF8, 0x80100FFC, 0x80100003])
+def test_accesses_at_constant_distances_from_a_register(make, base, step, quick):
+    text = STRUCTURE.format(base=base, step=step)
+    plain, compiled = make(text), make(text)
+    compiled.cpu.run(2000)
+    assert compiled.compile_hottest(quick)
+    assert finish(compiled) == finish(plain)
+    length = 32 + step * 3000
+    assert compiled.memory.read(base, length) == plain.memory.read(base, length)
+    if base == 0x80100000:
+        assert compiled.in_regions > 35_000
 
 
 REWRITTEN = """
