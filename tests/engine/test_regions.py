@@ -20,6 +20,7 @@ from polyvisor.engine.regions.compile import RegionCompiler, Request
 from polyvisor.engine.regions.manager import Regions
 from polyvisor.engine.workers import Workers
 from polyvisor.isa.riscv import rv64
+from polyvisor.isa.riscv.pmp import open_pmp
 
 BASE = 0x8000_0000
 FS = 3 << 13
@@ -195,6 +196,7 @@ loop:
     addi s1, s1, {step}
     addi a0, a0, -1
     bnez a0, loop
+handler:
     wfi
 """
 
@@ -212,6 +214,51 @@ def test_accesses_at_constant_distances_from_a_register(make, base, step, quick)
     assert compiled.memory.read(base, length) == plain.memory.read(base, length)
     if base == 0x80100000:
         assert compiled.in_regions > 35_000
+
+
+TABLES = 0x80140000
+FAR = 0x80160000  # physical: pages that are mapped out of order
+
+
+def translate(bench, flags) -> None:
+    """Supervisor mode, Sv39: the program mapped to itself, and from 0x10000 pages of RAM in the reverse order.
+
+    ``flags`` are those of each page's entry.
+    """
+    def entry(where, physical, bits):
+        bench.memory.write(where, (physical >> 12 << 10 | bits).to_bytes(8, "little"))
+
+    entry(TABLES + 8 * 2, 0x80000000, 0xCF)  # 1 GiB: valid, readable, writable, executable, accessed, dirty
+    entry(TABLES, TABLES + 0x1000, 1)
+    entry(TABLES + 0x1000, TABLES + 0x2000, 1)
+    for number, bits in enumerate(flags):
+        entry(TABLES + 0x2000 + 8 * (16 + number), FAR + 4096 * (len(flags) - number), bits)
+    state = bench.cpu.state
+    state.satp = 8 << 60 | TABLES >> 12
+    state.privilege = 1
+    open_pmp(state)
+    state.mtvec = BASE + bench.memory.read(BASE, 256).index(bytes(assemble(rv64, "handler: wfi")))
+
+
+ALL, READ_ONLY, ABSENT = 0xC7, 0xC3, 0
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("flags", [[ALL, ALL, ALL], [ALL, READ_ONLY, ALL], [ALL, ABSENT, ALL]])
+@pytest.mark.parametrize("base", [0x10000, 0x10FE8, 0x10FF8])
+@pytest.mark.parametrize("step", [0, 8])
+def test_windows_reach_over_one_page_only(make, base, step, flags, quick):
+    text = STRUCTURE.format(base=base, step=step)
+    plain, compiled = make(text), make(text)
+    for bench in (plain, compiled):
+        translate(bench, flags)
+        bench.cpu.run(300)
+    if int(compiled.cpu.state.privilege) == 1:  # else the first access was the trap that ends it
+        assert compiled.compile_hottest(quick)
+    assert finish(compiled) == finish(plain)
+    for name in ("mcause", "mepc", "mtval"):
+        assert int(getattr(compiled.cpu.state, name)) == int(getattr(plain.cpu.state, name))
+    assert compiled.memory.read(FAR, 4 * 4096) == plain.memory.read(FAR, 4 * 4096)
 
 
 REWRITTEN = """
