@@ -178,9 +178,11 @@ def test_a_region_is_left_for_instructions_that_were_never_executed(make):
 STRUCTURE = """
     li a0, 3000
     li s1, {base}
+    li s3, {other}
 loop:
+    lbu t6, 0(s3)
     ld t0, 0(s1)
-    addi t0, t0, 1
+    add t0, t0, t6
     sd t0, 8(s1)
     lw t1, 4(s1)
     add t1, t1, a0
@@ -205,7 +207,7 @@ handler:
 @pytest.mark.parametrize("step", [0, 8, 24])
 @pytest.mark.parametrize("base", [0x80100000, 0x80100FF0, 0x80100FF8, 0x80100FFC, 0x80100003])
 def test_accesses_at_constant_distances_from_a_register(make, base, step, quick):
-    text = STRUCTURE.format(base=base, step=step)
+    text = STRUCTURE.format(base=base, other=base, step=step)
     plain, compiled = make(text), make(text)
     compiled.cpu.run(2000)
     assert compiled.compile_hottest(quick)
@@ -246,13 +248,14 @@ ALL, READ_ONLY, ABSENT = 0xC7, 0xC3, 0
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("flags", [[ALL, ALL, ALL], [ALL, READ_ONLY, ALL], [ALL, ABSENT, ALL]])
 @pytest.mark.parametrize("base", [0x10000, 0x10FE8, 0x10FF8])
-@pytest.mark.parametrize("step", [0, 8])
+@pytest.mark.parametrize("step", [0, 8, 1024])
 def test_windows_reach_over_one_page_only(make, base, step, flags, quick):
-    text = STRUCTURE.format(base=base, step=step)
+    text = STRUCTURE.format(base=base, other=0x12000 if ABSENT in flags else 0x11000, step=step)
     plain, compiled = make(text), make(text)
     for bench in (plain, compiled):
         translate(bench, flags)
-        bench.cpu.run(300)
+        bench.cpu.engine.slice = 20
+        bench.cpu.run(40)
     if int(compiled.cpu.state.privilege) == 1:  # else the first access was the trap that ends it
         assert compiled.compile_hottest(quick)
     assert finish(compiled) == finish(plain)

@@ -151,8 +151,8 @@ def drop_regions(cpu, header: u64, mask: u64) -> None:
 def mark_dirty(cpu, flag: u64, count: u64) -> u64:
     """Note that pages were written, up to the first that has decoded code; gives how many. ``flag`` is the first's."""
     done = u64(0)
-    while done < count and peek(u8, flag + done) & PAGE_CODE == 0:
-        host_atomic("or", u8, flag + done, u8(PAGE_DIRTY))
+    # The flags are read after the write that is noted: code may begin to run on the page at the same moment.
+    while done < count and host_atomic("or", u8, flag + done, u8(PAGE_DIRTY)) & PAGE_CODE == 0:
         done = done + 1
     return done
 

@@ -116,6 +116,10 @@ class CodePages:
                 ctypes.c_uint64.from_address(header + at.HEADER_WRITES).value = 0
             self.activations += 1
 
+    def is_active(self, slot: int) -> bool:
+        """Whether a slot holds the records of a page, since they were last discarded. The lock is held."""
+        return self._first <= slot < self._first + self._used * self.layout.slot_size
+
     def _write_header(self, slot: int, host: int, flag: int, physical: int) -> None:
         header = slot + self.layout.header_offset
         data = struct.pack("=6Q", 0, host, flag, 0, physical, 0)

@@ -71,7 +71,8 @@ class Workers:
         """How many requests of an urgency would be begun with at once, or wait for a moment only."""
         if self.deaths >= MAX_DEATHS:
             return 0
-        before = sum(count for other, count in self._waiting.items() if other <= urgency)
+        with self._lock:
+            before = sum(count for other, count in self._waiting.items() if other <= urgency)
         return max(0, self.count + 1 - before)
 
     def ready(self) -> None:

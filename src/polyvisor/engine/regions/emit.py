@@ -154,7 +154,11 @@ class RegionEmitter(InstructionEmitter):
                 self.pages.add((self.page_offset + place) >> self.layout.architecture.page_bits)
             operands = operands_of(step.instruction, step.word)
             self.at_step(step.offset, step.length, position)
-            self.window = self._enter_window(windows[position], position) if position in windows else None
+            self.window = None
+            if step.access is not None and position in windows:
+                host = self._enter_window(windows[position])
+                if host is not None:
+                    self.window = step.access[:2], host, windows[position].uses[position]
             outcomes = self.inline(self.function_of(step.instruction), operands, step.offset, step.length, position)
             for outcome in outcomes:
                 if outcome.state.sync:
@@ -175,14 +179,13 @@ class RegionEmitter(InstructionEmitter):
 
     # Windows
 
-    def _enter_window(self, window: Window, position: int) -> tuple[str, int] | None:
-        """Make a window ready for the access of a step; gives what :attr:`window` is."""
+    def _enter_window(self, window: Window) -> str | None:
+        """Open a window, if that was not done yet in this block; gives what :meth:`_open_window` gave."""
         if id(window) not in self._open_windows:
             # As it is before the first step that uses it.
             value = self.read(window.key)
             self._open_windows[id(window)] = self._open_window(window, value) if isinstance(value, str) else None
-        host = self._open_windows[id(window)]
-        return None if host is None else (host, window.uses[position])
+        return self._open_windows[id(window)]
 
     def _open_window(self, window: Window, value: str) -> str:
         """The host's address of the value that a window is relative to; 0 if it cannot be used there."""

@@ -112,9 +112,10 @@ class InstructionEmitter(HelperEmitter):
         self.steady: Callable[[Key], bool] = lambda key: False
         self.pages_seen: set[str] = set()
         self.accesses: list[tuple[Key, int, int, int] | None] = []  # as in :class:`.plan.Step`; None: another one
-        # Where this instruction's access is found, if a window was opened for it: the host's address of the value that
-        # the window is relative to (0: not there), and the access's distance from it.
-        self.window: tuple[str, int] | None = None
+        # Where this instruction's access is found, if a window was opened for it: the access it is for (a register and
+        # the distance from it), the host's address of the value that the window is relative to (0: not there), and the
+        # access's distance from that.
+        self.window: tuple[tuple[Key, int], str, int] | None = None
         # Leave the region where the TLB misses, rather than have it filled: that makes less code.
         self.leaves_at_misses = False
         # Keep the guest's registers in the CPU's block from one basic block to the next, not in variables.
@@ -313,8 +314,8 @@ class InstructionEmitter(HelperEmitter):
         """Find the host's memory for an access; gives the open blocks that have a pointer to it, and the pointers."""
         known = self._bases.get(vaddr)
         self.accesses.append((*known, size, column) if known is not None else None)
-        if self.window is not None:
-            return self._by_window(vaddr, size, column, miss, *self.window)
+        if self.window is not None and self.window[0] == known:
+            return self._by_window(vaddr, size, column, miss, *self.window[1:])
         hit = self.new_label("hit")
         if self.leaves_at_misses:
             test, entry = self._lookup(vaddr, size, column)

@@ -179,6 +179,10 @@ class Regions:
                 self._places.clear()
                 self._entries.clear()
                 self._mapped.clear()
+                # Samples of what was forgotten name records that are no more.
+                for number, cpu in enumerate(self._cpus):
+                    self._seen[number] = int(cpu.engine.sample_count)
+                    self._seen_jumps[number] = int(cpu.engine.jump_count) >> at.JUMP_SAMPLE_BITS
             self._finish()
             self._looks += 1
             if self._looks % _DECAY == 0:
@@ -217,8 +221,9 @@ class Regions:
                 if seen.region is not None:
                     # Where it had no room to go on is as hot, but may never be seen: samples are taken at jumps.
                     for offset in seen.region.ends:
-                        other = record + (offset << self.layout.shift)
-                        if self._slot(other) == self._slot(record):
+                        # In the same page: what follows its records in their slot is something else.
+                        if 0 <= seen.region.request.entry + offset < self.layout.page_size:
+                            other = record + (offset << self.layout.shift)
                             self._heat(other, address + offset, cpu)
                             found[other] = None
             if count > first:
@@ -469,7 +474,7 @@ class Regions:
                 slot = first if delta == 0 else (known or {}).get(delta)
                 if slot is None:
                     slot = self._slot_of(cpu, (here + delta * layout.page_size) % 2**64)
-                if slot is None:
+                if slot is None or not self.pages.is_active(slot):
                     self.stats.stale += 1
                     return None
                 slots[delta] = slot
