@@ -381,6 +381,26 @@ def test_loops_across_a_page_end(make, shift):
     assert compiled.in_regions > 15_000
 
 
+def test_a_region_cut_off_in_the_next_page_makes_no_place_behind_the_records(make):
+    lines = "    addi t0, t0, 1\n" * 120
+    text = "    li a0, 20000\n    j loop\n    .zero 3900\nloop:\n" + lines
+    bench = make(text + "    addi a0, a0, -1\n    bnez a0, loop\n")
+    regions = bench.regions
+    bench.cpu.run(5000)
+    regions.look()
+    record, place = max(regions._places.items(), key=lambda found: found[1].heat)
+    request = regions.request(record, place.address, bench.cpu, quick=True)
+    region = bench.compiler.compile(replace(request, final=True))
+    assert any(request.entry + offset > 4096 for offset in region.ends)
+    place.region = region
+    assert regions.install(record, place.address, bench.cpu, region) is not None
+    bench.cpu.run(5000)
+    regions.look()
+    assert place.heat > 2
+    size = regions.layout.records * regions.layout.record_size
+    assert all((other - regions._slot(other)) < size for other in regions._places)
+
+
 def test_workers_compile_and_the_cache_keeps(make, tmp_path, monkeypatch):
     monkeypatch.setenv("POLYVISOR_WORKERS", "1")
     text = LOOP.replace("20000", "200000000").replace("addi t2, t2, 3", f"addi t2, t2, {os.getpid() % 2000}")
