@@ -223,18 +223,17 @@ def _runs(places: set[int]) -> list[tuple[int, int]]:
 
 
 @cache
-def _target(level: int) -> Any:
+def _target() -> Any:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm.Target.from_default_triple().create_target_machine(
-        opt=level, cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(),
+        opt=2, cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(),
         reloc="static", codemodel="large",
     )
 
 
 def _optimise(text: str, quick: bool) -> bytes:
-    # At level 0, code generation takes a quarter of the time.
-    machine = _target(2)
+    machine = _target()
     try:
         module = llvm.parse_assembly(text)
     except RuntimeError as error:
