@@ -401,6 +401,23 @@ def test_a_region_cut_off_in_the_next_page_makes_no_place_behind_the_records(mak
     assert all((other - regions._slot(other)) < size for other in regions._places)
 
 
+def test_of_what_the_cache_has_the_good_is_taken_first(make):
+    text = LOOP.replace("addi t2, t2, 3", f"addi t2, t2, {os.getpid() % 2000}")
+    bench, later = make(text), make(text)
+    for each in (bench, later):
+        each.cpu.run(5000)
+        each.regions.look()
+    regions = bench.regions
+    record, place = max(regions._places.items(), key=lambda found: found[1].heat)
+    for quick in (True, False, True):
+        request = replace(regions.request(record, place.address, bench.cpu, quick), final=True)
+        region = bench.compiler.compile(request)
+        regions._keep(request, region)
+    record, place = max(later.regions._places.items(), key=lambda found: found[1].heat)
+    assert later.regions._from_cache(record, place)
+    assert not place.region.request.quick
+
+
 def test_workers_compile_and_the_cache_keeps(make, tmp_path, monkeypatch):
     monkeypatch.setenv("POLYVISOR_WORKERS", "1")
     text = LOOP.replace("20000", "200000000").replace("addi t2, t2, 3", f"addi t2, t2, {os.getpid() % 2000}")

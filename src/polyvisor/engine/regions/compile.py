@@ -54,7 +54,8 @@ class Region:
 
     ``footprint`` are the bytes it was made of: (distance of the page, offset in the page, bytes).  ``entries`` are the
     places where it may be entered: offset from the first of them, and the instruction's number; ``starts`` are where
-    its blocks start; ``ends`` are those of :class:`.plan.Plan`; ``request`` is what was asked for, without the pages.
+    its blocks start; ``ends`` are those of :class:`.plan.Plan`; ``loops`` is whether it has any; ``request`` is what was
+    asked for, without the pages.
     """
 
     unit: Unit
@@ -64,6 +65,7 @@ class Region:
     instructions: int
     starts: frozenset[int]
     ends: tuple[int, ...]
+    loops: bool
     request: Request
 
     @property
@@ -206,8 +208,9 @@ class RegionCompiler:
         entries = tuple((offset, block.steps[0].index + 1) for offset, block in emitter.entries.items())
         assumed = {n: request.assumed[n] for n in sorted(emitter.assumes)}
         starts = frozenset(offset for _, offset in emitter.plan.blocks)
+        plan = emitter.plan
         return Region(
-            unit, footprint, entries, assumed, count, starts, emitter.plan.ends, replace(request, pages={})
+            unit, footprint, entries, assumed, count, starts, plan.ends, bool(plan.loops()), replace(request, pages={})
         )
 
 

@@ -31,8 +31,8 @@ from .plan import MAX_INSTRUCTIONS, MAX_TARGETS, QUICK_INSTRUCTIONS
 WARM, HOT, BLAZING = 1, 6, 400
 # To compile a place anew gains less than what is still interpreted, and takes longer: it is worth this much of that.
 _AGAIN = 0.02
-# With fewer samples it is not done.
-_STEADY = 400
+# To enter and to leave a region costs as much as some ten instructions: with fewer, and no loop, it is of no use.
+_SMALLEST = 6
 # Instructions between samples: while much is interpreted, and when most is compiled and looking around costs more.
 _SLICE, _LONG_SLICE = 1 << 14, 1 << 16
 # A region is made anew, with what it jumps to, after so many samples of it being left by jumps; but not for ever.
@@ -85,6 +85,7 @@ class _Place:
     address: int = 0
     cpu: Any = None
     tries: int = 0  # how often the cache was asked
+    vain: int = 0  # how often what was compiled was of no use
     waiting: bool = False  # a compiler is at work
     hopeless: bool = False
     region: Region | None = None  # what was installed here last
@@ -260,7 +261,7 @@ class Regions:
                 place.tries += 1
                 if self._from_cache(record, place):
                     continue
-            if place.heat >= HOT:
+            if place.heat >= HOT << min(place.vain, 12):
                 wanted.append((place.heat, record))
         for _, record in sorted(wanted, reverse=True):
             place = self._places[record]
@@ -270,6 +271,8 @@ class Regions:
                     request = self.request(record, place.address, place.cpu, True, (), place.slots)
                     self._submit(record, place, replace(request, final=True))
             elif self.backend.room(quick=False) > 0 and self._could_be_better(record, place):
+                if place.region is not None and place.region.request.quick and self._from_cache(record, place, True):
+                    continue
                 # What it was left for before is in it already.
                 targets = [*self._targets(place), *place.targets][:MAX_TARGETS]
                 place.targets = tuple(dict.fromkeys(targets))
@@ -281,7 +284,7 @@ class Regions:
     def _could_be_better(self, record: int, place: _Place) -> bool:
         """Whether what is installed should be replaced by a region that is made of more, or with more care."""
         region = place.region
-        if region is None or place.remakes >= _MAX_REMAKES or place.heat < _STEADY:
+        if region is None or place.remakes >= _MAX_REMAKES or place.heat < BLAZING:
             return False
         if place.descriptor is not None and place.descriptor[at.REGION_REFUSALS // 8] > _REFUSALS:
             return True
@@ -392,6 +395,8 @@ class Regions:
             elif result is None:
                 place.hopeless = True
                 self.stats.failed += 1
+            elif result.instructions < _SMALLEST and not result.loops:
+                place.vain += 1
             else:
                 self.stats.compiled += 1
                 self._keep(request, result)
@@ -422,17 +427,19 @@ class Regions:
 
     def _keep(self, request: Request, region: Region) -> None:
         name = self._key(request.pages[0][0], request.entry)
-        variants = [
+        good = [
             v for v in self._variants(name)
             if not v.request.quick and (v.footprint != region.footprint or v.assumed != region.assumed)
-        ]
-        self.code.cache.put(name, pickle.dumps([region, *variants][:_MAX_VARIANTS]))
+        ][: _MAX_VARIANTS - 1]
+        # In the order in which they are tried.
+        self.code.cache.put(name, pickle.dumps([*good, region] if region.request.quick else [region, *good]))
 
     def _variants(self, name: str) -> list[Region]:
         content = self.code.cache.get(name)
         return pickle.loads(content) if content is not None else []
 
-    def _from_cache(self, record: int, place: _Place) -> bool:
+    def _from_cache(self, record: int, place: _Place, well: bool = False) -> bool:
+        """Install a region from the cache, if one fits; ``well``: not one that was made quickly."""
         slot = self._slot(record)
         content = ctypes.string_at(self._header(slot, at.HEADER_HOST), self.layout.page_size)
         entry = (record - slot) >> self.layout.shift
@@ -440,12 +447,12 @@ class Regions:
         if not variants:
             place.tries = _MAX_TRIES
         for region in variants:
-            if not self._fits(region.assumed, place.cpu):
+            if (well and region.request.quick) or not self._fits(region.assumed, place.cpu):
                 continue
-            place.descriptor = self.install(record, place.address, place.cpu, region)
-            if place.descriptor is not None:
+            descriptor = self.install(record, place.address, place.cpu, region)
+            if descriptor is not None:
                 self.stats.cached += 1
-                place.region = region
+                place.region, place.descriptor = region, descriptor
                 place.targets, place.remakes = region.request.targets, region.request.remakes
                 return True
         return False
