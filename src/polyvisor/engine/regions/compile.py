@@ -54,8 +54,8 @@ class Region:
 
     ``footprint`` are the bytes it was made of: (distance of the page, offset in the page, bytes).  ``entries`` are the
     places where it may be entered: offset from the first of them, and the instruction's number; ``starts`` are where
-    its blocks start; ``ends`` are those of :class:`.plan.Plan`; ``loops`` is whether it has any; ``request`` is what was
-    asked for, without the pages.
+    its blocks start; ``ends`` are those of :class:`.plan.Plan`; ``loops`` is whether it has any; ``request`` is what
+    was asked for, without the pages.
     """
 
     unit: Unit

@@ -427,10 +427,10 @@ class Regions:
 
     def _keep(self, request: Request, region: Region) -> None:
         name = self._key(request.pages[0][0], request.entry)
-        good = [
-            v for v in self._variants(name)
-            if not v.request.quick and (v.footprint != region.footprint or v.assumed != region.assumed)
-        ][: _MAX_VARIANTS - 1]
+        good = [v for v in self._variants(name) if not v.request.quick]
+        if not region.request.quick:
+            good = [v for v in good if v.footprint != region.footprint or v.assumed != region.assumed]
+        good = good[: _MAX_VARIANTS - 1]
         # In the order in which they are tried.
         self.code.cache.put(name, pickle.dumps([*good, region] if region.request.quick else [region, *good]))
 
