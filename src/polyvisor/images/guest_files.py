@@ -68,10 +68,14 @@ power_off() {
     while :; do sleep 3600; done
 }
 
+# What the leader of a session on the console does: it waits until all output is sent (as changing the terminal's modes
+# does), because when it ends the terminal is hung up, and what another hart has not sent yet would be lost.
+leader='"$@"; status=$?; (trap "" TTOU; exec stty sane); exit $status'
+
 cd /root
 if [ -n "$run" ]; then
     command=$(echo "$run" | base64 -d)
-    setsid -c sh -c "$command" < "$tty" > "$tty" 2>&1
+    setsid -c sh -c "$leader" sh sh -c "$command" < "$tty" > "$tty" 2>&1
     power_off $?
 fi
 
@@ -79,7 +83,7 @@ read -r release < /proc/sys/kernel/osrelease
 echo "
 Linux $release, with busybox. \"exit\" powers the machine off.
 " > "$tty"
-setsid -c sh -l < "$tty" > "$tty" 2>&1
+setsid -c sh -c "$leader" sh sh -l < "$tty" > "$tty" 2>&1
 power_off $?
 """
 
