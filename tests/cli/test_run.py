@@ -31,6 +31,11 @@ def linux(command: str | None = None) -> list[str]:
     ]
 
 
+def test_all_output_arrives_before_the_power_goes() -> None:
+    done = run(*linux("head -c 3000 /dev/zero | tr '\\0' x"), "--cpus", "2")
+    assert done.stdout.count(b"x") == 3000
+
+
 @pytest.mark.parametrize("cpus", [1, 2])
 def test_linux_boots_and_passes_its_exit_status_on(cpus: int) -> None:
     done = run(*linux("uname -m; nproc; exit 7"), "--cpus", str(cpus))

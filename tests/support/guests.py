@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from functools import cache
 from pathlib import Path
@@ -27,7 +28,10 @@ def frozen_packages() -> Path | None:
 def guest_image() -> images.Image:
     """A bootable Linux, in a cache of the tests' own. Skips the test where there is neither packages nor a network."""
     packages = frozen_packages()
-    directory = cache_root() / "tests"
+    # An image made by other sources than these is not what is to be tested.
+    sources = sorted(Path(images.__file__).parent.rglob("*.py"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    directory = cache_root() / "tests" / digest[:16]
     directory.mkdir(parents=True, exist_ok=True)
     before = os.environ.get("POLYVISOR_CACHE")
     os.environ["POLYVISOR_CACHE"] = str(directory)
