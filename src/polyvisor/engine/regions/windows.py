@@ -25,8 +25,8 @@ class Window:
     """A range of addresses: ``first`` and ``end`` are distances from the value of a register.
 
     That is the register ``key`` as it is before step ``position`` of its block, less ``shift``.  ``first`` is a
-    multiple of ``align``, and so must be the address there; ``columns`` are the kinds of access.  ``memo`` names what
-    remembers it; None: it is looked up each time.
+    multiple of ``align``, and so must be the address there; ``columns`` are the kinds of access (none: it is empty).
+    ``memo`` names what remembers it; None: it is looked up each time.
     """
 
     key: Key
@@ -39,26 +39,25 @@ class Window:
     memo: str | None = None
     uses: dict[int, int] = field(default_factory=dict)  # the steps that use it: distance from the register's value
 
-    def widen(self, other: Window) -> None:
-        """Make it hold another one's range too."""
-        if other.uses:
-            self.first = min(self.first, other.first) if self.uses else other.first
-            self.end = max(self.end, other.end) if self.uses else other.end
-            self.align = max(self.align, other.align)
-            self.first -= self.first % self.align
-            self.columns |= other.columns
+    def _with(self, first: int, end: int, align: int) -> tuple[int, int, int]:
+        """The range that holds another one too."""
+        if self.columns:
+            first, end, align = min(self.first, first), max(self.end, end), max(self.align, align)
+        return first - first % align, end, align
 
     def takes(self, distance: int, size: int, column: int) -> bool:
         """Add an access, if the window does not get too large; gives whether."""
-        more = Window(self.key, 0, 0, distance, distance + size, size, {column}, None, {0: distance})
-        wide = Window(
-            self.key, 0, 0, self.first, self.end, self.align, set(self.columns), None, dict(self.uses)
-        )
-        wide.widen(more)
-        if wide.end - wide.first > _LARGEST:
+        first, end, align = self._with(distance, distance + size, size)
+        if end - first > _LARGEST:
             return False
-        self.first, self.end, self.align, self.columns = wide.first, wide.end, wide.align, wide.columns
+        self.first, self.end, self.align = first, end, align
+        self.columns.add(column)
         return True
+
+    def widen(self, other: Window) -> None:
+        """Make it hold another one's range too."""
+        self.first, self.end, self.align = self._with(other.first, other.end, other.align)
+        self.columns |= other.columns
 
 
 # A value that a register got at a step of a block; at step -1: what it holds when the block begins.
@@ -133,7 +132,6 @@ def _share(windows: list[Window], name: str) -> None:
     whole = Window(windows[0].key, 0, 0)
     for window in windows:
         whole.widen(window)
-        whole.uses |= window.uses
     small = whole.end - whole.first <= _LARGEST
     for number, window in enumerate(windows):
         window.memo = name if small else f"{name}.{number}"
