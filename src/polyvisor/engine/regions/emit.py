@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from polyvisor.adl import Instruction, ssa
 from polyvisor.adl.llvm import METADATA
 
-from ..layout import CODE_TLB_ENTRY, CODE_TLB_SIZE, TLB_ENTRY, TLB_SIZE, Layout
+from ..layout import CODE_TLB_ENTRY, CODE_TLB_SIZE, Layout
 from ..lowering import HANDLER_ARGUMENTS
-from .inline import Exit, InstructionEmitter, Outcome, State, UnsupportedError
+from .accesses import UnsupportedError
+from .inline import Exit, InstructionEmitter, Outcome, State
 from .known import Known, Relative
 from .plan import Block, Flow, Key, Plan, Step
 from .windows import Window, find_windows
@@ -96,7 +97,6 @@ class RegionEmitter(InstructionEmitter):
         self._jumping = _jumping_registers(plan, loops)
         self._windows = find_windows(plan, loops, self._is_steady, not quick)
         self._open_windows: dict[int, str | None] = {}
-        self._memos: set[str] = set()
         self.plan = plan
         self.function_of = function_of
         self.page_offset = page_offset
@@ -180,55 +180,12 @@ class RegionEmitter(InstructionEmitter):
     # Windows
 
     def _enter_window(self, window: Window) -> str | None:
-        """Open a window, if that was not done yet in this block; gives what :meth:`_open_window` gave."""
+        """Open a window, if that was not done yet in this block; gives what :meth:`open_window` gave."""
         if id(window) not in self._open_windows:
             # As it is before the first step that uses it.
             value = self.read(window.key)
-            self._open_windows[id(window)] = self._open_window(window, value) if isinstance(value, str) else None
+            self._open_windows[id(window)] = self.open_window(window, value) if isinstance(value, str) else None
         return self._open_windows[id(window)]
-
-    def _open_window(self, window: Window, value: str) -> str:
-        """The host's address of the value that a window is relative to; 0 if it cannot be used there."""
-        base = self.assign(f"sub i64 {value}, {window.shift}")
-        if self.leaves_at_misses:
-            host, fine = self._look_up_window(window, base)
-            there = self.new_label("there")
-            self.branch(fine, there, self.leave_before(), True)
-            self.begin(there)
-            return host
-        if window.memo is None:
-            return self._look_up_window(window, base)[0]
-        name = f"%window.{window.memo}"
-        self._memos.add(name)
-        look, ready = self.new_label("look"), self.new_label("ready")
-        last = self.assign(f"load i64, ptr {name}")
-        self.branch(self.assign(f"icmp eq i64 {last}, {base}"), ready, look, True)
-        self.begin(look)
-        host, fine = self._look_up_window(window, base)
-        # Where it did not succeed, it is tried again.
-        other = self.assign(f"xor i64 {base}, -1")
-        self.line(f"store i64 {self.assign(f'select i1 {fine}, i64 {base}, i64 {other}')}, ptr {name}")
-        self.line(f"store i64 {host}, ptr {name}.host")
-        self.line(f"br label %{ready}")
-        self.begin(ready)
-        return self.assign(f"load i64, ptr {name}.host")
-
-    def _look_up_window(self, window: Window, base: str) -> tuple[str, str]:
-        bits = self.layout.architecture.page_bits
-        first = self.assign(f"add i64 {base}, {window.first}")
-        index = self.assign(f"and i64 {self.assign(f'lshr i64 {first}, {bits}')}, {TLB_SIZE - 1}")
-        entry = self.assign(f"add i64 {self.tlb()}, {self.assign(f'mul i64 {index}, {TLB_ENTRY}')}")
-        masked = self.assign(f"and i64 {first}, {~((1 << bits) - 1) | (window.align - 1)}")
-        last = self.assign(f"add i64 {base}, {window.end - 1}")
-        between = self.assign(f"xor i64 {first}, {last}")
-        fine = self.assign(f"icmp ult i64 {between}, {1 << bits}")
-        for column in sorted(window.columns):
-            place = self.assign(f"inttoptr i64 {self.assign(f'add i64 {entry}, {column}')} to ptr")
-            tag = self.assign(f"load i64, ptr {place}")
-            fine = self.assign(f"and i1 {fine}, {self.assign(f'icmp eq i64 {masked}, {tag}')}")
-        place = self.assign(f"inttoptr i64 {self.assign(f'add i64 {entry}, 16')} to ptr")
-        host = self.assign(f"add i64 {self.assign(f'load i64, ptr {place}')}, {base}")
-        return self.assign(f"select i1 {fine}, i64 {host}, i64 0"), fine
 
     def _look_around(self, block: Block, step: Step, outcome: Outcome, count: int) -> None:
         """Leave the region if an interrupt is pending now, or memory looks different."""
@@ -456,16 +413,7 @@ class RegionEmitter(InstructionEmitter):
         self.line("%left.0 = alloca i64")
         for key, name in self.variables.items():
             self.line(f"{name} = alloca {self.kind_of(key)}")
-        for name in sorted(self.pages_seen):
-            self.line(f"{name} = alloca i64")
-            self.line(f"{name}.addend = alloca i64")
-            self.line(f"store i64 -1, ptr {name}")
-            self.line(f"store i64 0, ptr {name}.addend")
-        for name in sorted(self._memos):
-            self.line(f"{name} = alloca i64")
-            self.line(f"{name}.host = alloca i64")
-            self.line(f"store i64 0, ptr {name}")
-            self.line(f"store i64 0, ptr {name}.host")
+        self.remember_nothing()
         tests: list[str] = []
         for delta in sorted(self.pages - {0}):
             tag = self.assign(f"add i64 %pc0, {(delta << bits) - self.page_offset}")

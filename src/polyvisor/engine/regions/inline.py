@@ -8,7 +8,7 @@ the instruction, with the state as it was then, and the interpreter executes it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NoReturn
@@ -17,7 +17,7 @@ from polyvisor.adl import ssa
 from polyvisor.adl.llvm import llvm_type
 
 from ..layout import Layout
-from ..lowering import HelperEmitter
+from .accesses import AccessEmitter, UnsupportedError
 from .known import PURE, Known, Partial, Relative, fold, relative, same
 from .plan import Key
 
@@ -65,10 +65,6 @@ class Outcome:
     state: State
 
 
-class UnsupportedError(Exception):
-    """The instruction cannot be part of a region."""
-
-
 # The most LLVM blocks that a helper may become.
 _MAX_CHUNKS = 16
 
@@ -88,7 +84,7 @@ class _Edge:
     state: State
 
 
-class InstructionEmitter(HelperEmitter):
+class InstructionEmitter(AccessEmitter):
     """Writes instructions into a region's function.
 
     ``assumed`` says which bits of which fields have which values as long as the region runs: name to (mask, value);
@@ -96,47 +92,20 @@ class InstructionEmitter(HelperEmitter):
     """
 
     def __init__(self, layout: Layout, assumed: Mapping[str, tuple[int, int]], watched: frozenset[str]) -> None:
-        super().__init__(_NOTHING, layout, _no_runtime)
+        super().__init__(layout)
         self.assumed = assumed
         self.watched = watched
         self.exits: list[Exit] = []
         self.variables: dict[Key, str] = {}
         self.assumes: set[str] = set()
         self.contradicted: set[str] = set()  # assumed, but written
-        self.chunks: list[list[str]] = []
         self.block: Any = None
         self.state = State({}, set())
         self.written: set[Key] = set()  # in this block so far, on some path
-        # Registers for which the page that was accessed last by way of them is remembered: pays in loops, where they
-        # do not jump about.
-        self.steady: Callable[[Key], bool] = lambda key: False
-        self.pages_seen: set[str] = set()
-        self.accesses: list[tuple[Key, int, int, int] | None] = []  # as in :class:`.plan.Step`; None: another one
-        # Where this instruction's access is found, if a window was opened for it: the access it is for (a register and
-        # the distance from it), the host's address of the value that the window is relative to (0: not there), and the
-        # access's distance from that.
-        self.window: tuple[tuple[Key, int], str, int] | None = None
-        # Leave the region where the TLB misses, rather than have it filled: that makes less code.
-        self.leaves_at_misses = False
         # Keep the guest's registers in the CPU's block from one basic block to the next, not in variables.
         self.in_memory = False
-        self._bases: dict[str, tuple[Key, int]] = {}
-        self._open: dict[str, list[str]] = {}
         self._start: tuple[dict[Key, Known], set[Key]] = {}, set()
         self._offset = self._count = self._length = 0
-
-    # Text
-
-    def begin(self, label: str) -> None:
-        """Start an LLVM block."""
-        self.lines = self._open[label] = [f"{label}:"]
-        self.chunks.append(self.lines)
-        self.label = label
-
-    def resume(self, label: str) -> None:
-        """Go on writing in an LLVM block that was left open."""
-        self.lines = self._open[label]
-        self.label = label
 
     # Values
 
@@ -166,10 +135,6 @@ class InstructionEmitter(HelperEmitter):
     def alias(self, result: ssa.Value, name: str) -> None:
         """Let ``name`` be the result."""
         self.state.values[result.number] = name
-
-    def base_of(self, value: Known | None) -> tuple[Key, int] | None:
-        """The register and the constant of which a value is the sum, if that is known."""
-        return self._bases.get(value) if isinstance(value, str) else None
 
     # The state
 
@@ -292,10 +257,6 @@ class InstructionEmitter(HelperEmitter):
 
     # Memory
 
-    def tlb(self) -> str:
-        """The address of the current data TLB: it does not change in a region."""
-        return "%tlb"
-
     def leave_before(self) -> str:
         """A label that leaves the region before this instruction."""
         if self.state.changed:
@@ -305,129 +266,14 @@ class InstructionEmitter(HelperEmitter):
         self.exits.append(Exit(label, self._offset, self._count, registers, written, self.block))
         return label
 
+    def note_change(self) -> None:
+        """Memory was changed: from here on there is no way back before the instruction."""
+        self.state.changed = True
+
     def cold(self) -> NoReturn:
         """Leave before the instruction."""
         self.line(f"br label %{self.leave_before()}")
         raise _ColdError
-
-    def _access(self, vaddr: str, size: int, column: int, miss: str) -> list[tuple[str, str]]:
-        """Find the host's memory for an access; gives the open blocks that have a pointer to it, and the pointers."""
-        known = self._bases.get(vaddr)
-        self.accesses.append((*known, size, column) if known is not None else None)
-        if self.window is not None and self.window[0] == known:
-            return self._by_window(vaddr, size, column, miss, *self.window[1:])
-        hit = self.new_label("hit")
-        if self.leaves_at_misses:
-            test, entry = self._lookup(vaddr, size, column)
-            self.branch(test, hit, self.leave_before(), True)
-            self.begin(hit)
-            return [(hit, self._host(entry, vaddr))]
-        if known is None or not self.steady(known[0]):
-            test, entry = self._lookup(vaddr, size, column)
-            self.branch(test, hit, miss, True)
-            self.begin(hit)
-            return [(hit, self._host(entry, vaddr))]
-        # First the page that was accessed last by way of this register, then the TLB.
-        name = f"%page.{known[0][0]}.{known[0][1]}.{column}"
-        self.pages_seen.add(name)
-        bits = self.layout.architecture.page_bits
-        masked = self.assign(f"and i64 {vaddr}, {~((1 << bits) - 1) | (size - 1)}")
-        tag = self.assign(f"load i64, ptr {name}")
-        near, far, found = self.new_label("near"), self.new_label("far"), self.new_label("found")
-        self.branch(self.assign(f"icmp eq i64 {masked}, {tag}"), near, far, True)
-        self.begin(far)
-        test, entry = self._lookup(vaddr, size, column)
-        self.branch(test, found, miss, True)
-        self.begin(found)
-        pointer = self.assign(f"inttoptr i64 {self.assign(f'add i64 {entry}, 16')} to ptr")
-        addend = self.assign(f"load i64, ptr {pointer}")
-        self.line(f"store i64 {masked}, ptr {name}")
-        self.line(f"store i64 {addend}, ptr {name}.addend")
-        self.line(f"br label %{hit}")
-        self.begin(near)
-        last = self.assign(f"load i64, ptr {name}.addend")
-        self.line(f"br label %{hit}")
-        self.begin(hit)
-        both = self.assign(f"phi i64 [ {addend}, %{found} ], [ {last}, %{near} ]")
-        return [(hit, self.assign(f"inttoptr i64 {self.assign(f'add i64 {both}, {vaddr}')} to ptr"))]
-
-    def _by_window(
-        self, vaddr: str, size: int, column: int, miss: str, host: str, distance: int
-    ) -> list[tuple[str, str]]:
-        """As :meth:`_access`, where an open window says where the memory is."""
-        if self.leaves_at_misses:
-            return [(self.label, self.assign(f"inttoptr i64 {self.assign(f'add i64 {host}, {distance}')} to ptr"))]
-        near, far, found = self.new_label("near"), self.new_label("far"), self.new_label("found")
-        self.branch(self.assign(f"icmp ne i64 {host}, 0"), near, far, True)
-        self.begin(far)
-        test, entry = self._lookup(vaddr, size, column)
-        self.branch(test, found, miss, True)
-        self.begin(found)
-        slow = self._host(entry, vaddr)
-        self.begin(near)
-        fast = self.assign(f"inttoptr i64 {self.assign(f'add i64 {host}, {distance}')} to ptr")
-        return [(near, fast), (found, slow)]
-
-    def op_load(self, op: ssa.Op) -> None:
-        vaddr = self.wide(op.arguments[0])
-        kind, size = llvm_type(op.detail), op.detail.bits // 8
-        miss, done = self.new_label("miss"), self.new_label("done")
-        ways: list[tuple[str, str]] = []
-        for label, pointer in self._access(vaddr, size, 0, miss):
-            self.resume(label)
-            ways.append((self.assign(f"load atomic {kind}, ptr {pointer} monotonic, align {size}"), label))
-            if self.leaves_at_misses:
-                self.alias(op.results[0], self._swap(ways[-1][0], kind))
-                return
-            self.line(f"br label %{done}")
-        self.begin(miss)
-        found = self._cold_call("region_load", op.detail, "{ i64, i1 }", [vaddr])
-        slow = self.assign(f"extractvalue {{ i64, i1 }} {found}, 0")
-        failed = self.assign(f"extractvalue {{ i64, i1 }} {found}, 1")
-        if kind != "i64":
-            slow = self.assign(f"trunc i64 {slow} to {kind}")
-        self.branch(failed, self.leave_before(), done, False)
-        self.begin(done)
-        ways.append((slow, miss))
-        value = self.assign(f"phi {kind} " + ", ".join(f"[ {v}, %{label} ]" for v, label in ways))
-        self.alias(op.results[0], self._swap(value, kind))
-
-    def op_store(self, op: ssa.Op) -> None:
-        vaddr = self.wide(op.arguments[0])
-        kind, size = llvm_type(op.detail), op.detail.bits // 8
-        value = self._swap(self.operand(op.arguments[1]), kind)
-        miss, done = self.new_label("miss"), self.new_label("done")
-        for label, pointer in self._access(vaddr, size, 8, miss):
-            self.resume(label)
-            self.line(f"store atomic {kind} {value}, ptr {pointer} monotonic, align {size}")
-            if self.leaves_at_misses:
-                self.state.changed = True
-                return
-            self.line(f"br label %{done}")
-        self.begin(miss)
-        wide = value if kind == "i64" else self.assign(f"zext {kind} {value} to i64")
-        failed = self._cold_call("region_store", op.detail, "i1", [vaddr, wide])
-        self.branch(failed, self.leave_before(), done, False)
-        self.begin(done)
-        self.state.changed = True
-
-    def _modify(self, op: ssa.Op, kind: str, size: int, change: Callable[[str], str]) -> None:
-        vaddr = self.wide(op.arguments[0])
-        self.accesses.append(None)
-        hit = self.new_label("hit")
-        test, entry = self._lookup(vaddr, size, 8)
-        self.branch(test, hit, self.leave_before(), True)
-        self.begin(hit)
-        self.alias(op.results[0], change(self._host(entry, vaddr)))
-        self.state.changed = True
-
-    def _cold_call(self, name: str, kind: Any, result: str, arguments: Sequence[str]) -> str:
-        """Call a helper that keeps all registers, so that a miss costs the way that hits nothing."""
-        symbol = f"{name}.{kind.__name__}"
-        parameters = ", ".join(["ptr", *("i64" for _ in arguments)])
-        self.declare(symbol, f'declare preserve_allcc {result} @"{symbol}"({parameters}) cold nounwind')
-        given = ", ".join(["ptr %cpu", *(f"i64 {a}" for a in arguments)])
-        return self.assign(f'call preserve_allcc {result} @"{symbol}"({given})')
 
     # Operations
 
@@ -621,11 +467,6 @@ class InstructionEmitter(HelperEmitter):
 _ALLOWED = frozenset(
     "get set getreg setreg pc next_pc set_next_pc load store atomic compare_exchange fence instructions clock".split()
 )
-_NOTHING = ssa.Function("region", [], (), [])
-
-
-def _no_runtime(name: str, **constants: Any) -> ssa.Function:
-    raise UnsupportedError(f"a call of {name}")
 
 
 def _same_next(a: Known | None, b: Known | None) -> bool:
