@@ -50,7 +50,7 @@ class NativeCode:
     def _load_core(self) -> None:
         content = self.cache.get("core")
         if content is None:
-            every = range(len(self.table))
+            every = dict.fromkeys(self.units.twin(i) for i in range(len(self.table)))
             self._compile_ahead([i for i in every if cached_handler(self.units, self.cache, i) is None])
             self._note("core")
             content = optimise(self.units.core())
@@ -93,14 +93,16 @@ class NativeCode:
     def handler(self, index: int) -> int:
         """The address of the handler of instruction ``index`` (0: illegal), compiled if need be."""
         with _lock:
-            if not self.table[index]:
-                objects = self._from_workers(index) or cached_handler(self.units, self.cache, index)
+            twin = self.units.twin(index)
+            if not self.table[twin]:
+                objects = self._from_workers(twin) or cached_handler(self.units, self.cache, twin)
                 if objects is None:
-                    self._note(self.units.handler_name(index))
-                    objects = handler_objects(self.units, self.cache, index)
+                    self._note(self.units.handler_name(twin))
+                    objects = handler_objects(self.units, self.cache, twin)
                 self._link(objects)
                 self._engine.finalize_object()
-                self.table[index] = self._engine.get_function_address(f"h{index}")
+                self.table[twin] = self._engine.get_function_address(f"h{twin}")
+            self.table[index] = self.table[twin]
             return int(self.table[index])
 
     def warm(self) -> int:
@@ -109,7 +111,7 @@ class NativeCode:
         missing = []
         with _lock:
             for index in range(len(self.table)):
-                if self.table[index]:
+                if self.table[index] or self.units.twin(index) != index:
                     continue
                 objects = cached_handler(self.units, self.cache, index)
                 if objects is None:
@@ -120,6 +122,8 @@ class NativeCode:
             self._engine.finalize_object()
             for index in found:
                 self.table[index] = self._engine.get_function_address(f"h{index}")
+            for index in range(len(self.table)):
+                self.table[index] = self.table[self.units.twin(index)]
         self._compile_ahead(missing)
         return len(found)
 

@@ -14,7 +14,7 @@ from . import access, runtime
 from . import layout as at
 from .decoder import decode_function
 from .glue import GLUE
-from .layout import Layout
+from .layout import Layout, operand_layout
 from .lowering import HANDLER_ARGUMENTS, HandlerEmitter, HelperEmitter, result_type
 from .regions import support
 
@@ -43,6 +43,7 @@ class Units:
         self.layout = Layout(architecture)
         self.compiler = Compiler(architecture, self.layout.members)
         self._watched: frozenset[str] | None = None
+        self._twins: list[int] = []
 
     def runtime(self, name: str, **constants: Any) -> ssa.Function:
         """A function of the engine's described modules, specialised for this architecture."""
@@ -152,6 +153,22 @@ class Units:
         return "\n".join([*outside, *done.values(), extra, METADATA])
 
     # Handlers
+
+    def twin(self, index: int) -> int:
+        """The first instruction that has the same handler: made of the same function, with the same operands.
+
+        Of RISC-V's atomic operations, for example, there are four of each, with different orders: here all have the
+        strongest.
+        """
+        if not self._twins:
+            first: dict[Any, int] = {}
+            self._twins.append(0)
+            for number, each in enumerate(self.architecture.instructions, 1):
+                places, _ = operand_layout(each)
+                operands = tuple((o.name, places[o.name], o.signed, o.bits, o.add) for o in each.encoding.operands)
+                same = (id(each.function), each.encoding.length, tuple(each.types.items()), operands)
+                self._twins.append(first.setdefault(same, number))
+        return self._twins[index]
 
     def handler_name(self, index: int) -> str:
         """What the unit of a handler is called."""
