@@ -27,7 +27,7 @@ FS_SHIFT = 13
 
 # The guest program's memory: code, a record per item, what it dumps, and a page that loads and stores use.
 CODE, RECORDS, OUTPUT, SCRATCH = 0x10000, 0x800000, 0xC00000, 0x1000000
-SCRATCH_SIZE = 4096 + 16  # what an immediate reaches, and the bytes of the last access
+SCRATCH_SIZE = 2 * 4096  # from its middle, what an immediate reaches, and the bytes of the last access
 
 ITEMS = [
     i for i in rv64.instructions
