@@ -108,7 +108,6 @@ class Workers:
             if at_once and self.deaths < MAX_DEATHS:
                 with contextlib.suppress(OSError):
                     process = self._start()
-                    self.processes.add(process)
             while True:
                 try:
                     job = self._queue.get(timeout=_IDLE)
@@ -141,7 +140,6 @@ class Workers:
                 if process is not None:
                     self._end(process)
                 process = self._start()
-                self.processes.add(process)
             assert process.stdin is not None and process.stdout is not None
             send(process.stdin, (kind, payload))
             return process, receive(process.stdout)
@@ -154,11 +152,13 @@ class Workers:
     def _start(self) -> subprocess.Popen[bytes]:
         # A process group of its own keeps it from the terminal's signals; in a session of its own, the host's scheduler
         # would take its low priority for nothing (autogroups).
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", "from polyvisor.engine.worker import main; main()", str(self.name)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         )
+        self.processes.add(process)
+        return process
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         self.processes.discard(process)
