@@ -14,8 +14,9 @@ from . import access, runtime
 from . import layout as at
 from .decoder import decode_function
 from .glue import GLUE
+from .handler_lowering import HANDLER_ARGUMENTS, HandlerEmitter
 from .layout import Layout, operand_layout
-from .lowering import HANDLER_ARGUMENTS, HandlerEmitter, HelperEmitter, result_type
+from .lowering import HelperEmitter, result_type
 from .regions import support
 
 # What regions call where the TLB misses.

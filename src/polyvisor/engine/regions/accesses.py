@@ -13,7 +13,7 @@ from typing import Any
 from polyvisor.adl import ssa
 from polyvisor.adl.llvm import llvm_type
 
-from ..layout import TLB_ENTRY, TLB_SIZE, Layout
+from ..layout import Layout
 from ..lowering import HelperEmitter
 from .known import Known
 from .plan import Key
@@ -38,8 +38,8 @@ class AccessEmitter(HelperEmitter):
         self.leaves_at_misses = False
         self._bases: dict[str, tuple[Key, int]] = {}
         self._open: dict[str, list[str]] = {}
-        self._pages: set[str] = set()  # pages that are remembered, and windows
-        self._memos: set[str] = set()
+        # Variables for what is remembered: what the second one of each is called, and what stands for nothing.
+        self._remembered: dict[str, tuple[str, int]] = {}
 
     def leave_before(self) -> str:
         """A label that leaves the region before this instruction."""
@@ -82,7 +82,7 @@ class AccessEmitter(HelperEmitter):
         if window.memo is None:
             return self._look_up_window(window, base)[0]
         name = f"%window.{window.memo}"
-        self._memos.add(name)
+        self._remembered[name] = "host", 0
         look, ready = self.new_label("look"), self.new_label("ready")
         last = self.assign(f"load i64, ptr {name}")
         self.branch(self.assign(f"icmp eq i64 {last}, {base}"), ready, look, True)
@@ -97,20 +97,15 @@ class AccessEmitter(HelperEmitter):
         return self.assign(f"load i64, ptr {name}.host")
 
     def _look_up_window(self, window: Window, base: str) -> tuple[str, str]:
-        bits = self.layout.architecture.page_bits
+        """The host's address of the value that a window is relative to, or 0, and whether it can be used (i1)."""
         first = self.assign(f"add i64 {base}, {window.first}")
-        index = self.assign(f"and i64 {self.assign(f'lshr i64 {first}, {bits}')}, {TLB_SIZE - 1}")
-        entry = self.assign(f"add i64 {self.tlb()}, {self.assign(f'mul i64 {index}, {TLB_ENTRY}')}")
-        masked = self.assign(f"and i64 {first}, {~((1 << bits) - 1) | (window.align - 1)}")
+        entry = self._entry_of(first)
         last = self.assign(f"add i64 {base}, {window.end - 1}")
         between = self.assign(f"xor i64 {first}, {last}")
-        fine = self.assign(f"icmp ult i64 {between}, {1 << bits}")
+        fine = self.assign(f"icmp ult i64 {between}, {self.layout.page_size}")
         for column in sorted(window.columns):
-            place = self.assign(f"inttoptr i64 {self.assign(f'add i64 {entry}, {column}')} to ptr")
-            tag = self.assign(f"load i64, ptr {place}")
-            fine = self.assign(f"and i1 {fine}, {self.assign(f'icmp eq i64 {masked}, {tag}')}")
-        place = self.assign(f"inttoptr i64 {self.assign(f'add i64 {entry}, 16')} to ptr")
-        host = self.assign(f"add i64 {self.assign(f'load i64, ptr {place}')}, {base}")
+            fine = self.assign(f"and i1 {fine}, {self._matches(entry, first, window.align, column)}")
+        host = self.assign(f"add i64 {self._addend(entry)}, {base}")
         return self.assign(f"select i1 {fine}, i64 {host}, i64 0"), fine
 
     # Accesses
@@ -126,21 +121,15 @@ class AccessEmitter(HelperEmitter):
         if self.window is not None and self.window[0] == known:
             return self._by_window(vaddr, size, column, miss, *self.window[1:])
         hit = self.new_label("hit")
-        if self.leaves_at_misses:
+        if self.leaves_at_misses or known is None or not self.steady(known[0]):
             test, entry = self._lookup(vaddr, size, column)
-            self.branch(test, hit, self.leave_before(), True)
-            self.begin(hit)
-            return [(hit, self._host(entry, vaddr))]
-        if known is None or not self.steady(known[0]):
-            test, entry = self._lookup(vaddr, size, column)
-            self.branch(test, hit, miss, True)
+            self.branch(test, hit, self.leave_before() if self.leaves_at_misses else miss, True)
             self.begin(hit)
             return [(hit, self._host(entry, vaddr))]
         # First the page that was accessed last by way of this register, then the TLB.
         name = f"%page.{known[0][0]}.{known[0][1]}.{column}"
-        self._pages.add(name)
-        bits = self.layout.architecture.page_bits
-        masked = self.assign(f"and i64 {vaddr}, {~((1 << bits) - 1) | (size - 1)}")
+        self._remembered[name] = "addend", -1
+        masked = self.assign(f"and i64 {vaddr}, {self._page_mask(size)}")
         tag = self.assign(f"load i64, ptr {name}")
         near, far, found = self.new_label("near"), self.new_label("far"), self.new_label("found")
         self.branch(self.assign(f"icmp eq i64 {masked}, {tag}"), near, far, True)
@@ -148,8 +137,7 @@ class AccessEmitter(HelperEmitter):
         test, entry = self._lookup(vaddr, size, column)
         self.branch(test, found, miss, True)
         self.begin(found)
-        pointer = self.assign(f"inttoptr i64 {self.assign(f'add i64 {entry}, 16')} to ptr")
-        addend = self.assign(f"load i64, ptr {pointer}")
+        addend = self._addend(entry)
         self.line(f"store i64 {masked}, ptr {name}")
         self.line(f"store i64 {addend}, ptr {name}.addend")
         self.line(f"br label %{hit}")
@@ -240,16 +228,11 @@ class AccessEmitter(HelperEmitter):
 
     def remember_nothing(self) -> None:
         """Write, at the region's entry, the variables for what is remembered of pages and windows."""
-        for name in sorted(self._pages):
+        for name, (second, nothing) in sorted(self._remembered.items()):
             self.line(f"{name} = alloca i64")
-            self.line(f"{name}.addend = alloca i64")
-            self.line(f"store i64 -1, ptr {name}")
-            self.line(f"store i64 0, ptr {name}.addend")
-        for name in sorted(self._memos):
-            self.line(f"{name} = alloca i64")
-            self.line(f"{name}.host = alloca i64")
-            self.line(f"store i64 0, ptr {name}")
-            self.line(f"store i64 0, ptr {name}.host")
+            self.line(f"{name}.{second} = alloca i64")
+            self.line(f"store i64 {nothing}, ptr {name}")
+            self.line(f"store i64 0, ptr {name}.{second}")
 
 
 _NOTHING = ssa.Function("region", [], (), [])

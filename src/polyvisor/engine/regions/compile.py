@@ -210,7 +210,7 @@ class RegionCompiler:
         starts = frozenset(offset for _, offset in emitter.plan.blocks)
         plan = emitter.plan
         return Region(
-            unit, footprint, entries, assumed, count, starts, plan.ends, bool(plan.loops()), replace(request, pages={})
+            unit, footprint, entries, assumed, count, starts, plan.ends, bool(plan.loops), replace(request, pages={})
         )
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from polyvisor.adl import Instruction, ssa
 from polyvisor.adl.llvm import METADATA
 
+from ..handler_lowering import HANDLER_ARGUMENTS
 from ..layout import CODE_TLB_ENTRY, CODE_TLB_SIZE, Layout
-from ..lowering import HANDLER_ARGUMENTS
 from .accesses import UnsupportedError
 from .inline import Exit, InstructionEmitter, Outcome, State
 from .known import Known, Relative
@@ -91,7 +91,7 @@ class RegionEmitter(InstructionEmitter):
     ) -> None:
         super().__init__(layout, assumed, watched)
         self.leaves_at_misses = quick
-        loops = {} if quick else plan.loops()
+        loops = {} if quick else plan.loops
         # Without loops, most of a region is not executed each time: what is needed is read where it is needed.
         self.in_memory = not loops
         self._jumping = _jumping_registers(plan, loops)
@@ -153,9 +153,9 @@ class RegionEmitter(InstructionEmitter):
             for place in (step.offset, step.following - 1):
                 self.pages.add((self.page_offset + place) >> self.layout.architecture.page_bits)
             operands = operands_of(step.instruction, step.word)
-            self.at_step(step.offset, step.length, position)
             self.window = None
             if step.access is not None and position in windows:
+                self.at_step(step.offset, step.length, position)
                 host = self._enter_window(windows[position])
                 if host is not None:
                     self.window = step.access[:2], host, windows[position].uses[position]

@@ -318,7 +318,7 @@ class InstructionEmitter(AccessEmitter):
         self.at_step(offset, length, count)
         state = self.state
         state.values = {p.number: v for p, v in zip(function.parameters, operands, strict=True)}
-        state.next, state.changed, state.sync = None, False, False
+        state.next, state.sync = None, False
         return [Outcome(edge.label, edge.state) for edge in self._walk(function)]
 
     def _walk(self, function: ssa.Function, chunks: int | None = None) -> list[_Edge]:

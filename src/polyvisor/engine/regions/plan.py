@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from polyvisor.adl import Instruction
 
@@ -121,6 +122,7 @@ class Plan:
             found += [self.blocks.get(((), t)) for t in (*self.targets, 0) if self.targets]
         return [b for b in found if b is not None]
 
+    @cached_property
     def loops(self) -> dict[int, frozenset[int]]:
         """For each block in a loop, the numbers of the blocks of the smallest one around it."""
         after = {b.number: {s.number for s in self.successors(b)} for b in self.blocks.values()}
