@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from polyvisor.boards.virt import Disk, Virt, VirtConfig
-from polyvisor.devices.virtio.rawfile import DiskError
+from polyvisor.boards.virt import Virt, VirtConfig
+from polyvisor.devices.virtio.block import BlockDevice
+from polyvisor.devices.virtio.rng import RngDevice
+from polyvisor.storage.raw import DiskError
 from polyvisor.vm.machine import Machine
 from polyvisor.vm.trace import start_trace
 from support.programs import POWER_OFF, elf
@@ -90,17 +93,17 @@ def test_a_failing_device_is_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [{"cpus": 0}, {"cpus": 65}, {"tier": "warp"}, {"disks": [Disk("x")] * 8}], ids=lambda c: str(c)[:20]
+    "config", [{"cpus": 0}, {"cpus": 65}, {"tier": "warp"}, {"devices": [RngDevice] * 32}], ids=lambda c: str(c)[:20]
 )
 def test_impossible_boards_are_refused(config: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"CPUs|tier|disks"):
+    with pytest.raises(ValueError, match=r"CPUs|tier|devices"):
         Virt(VirtConfig(memory=16 << 20, **config), output=print, power=print, failed=print)  # type: ignore[arg-type]
 
 
 def test_a_disk_is_locked_while_it_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     path.write_bytes(bytes(4096))
-    config = VirtConfig(memory=16 << 20, disks=(Disk(str(path)),))
+    config = VirtConfig(memory=16 << 20, devices=(partial(BlockDevice.open, path),))
     with Machine(config, lambda data: None), pytest.raises(DiskError, match="in use"):
         Machine(config, lambda data: None)
     Machine(config, lambda data: None).close()

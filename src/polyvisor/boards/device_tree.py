@@ -39,12 +39,14 @@ def device_tree(
     rng_seed: bytes = b"",
     extensions: Sequence[str] = DEFAULT_EXTENSIONS,
     mmu: str = "riscv,sv57",
+    virtio_slots: int = at.VIRTIO_FIXED_SLOTS,
 ) -> bytes:
     """The device tree of a ``virt`` board, as a blob of version 17.
 
     ``memory_size`` is in bytes; ``harts`` counts harts numbered from 0; ``initrd`` is (first address, address after
     the last byte); ``rng_seed`` is entropy for the guest and is left out when empty. ``extensions`` are lower-case
-    names beginning with "i" (bindings/riscv/extensions.yaml); ``mmu`` is a value of ``mmu-type``.
+    names beginning with "i" (bindings/riscv/extensions.yaml); ``mmu`` is a value of ``mmu-type``;
+    ``virtio_slots`` is how many register blocks of virtio devices there are.
     Raises :class:`DeviceTreeError`.
     """
     _check(memory_size, harts, command_line, initrd, extensions, mmu)
@@ -60,7 +62,7 @@ def device_tree(
     root.append(_chosen(command_line, initrd, rng_seed))
     root.append(_node(f"memory@{at.DRAM_BASE:x}", device_type="memory", reg=_u64(at.DRAM_BASE, memory_size)))
     root.append(_cpus(intcs, extensions, mmu))
-    root.append(_soc(intcs, plic, test))
+    root.append(_soc(intcs, plic, test, virtio_slots))
     for name, value in (("poweroff", at.TEST_POWER_OFF), ("reboot", at.TEST_REBOOT)):
         compatible = f"syscon-{name}"
         root.append(_node(name, compatible=compatible, regmap=[test], offset=[at.TEST_OFFSET], value=[value]))
@@ -132,7 +134,7 @@ def _cpus(intcs: Sequence[int], extensions: Sequence[str], mmu: str) -> fdt.Node
     return cpus
 
 
-def _soc(intcs: Sequence[int], plic: int, test: int) -> fdt.Node:
+def _soc(intcs: Sequence[int], plic: int, test: int, virtio_slots: int) -> fdt.Node:
     soc = _node("soc", compatible="simple-bus")
     _cells(soc, 2, 2)
     soc.append(fdt.Property("ranges"))
@@ -165,7 +167,7 @@ def _soc(intcs: Sequence[int], plic: int, test: int) -> fdt.Node:
     serial.append(fdt.PropWords("clock-frequency", at.UART_CLOCK))
     soc.append(serial)
 
-    for slot in at.VIRTIO:
+    for slot in at.VIRTIO[:virtio_slots]:
         virtio = _device("virtio_mmio", slot, plic)
         _strings(virtio, "compatible", "virtio,mmio")
         soc.append(virtio)

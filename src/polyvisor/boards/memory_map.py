@@ -24,9 +24,14 @@ CLINT = Region(0x200_0000, 0x1_0000)
 PLIC = Region(0xC00_0000, 0x60_0000)
 UART = Region(0x1000_0000, 0x100, irq=10)
 
-VIRTIO_SLOTS = 8
 VIRTIO_STRIDE = 0x1000
-VIRTIO = tuple(Region(0x1000_1000 + slot * VIRTIO_STRIDE, 0x1000, irq=1 + slot) for slot in range(VIRTIO_SLOTS))
+# The eight slots that programs expect, used or not, and those behind them, which are there when they are used.
+VIRTIO_FIXED_SLOTS = 8
+VIRTIO_SLOTS = 32
+VIRTIO = tuple(
+    Region(0x1000_1000 + slot * VIRTIO_STRIDE, 0x1000, irq=1 + slot if slot < VIRTIO_FIXED_SLOTS else 56 + slot)
+    for slot in range(VIRTIO_SLOTS)
+)
 
 # Interrupt sources of the PLIC, counting source 0, which does not exist.
 PLIC_SOURCES = 96

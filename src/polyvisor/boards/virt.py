@@ -17,7 +17,6 @@ from polyvisor.devices.plic import Plic
 from polyvisor.devices.rtc import GoldfishRtc
 from polyvisor.devices.syscon import Test
 from polyvisor.devices.uart import Uart16550
-from polyvisor.devices.virtio.block import BlockDevice
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.rng import RngDevice
 from polyvisor.devices.virtio.transport import VirtioMmio
@@ -48,24 +47,17 @@ _DYNAMIC_INFO_AT = at.MROM.base + 0x100
 
 
 @dataclass(frozen=True)
-class Disk:
-    """A raw disk image: a file on the host."""
-
-    path: str
-    read_only: bool = False
-
-
-@dataclass(frozen=True)
 class VirtConfig:
     """What is on the board.
 
     ``memory`` in bytes; ``cpus`` harts; ``tier`` of the engine; ``virtual_time``: the time counter follows executed
-    instructions instead of the host's clock; ``entropy``: where the guest's random numbers come from.
+    instructions instead of the host's clock; ``entropy``: where the guest's random numbers come from; ``devices``:
+    what makes the virtio devices beside the entropy device, in this order. The board closes those it made.
     """
 
     memory: int = 512 << 20
     cpus: int = 1
-    disks: Sequence[Disk] = ()
+    devices: Sequence[Callable[[], VirtioDevice]] = ()
     tier: str = "jit"
     virtual_time: bool = False
     entropy: Callable[[int], bytes] = field(default=os.urandom)
@@ -87,17 +79,17 @@ class _Clock:
             hart.cpu.clock_offset = self._harts[0].cpu.clock_offset
 
 
-def _open_disks(disks: Sequence[Disk]) -> list[VirtioDevice]:
-    """All disks, or none: those opened before one that cannot be are closed again."""
-    opened: list[VirtioDevice] = []
+def _make_devices(makers: Sequence[Callable[[], VirtioDevice]]) -> list[VirtioDevice]:
+    """All devices, or none: those made before one that cannot be are closed again."""
+    made: list[VirtioDevice] = []
     try:
-        for disk in disks:
-            opened.append(BlockDevice.open(disk.path, disk.read_only))
-    except OSError:
-        for device in opened:
+        for make in makers:
+            made.append(make())
+    except BaseException:
+        for device in made:
             device.close()
         raise
-    return opened
+    return made
 
 
 class Virt:
@@ -119,8 +111,8 @@ class Virt:
             raise ValueError(f"{config.cpus} CPUs; the board takes 1 to {MAX_CPUS}")
         if config.tier not in TIERS:
             raise ValueError(f"there is no tier {config.tier!r}; there are {', '.join(TIERS)}")
-        if len(config.disks) >= at.VIRTIO_SLOTS:
-            raise ValueError(f"{len(config.disks)} disks; the board takes {at.VIRTIO_SLOTS - 1}")
+        if len(config.devices) >= at.VIRTIO_SLOTS:
+            raise ValueError(f"{len(config.devices)} virtio devices; the board takes {at.VIRTIO_SLOTS - 1}")
         self.config = config
         self.power = power
         self.memory = memory = Memory()
@@ -158,9 +150,9 @@ class Virt:
         }
         for region, device in fixed.items():
             memory.add_device(region.base, region.size, device)
-        devices = self.virtio_devices = [RngDevice(config.entropy), *_open_disks(config.disks)]
+        devices = self.virtio_devices = _make_devices([lambda: RngDevice(config.entropy), *config.devices])
         self.virtio: list[VirtioMmio] = []
-        for slot, region in enumerate(at.VIRTIO):
+        for slot, region in enumerate(at.VIRTIO[: max(len(devices), at.VIRTIO_FIXED_SLOTS)]):
             transport = VirtioMmio(memory, self.plic.line(region.irq), devices[slot] if slot < len(devices) else None)
             memory.add_device(region.base, region.size, transport)
             self.virtio.append(transport)
@@ -207,7 +199,7 @@ class Virt:
     def _device_tree(self, command_line: str = "", initrd: tuple[int, int] | None = None) -> bytes:
         return device_tree(
             memory_size=self.config.memory, harts=self.config.cpus, command_line=command_line, initrd=initrd,
-            rng_seed=self.config.entropy(32),
+            rng_seed=self.config.entropy(32), virtio_slots=len(self.virtio),
         )
 
     def _load_firmware(self, firmware: bytes, end: int) -> None:

@@ -9,7 +9,9 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn, TextIO
 
@@ -17,7 +19,8 @@ import typer
 
 from polyvisor import images
 from polyvisor.boards.loader import LoadError
-from polyvisor.boards.virt import TIERS, Disk, VirtConfig
+from polyvisor.boards.virt import TIERS, VirtConfig
+from polyvisor.devices.virtio.block import BlockDevice
 from polyvisor.vm.gdb import GdbServer
 from polyvisor.vm.machine import Machine
 from polyvisor.vm.stats import collect
@@ -53,12 +56,12 @@ def parse_memory(text: str) -> int:
     return -(-size // 4096) * 4096
 
 
-def parse_disk(text: str) -> Disk:
-    """``FILE`` or ``FILE,ro``."""
+def parse_disk(text: str) -> Callable[[], BlockDevice]:
+    """What opens the disk that ``FILE`` or ``FILE,ro`` means."""
     path, comma, mode = text.rpartition(",")
     if comma and mode in ("ro", "rw"):
-        return Disk(path, mode == "ro")
-    return Disk(text)
+        return partial(BlockDevice.open, path, mode == "ro")
+    return partial(BlockDevice.open, text)
 
 
 @dataclass(frozen=True)
@@ -325,7 +328,7 @@ def run(
     size = parse_memory(memory)
     software = choose_software(target, kernel, initrd, append, firmware, command)
     config = VirtConfig(
-        memory=size, cpus=cpus, disks=tuple(map(parse_disk, disk or ())), tier=tier,
+        memory=size, cpus=cpus, devices=tuple(map(parse_disk, disk or ())), tier=tier,
         virtual_time=virtual_time,
     )
     try:

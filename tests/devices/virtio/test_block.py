@@ -15,10 +15,10 @@ import pytest
 from virtio_driver import DATA, FULL, PLAIN, TABLES, Driver
 
 from polyvisor.devices.virtio import block as b
-from polyvisor.devices.virtio import rawfile
 from polyvisor.devices.virtio import transport as t
 from polyvisor.devices.virtio.block import BlockDevice
-from polyvisor.devices.virtio.rawfile import DiskError, RawFile
+from polyvisor.storage import raw
+from polyvisor.storage.raw import DiskError, RawFile
 
 SECTORS = 64
 HEADER = DATA
@@ -182,8 +182,8 @@ def test_write_zeroes(image: Path) -> None:
 
 @pytest.mark.parametrize("unmap", [False, True])
 def test_write_zeroes_without_fallocate(image: Path, monkeypatch: pytest.MonkeyPatch, unmap: bool) -> None:
-    monkeypatch.setattr(rawfile, "_fallocate", lambda *arguments: False)
-    monkeypatch.setattr(rawfile, "_ZEROES", bytes(1000))
+    monkeypatch.setattr(raw, "_fallocate", lambda *arguments: False)
+    monkeypatch.setattr(raw, "_ZEROES", bytes(1000))
     driver = disk(image)
     expected = bytearray(image.read_bytes())
     assert driver.request(b.T_WRITE_ZEROES, out=struct.pack("<QII", 3, 9, unmap))[0] == b.S_OK
@@ -205,7 +205,7 @@ def test_discard_frees_blocks(tmp_path: Path) -> None:
 
 def test_fallocate_modes(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(rawfile, "_fallocate", lambda fd, *arguments: calls.append(arguments) or True)
+    monkeypatch.setattr(raw, "_fallocate", lambda fd, *arguments: calls.append(arguments) or True)
     driver = disk(image)
     driver.request(b.T_DISCARD, out=struct.pack("<QIIQII", 8, 16, 0, 40, 8, 0))
     driver.request(b.T_WRITE_ZEROES, out=struct.pack("<QII", 1, 2, 0))
@@ -318,7 +318,7 @@ def test_one_writer(image: Path) -> None:
     device = BlockDevice.open(image)
     check_refused(image, False, "in use")
     code = (
-        "import sys; from polyvisor.devices.virtio.block import *\n"
+        "import sys; from polyvisor.devices.virtio.block import *; from polyvisor.storage.raw import *\n"
         "try: BlockDevice.open(sys.argv[1])\n"
         "except DiskError as error: print(error)"
     )

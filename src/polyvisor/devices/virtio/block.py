@@ -9,7 +9,7 @@ from typing import Self
 
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.queue import Chain, QueueError, Segment, gather, length_of, scatter, split
-from polyvisor.devices.virtio.rawfile import SECTOR, DiskError, RawFile
+from polyvisor.storage.raw import SECTOR, DiskError, RawFile
 
 __all__ = ["BlockDevice", "BlockState", "DiskError", "RawFile"]
 

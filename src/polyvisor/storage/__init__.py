@@ -1,0 +1,1 @@
+"""What disks are kept in on the host."""
