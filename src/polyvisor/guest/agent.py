@@ -1,8 +1,8 @@
 """The agent: a program in the guest that runs commands and moves files for the host, without a network.
 
 It is written in the description language and compiled for the guest's CPU, so it needs nothing of the guest but the
-kernel: no library, no interpreter, no package. It serves :mod:`polyvisor.guest.protocol`; every connection has a process
-of its own. What the host asks for is done: the host owns the machine.
+kernel: no library, no interpreter, no package. It serves :mod:`polyvisor.guest.protocol`; every connection has a
+process of its own. What the host asks for is done: the host owns the machine.
 """
 
 from __future__ import annotations
@@ -301,8 +301,7 @@ def attend(connection: u64, child: u64, stdin: u64, stdout: u64, stderr: u64) ->
             elif kind == p.RESIZE and tty:
                 resize(stdout, u64(_IN))
         if polled(u64(4)) != 0:
-            if call5(os.WAIT4, child, u64(_SMALL + 32), u64(os.WNOHANG), u64(0), u64(0)) == i64(child):
-                running = False
+            running = call5(os.WAIT4, child, u64(_SMALL + 32), u64(os.WNOHANG), u64(0), u64(0)) != i64(child)
     stdout = drain(connection, stdout, u32(p.STDOUT), child)
     stderr = drain(connection, stderr, u32(p.STDERR), child)
     send(connection, u32(p.EXIT), peek(u32, u64(_SMALL + 32)), u32(0), u32(1))

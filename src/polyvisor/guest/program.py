@@ -139,7 +139,8 @@ def _module(main: Function, platform: Platform) -> str:
             todo.extend(emitter.callees)
     outside = [text for symbol, text in declarations.items() if symbol not in done]
     parameters = ", ".join(["ptr null", *(f"{llvm_type(p.type)} %a" for p in root.parameters)])
-    wrapper = f'define void @main(i64 %a) #0 {{\n  call {result_type(root)} @"{root.name}"({parameters})\n  ret void\n}}'
+    call = f'call {result_type(root)} @"{root.name}"({parameters})'
+    wrapper = f"define void @main(i64 %a) #0 {{\n  {call}\n  ret void\n}}"
     assert signature(root) == "ptr, i64", "main takes the stack pointer"
     attributes = 'attributes #0 = { nounwind "no-builtins" "no-jump-tables"="true" }'
     return "\n".join([*outside, *done.values(), wrapper, attributes, METADATA])
@@ -173,9 +174,8 @@ def _compile(main: Function, platform: Platform) -> _Code:
                 if kind not in (_R_RISCV_CALL, _R_RISCV_CALL_PLT) or name != "system":
                     raise ValueError(f"relocation {kind} of {name!r}: the program needs what is not linked here")
                 calls.append(relocation["r_offset"])
-        elif section["sh_flags"] & 2 and section.name not in (".text", "") and section["sh_size"]:
-            if section.name not in (".eh_frame",):
-                raise ValueError(f"section {section.name}: the program has data that the compiler placed")
+        elif section["sh_flags"] & 2 and section["sh_size"] and section.name not in (".text", ".eh_frame"):
+            raise ValueError(f"section {section.name}: the program has data that the compiler placed")
     return _Code(text.data(), symbols.get_symbol_by_name("main")[0]["st_value"], calls)
 
 

@@ -46,6 +46,11 @@ class Stream:
 
     # For users
 
+    @property
+    def lock(self) -> threading.RLock:  # type: ignore[valid-type]
+        """The device's lock, which guards the stream too."""
+        return self._device.lock
+
     def wait_open(self, timeout: float | None = None) -> None:
         """Wait until the guest has accepted. Raises ConnectionRefusedError and TimeoutError; both end the stream."""
         with self._device.lock:

@@ -74,7 +74,7 @@ class VsockDevice(VirtioDevice):
                 raise ValueError(f"port {port} is taken")
             self._listeners[port] = accept
 
-    def connect(self, port: int, timeout: float | None = None) -> Stream:
+    def connect_to(self, port: int, timeout: float | None = None) -> Stream:
         """Open a stream to a port of the guest.
 
         Raises ConnectionRefusedError if nobody listens there, and TimeoutError.
