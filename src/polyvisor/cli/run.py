@@ -303,6 +303,7 @@ def run(
     disk: Annotated[
         list[str] | None, typer.Option(help="Raw disk image: FILE or FILE,ro. May be given several times.")
     ] = None,
+    pci: Annotated[bool, typer.Option("--pci", help="Put the virtio devices on a PCI bus.")] = False,
     command: Annotated[
         str | None, typer.Option("--run", help="Run this shell command in the image, then exit with its status.")
     ] = None,
@@ -328,8 +329,8 @@ def run(
     size = parse_memory(memory)
     software = choose_software(target, kernel, initrd, append, firmware, command)
     config = VirtConfig(
-        memory=size, cpus=cpus, devices=tuple(map(parse_disk, disk or ())), tier=tier,
-        virtual_time=virtual_time,
+        memory=size, cpus=cpus, devices=tuple(map(parse_disk, disk or ())), bus="pci" if pci else "mmio",
+        tier=tier, virtual_time=virtual_time,
     )
     try:
         with open_trace(trace) as file:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from virtio_driver import DATA, PLAIN, Driver
+from virtio_driver import DATA, PLAIN, Driver, every_wiring
 
-from polyvisor.devices.virtio import transport as t
+from polyvisor.devices.virtio import mmio as t
 from polyvisor.devices.virtio.rng import MAX_BYTES, RngDevice
+
+pytestmark = every_wiring
 
 
 def test_fills_buffers() -> None:

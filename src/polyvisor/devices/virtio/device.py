@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
 from polyvisor.devices.virtio.queue import Chain, QueueError, VirtQueue
@@ -14,6 +14,7 @@ from polyvisor.engine.memory import Memory
 F_INDIRECT_DESC = 1 << 28
 F_EVENT_IDX = 1 << 29
 F_VERSION_1 = 1 << 32
+F_RING_PACKED = 1 << 34
 
 # Buffers taken at one go are at most this many times the queue size.
 _TURN = 4
@@ -75,6 +76,7 @@ class VirtioDevice:
         self.state = state
         self.lock = threading.RLock()
         self._link: Link | None = None
+        self._guard = _Guard(self)
 
     def connect(self, link: Link) -> None:
         """Called once, by the transport. Raises ValueError if the device is connected already."""
@@ -105,14 +107,9 @@ class VirtioDevice:
     def close(self) -> None:
         """Release what the host gave; the device must not be used afterwards."""
 
-    @contextmanager
-    def guard(self) -> Iterator[None]:
+    def guard(self) -> _Guard:
         """Hold the lock; a QueueError inside makes the device need a reset instead of going on."""
-        with self.lock:
-            try:
-                yield
-            except QueueError:
-                self.link.fail()
+        return self._guard
 
     def serve(self, index: int, handle: Callable[[Chain], int]) -> None:
         """Give each available buffer of queue ``index`` to ``handle``, which returns how many bytes it wrote.
@@ -121,18 +118,43 @@ class VirtioDevice:
         the device write to its own rings: so after a few times the queue's size the rest waits until the driver has
         acknowledged an interrupt. Raises QueueError.
         """
-        queue = self.link.queues[index]
+        link = self.link
+        queue = link.queues[index]
+        pop, put = queue.pop, queue.put
         budget = _TURN * queue.state.size
         try:
             more = True
             while more and budget:
                 queue.suppress_notifications()
-                while budget and (chain := queue.pop()) is not None:
-                    queue.push(chain, handle(chain))
+                while budget and (chain := pop()) is not None:
+                    put(chain, handle(chain))
                     budget -= 1
                 more = queue.request_notification()
         finally:
+            queue.announce()
             if queue.should_interrupt():
-                self.link.interrupt()
+                link.interrupt()
         if more:
-            self.link.resume_later(index)
+            link.resume_later(index)
+
+
+class _Guard:
+    """See :meth:`VirtioDevice.guard`. It keeps nothing, so one serves all threads, and inside itself."""
+
+    def __init__(self, device: VirtioDevice) -> None:
+        self._device = device
+        self._lock = device.lock
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        try:
+            if kind is None or not issubclass(kind, QueueError):
+                return False
+            self._device.link.fail()
+            return True
+        finally:
+            self._lock.release()
