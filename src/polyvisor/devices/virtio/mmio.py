@@ -89,12 +89,13 @@ class VirtioMmio(Transport):
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Raises BusError as the class says."""
+        if offset == QUEUE_NOTIFY and size == 4:
+            self.kick(value & _U32)
+            return
         _check(offset, size)
         device = self.device
         with device.guard():
-            if offset == QUEUE_NOTIFY:
-                self.notify(value & _U32)
-            elif offset < CONFIG:
+            if offset < CONFIG:
                 self._write_register(offset, value & _U32)
             elif offset - CONFIG + size <= len(device.config()):
                 device.write_config(offset - CONFIG, (value & (1 << 8 * size) - 1).to_bytes(size, "little"))

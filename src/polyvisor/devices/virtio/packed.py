@@ -83,7 +83,8 @@ class PackedQueue(VirtQueue):
         if not self.has_more():
             return None
         if not ORDERED_HOST:
-            self._fence()  # the descriptor is read after the marks that published it
+            with self._fence:
+                pass  # the descriptor is read after the marks that published it
         state = self._state
         size, at = state.size, state.next_avail
         index = at if at < size else at - size
@@ -133,7 +134,8 @@ class PackedQueue(VirtQueue):
         state.next_used = (at + chain.slots) % (2 * size)
         state.unsignalled += chain.slots
         if not ORDERED_HOST:
-            self._fence()  # all else before the marks
+            with self._fence:
+                pass  # all else before the marks
         self._ring16[8 * index + _FLAGS] = flags
 
     def announce(self) -> None:
@@ -150,7 +152,8 @@ class PackedQueue(VirtQueue):
         if not state.ready or not count:
             return False
         state.unsignalled = 0
-        self._fence()  # our marks are visible before we look whether the driver waits
+        with self._fence:
+            pass  # our marks are visible before we look whether the driver waits
         event = self._driver_event[0]
         kind = event >> 16 & 3
         if kind != EVENT_DESC or not state.event_idx:
@@ -179,5 +182,6 @@ class PackedQueue(VirtQueue):
             self._device_event[0] = wish | EVENT_DESC << 16
         else:
             self._device_event[0] = EVENT_ENABLE << 16
-        self._fence()  # the driver sees the wish before we look for the last time
+        with self._fence:
+            pass  # the driver sees the wish before we look for the last time
         return self.has_more()

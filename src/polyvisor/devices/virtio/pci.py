@@ -121,14 +121,15 @@ class VirtioPci(Transport):
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Never raises: what a guest writes elsewhere is lost."""
+        if offset >= NOTIFY_AT:
+            # The queue is told by the address; what is written is its index too (4.1.5.2).
+            self.kick((offset - NOTIFY_AT) // NOTIFY_MULTIPLIER)
+            return
         value &= (1 << 8 * size) - 1
         device = self.device
         with device.guard():
             part, at = divmod(offset, PART_SIZE)
-            if part == NOTIFY_AT // PART_SIZE:
-                # The queue is told by the address; what is written is its index too (4.1.5.2).
-                self.notify(at // NOTIFY_MULTIPLIER)
-            elif part == DEVICE_AT // PART_SIZE:
+            if part == DEVICE_AT // PART_SIZE:
                 if at + size <= len(device.config()):
                     device.write_config(at, value.to_bytes(size, "little"))
             elif part == COMMON_AT // PART_SIZE:

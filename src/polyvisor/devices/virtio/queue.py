@@ -145,7 +145,8 @@ class VirtQueue(ABC):
             raise ValueError(f"queue size {max_size}: must be a power of two up to {MAX_QUEUE_SIZE}")
         self.max_size = max_size
         self._memory = memory
-        self._barrier = threading.Lock()
+        # Taking it orders all accesses before and after against those of the harts: it is an atomic operation.
+        self._fence = threading.Lock()
         self._state = QueueState()
         self.reset()
 
@@ -295,8 +296,3 @@ class VirtQueue(ABC):
     @abstractmethod
     def request_notification(self) -> bool:
         """Ask to be notified of the next buffer; True if there is one already. Raises QueueError."""
-
-    def _fence(self) -> None:
-        """Order all accesses before and after against those of the harts: taking a lock is an atomic operation."""
-        with self._barrier:
-            pass

@@ -77,7 +77,8 @@ class SplitQueue(VirtQueue):
         if not state.ready or not self._available():
             return None
         if not ORDERED_HOST:
-            self._fence()  # entries are read after the index that published them
+            with self._fence:
+                pass  # entries are read after the index that published them
         size = state.size
         next_avail = state.next_avail
         head = self._avail[_ENTRIES + (next_avail & size - 1)]
@@ -126,7 +127,8 @@ class SplitQueue(VirtQueue):
         elements[2 * slot] = chain.head
         elements[2 * slot + 1] = written & 0xFFFFFFFF
         if not ORDERED_HOST:
-            self._fence()  # the entry, and the data, before the index
+            with self._fence:
+                pass  # the entry, and the data, before the index
         next_used = next_used + 1 & 0xFFFF
         state.next_used = next_used
         state.unsignalled += 1
@@ -144,7 +146,8 @@ class SplitQueue(VirtQueue):
         if not state.ready or not count:
             return False
         state.unsignalled = 0
-        self._fence()  # our index is visible before we look whether the driver waits
+        with self._fence:
+            pass  # our index is visible before we look whether the driver waits
         if state.event_idx:
             event = self._avail[_ENTRIES + state.size]
             return state.next_used - event - 1 & 0xFFFF < count
@@ -165,5 +168,6 @@ class SplitQueue(VirtQueue):
             self._used[_ENTRIES + 4 * state.size] = state.next_avail
         else:
             self._used[_FLAGS] = 0
-        self._fence()  # the driver sees the wish before we look for the last time
+        with self._fence:
+            pass  # the driver sees the wish before we look for the last time
         return self._available() > 0
