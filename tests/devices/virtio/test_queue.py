@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from virtio_driver import AVAIL, BASE, DATA, DESC, FULL, PLAIN, SIZE, TABLES, USED, Driver, new_memory
+from virtio_driver import AVAIL, BASE, DATA, DESC, FULL, PLAIN, SIZE, TABLES, USED, Driver, every_wiring, new_memory
 
 from polyvisor.devices.virtio import mmio as t
 from polyvisor.devices.virtio.device import F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice
@@ -190,6 +190,30 @@ def test_endless_refills_wait_for_the_driver(features: int) -> None:
     assert len(device.chains) == 32 and driver.wire.level
     driver.set(t.STATUS, 0)
     assert driver.mmio.state.resume == 0
+
+
+@every_wiring
+@pytest.mark.parametrize("features", [PLAIN, FULL])
+def test_calls_outside_of_serve_tell_the_engine_too(features: int) -> None:
+    class Hold(Collect):
+        def notify(self, index: int) -> None:
+            queue = self.link.queues[index]
+            calls = (queue.suppress_notifications, lambda: queue.push(queue.pop(), 1), queue.request_notification)
+            for call in calls:
+                driver.written.clear()
+                before = driver.memory.read(DESC, 0x4000)
+                call()
+                after = driver.memory.read(DESC, 0x4000)
+                changed = {DESC + i for i in range(0x4000) if before[i] != after[i]}
+                assert changed <= {at + i for at, length in driver.written for i in range(length)}
+                counts.append(len(changed))
+
+    counts: list[int] = []
+    driver = Driver(Hold(), features)
+    for i in range(2):
+        driver.offer(driver.chain([(DATA, 1, True)], first=i + 1))
+    driver.kick()
+    assert counts[1] and counts[2] and bool(counts[0]) == (features == PLAIN)
 
 
 def nested(driver: Driver) -> None:

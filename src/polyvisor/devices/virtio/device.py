@@ -120,16 +120,16 @@ class VirtioDevice:
         """
         link = self.link
         queue = link.queues[index]
-        pop, put = queue.pop, queue.put
+        pop, push = queue.pop, queue.push
         budget = _TURN * queue.state.size
         try:
             more = True
             while more and budget:
-                queue.suppress_notifications()
+                queue.suppress_notifications(False)
                 while budget and (chain := pop()) is not None:
-                    put(chain, handle(chain))
+                    push(chain, handle(chain), False)
                     budget -= 1
-                more = queue.request_notification()
+                more = queue.request_notification(False)
         finally:
             queue.announce()
             if queue.should_interrupt():

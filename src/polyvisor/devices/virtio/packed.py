@@ -117,8 +117,8 @@ class PackedQueue(VirtQueue):
             raise QueueError(f"descriptor chain is longer than {self.max_size}")
         return [_part(table, at) for at in range(base, base + DESCRIPTOR_SIZE * entries, DESCRIPTOR_SIZE)]
 
-    def put(self, chain: Chain, written: int) -> None:
-        """Give ``chain`` back, without telling the engine; in any order (2.8.4)."""
+    def push(self, chain: Chain, written: int, tell: bool = True) -> None:
+        """Give ``chain`` back, in any order (2.8.4)."""
         state = self._state
         if not state.ready or chain.slots > self._held():
             return
@@ -137,6 +137,8 @@ class PackedQueue(VirtQueue):
             with self._fence:
                 pass  # all else before the marks
         self._ring16[8 * index + _FLAGS] = flags
+        if tell:
+            self._memory.wrote(state.descriptors, DESCRIPTOR_SIZE * size)
 
     def announce(self) -> None:
         """Tell the engine of what was written."""
@@ -165,13 +167,15 @@ class PackedQueue(VirtQueue):
             at += size
         return (state.next_used - at - 1) % (2 * size) < count
 
-    def suppress_notifications(self) -> None:
+    def suppress_notifications(self, tell: bool = True) -> None:
         """Tell the driver that it need not notify."""
         state = self._state
         if state.ready and not state.event_idx:
             self._device_event[0] = EVENT_DISABLE << 16
+            if tell:
+                self._memory.wrote(state.device, _EVENT_SIZE)
 
-    def request_notification(self) -> bool:
+    def request_notification(self, tell: bool = True) -> bool:
         """Ask to be notified of the next buffer; True if there is one already."""
         state = self._state
         if not state.ready:
@@ -182,6 +186,8 @@ class PackedQueue(VirtQueue):
             self._device_event[0] = wish | EVENT_DESC << 16
         else:
             self._device_event[0] = EVENT_ENABLE << 16
+        if tell:
+            self._memory.wrote(state.device, _EVENT_SIZE)
         with self._fence:
             pass  # the driver sees the wish before we look for the last time
         return self.has_more()

@@ -136,7 +136,9 @@ def scatter(memory: Memory, segments: Iterable[Segment], data: bytes) -> int:
 class VirtQueue(ABC):
     """One virtqueue of at most ``max_size`` entries in ``memory``; a subclass for each ring format.
 
-    The caller serialises calls. A queue that is not enabled has no buffers and takes none back.
+    The caller serialises calls. A queue that is not enabled has no buffers and takes none back. Telling the engine
+    what was written to guest memory takes longer than writing it: who makes many calls has them leave it
+    (``tell`` False), and calls :meth:`announce` at the end.
     """
 
     def __init__(self, memory: Memory, max_size: int) -> None:
@@ -231,20 +233,15 @@ class VirtQueue(ABC):
         """Take the next available buffer, or None. Raises QueueError."""
 
     @abstractmethod
-    def put(self, chain: Chain, written: int) -> None:
-        """Give ``chain`` back as :meth:`push` does, but leave it to :meth:`announce` to tell the engine."""
-
-    @abstractmethod
-    def announce(self) -> None:
-        """Tell the engine of all that was written to the rings since the queue was enabled, as Memory.wrote does."""
-
-    def push(self, chain: Chain, written: int) -> None:
+    def push(self, chain: Chain, written: int, tell: bool = True) -> None:
         """Give ``chain`` back; ``written`` bytes of its writable part were written, from its start.
 
         Does nothing if the queue is not enabled any more.
         """
-        self.put(chain, written)
-        self.announce()
+
+    @abstractmethod
+    def announce(self) -> None:
+        """Tell the engine, as Memory.wrote does, of what was written to the rings by calls with ``tell`` False."""
 
     def _sorted(self, head: int, parts: Iterable[Part], slots: int = 1) -> Chain:
         """A buffer of ``parts``, each of which is checked (2.6.5.2 to 2.6.5.4). Raises QueueError."""
@@ -290,9 +287,9 @@ class VirtQueue(ABC):
         """Whether the driver wants to hear of what was given back since the last call. Raises QueueError."""
 
     @abstractmethod
-    def suppress_notifications(self) -> None:
-        """Tell the driver that it need not notify; with EVENT_IDX an old position says so. :meth:`announce` follows."""
+    def suppress_notifications(self, tell: bool = True) -> None:
+        """Tell the driver that it need not notify; with EVENT_IDX an old position says so."""
 
     @abstractmethod
-    def request_notification(self) -> bool:
+    def request_notification(self, tell: bool = True) -> bool:
         """Ask to be notified of the next buffer; True if there is one already. Raises QueueError."""

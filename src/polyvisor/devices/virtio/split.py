@@ -116,8 +116,8 @@ class SplitQueue(VirtQueue):
                 raise QueueError(f"descriptor chain is longer than {limit}")
             address, length, flags, following = _descriptor(table, base + DESCRIPTOR_SIZE * following)
 
-    def put(self, chain: Chain, written: int) -> None:
-        """Give ``chain`` back, without telling the engine."""
+    def push(self, chain: Chain, written: int, tell: bool = True) -> None:
+        """Give ``chain`` back."""
         state = self._state
         if not state.ready:
             return
@@ -133,6 +133,8 @@ class SplitQueue(VirtQueue):
         state.next_used = next_used
         state.unsignalled += 1
         self._used[_INDEX] = next_used
+        if tell:
+            self.announce()
 
     def announce(self) -> None:
         """Tell the engine of what was written."""
@@ -153,13 +155,15 @@ class SplitQueue(VirtQueue):
             return state.next_used - event - 1 & 0xFFFF < count
         return not self._avail[_FLAGS] & AVAIL_F_NO_INTERRUPT
 
-    def suppress_notifications(self) -> None:
+    def suppress_notifications(self, tell: bool = True) -> None:
         """Tell the driver that it need not notify (2.7.10)."""
         state = self._state
         if state.ready and not state.event_idx:
             self._used[_FLAGS] = USED_F_NO_NOTIFY
+            if tell:
+                self.announce()
 
-    def request_notification(self) -> bool:
+    def request_notification(self, tell: bool = True) -> bool:
         """Ask to be notified of the next buffer; True if there is one already. Raises QueueError."""
         state = self._state
         if not state.ready:
@@ -168,6 +172,8 @@ class SplitQueue(VirtQueue):
             self._used[_ENTRIES + 4 * state.size] = state.next_avail
         else:
             self._used[_FLAGS] = 0
+        if tell:
+            self.announce()
         with self._fence:
             pass  # the driver sees the wish before we look for the last time
         return self._available() > 0
