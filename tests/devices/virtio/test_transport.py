@@ -233,6 +233,7 @@ def test_state_can_move_to_another_transport() -> None:
     state = copy.deepcopy(first.mmio.state)
     second = Driver(RngDevice(lambda count: b"b" * count))
     second.memory.write(BASE, first.memory.read(BASE, SIZE))
+    second.set(t.STATUS, 0)
     second.mmio.state = state
     second.avail_idx = second.seen = 1
     second.offer(second.chain([(DATA + 4, 4, True)]))

@@ -165,6 +165,20 @@ def test_resumed_when_the_interrupt_is_acknowledged() -> None:
     assert device.served == 32
 
 
+def test_a_bad_ring_met_while_acknowledging() -> None:
+    class Refill(RngDevice):
+        def _fill(self, chain: object) -> int:
+            driver.offer(0)
+            return 0
+
+    driver = Driver(Refill(), size=4)
+    driver.offer(driver.chain([(DATA, 1, True)]))
+    driver.kick()
+    driver.desc(0, 0, 1)
+    assert driver.ack() == INTERRUPT_USED
+    assert driver.needs_reset and driver.wire.level and driver.ack() == INTERRUPT_CONFIG
+
+
 def test_no_buffers_are_taken_without_bus_mastering() -> None:
     driver = Driver(RngDevice(lambda count: b"x" * count))
     pci = driver.mmio

@@ -169,8 +169,7 @@ class PciFunction:
         config = self._state.config
         level = bool(self._state.interrupt)
         config[STATUS] = config[STATUS] & ~STATUS_INTERRUPT | (STATUS_INTERRUPT if level else 0)
-        disabled = int.from_bytes(config[COMMAND : COMMAND + 2], "little") & COMMAND_INTX_DISABLE
-        self._line.set(level and not disabled)
+        self._line.set(level and not config[COMMAND + 1] & COMMAND_INTX_DISABLE >> 8)
 
     def read_config(self, offset: int, size: int) -> int:
         """Read ``size`` bytes, 1, 2 or 4, of the configuration space; all are inside it."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from polyvisor.devices.pci.function import COMMAND, Bar, FunctionState, PciFunction
 from polyvisor.devices.virtio.device import VirtioDevice
+from polyvisor.devices.virtio.queue import QueueError
 from polyvisor.devices.virtio.transport import Transport
 from polyvisor.engine.memory import Memory
 
@@ -108,11 +109,11 @@ class VirtioPci(Transport):
     def read(self, offset: int, size: int) -> int:
         """Never raises: a guest that reads elsewhere gets 0."""
         with self.device.guard():
+            if offset == ISR_AT:
+                return self._read_isr()
             part, at = divmod(offset, PART_SIZE)
             if part == DEVICE_AT // PART_SIZE:
                 return int.from_bytes(self.device.config()[at : at + size], "little")
-            if part == ISR_AT // PART_SIZE:
-                return self._read_isr() if at == 0 else 0
             if part == COMMON_AT // PART_SIZE:
                 if size == 8 and at in _ADDRESSES:
                     return self._read_common(at) | self._read_common(at + 4) << 32
@@ -143,7 +144,10 @@ class VirtioPci(Transport):
         """Reading acknowledges (4.1.4.5)."""
         status = self._state.interrupt_status
         if status:
-            self.acknowledge(status)
+            try:
+                self.acknowledge(status)
+            except QueueError:
+                self.fail()  # the driver still gets what it read
         return status
 
     def _read_common(self, at: int) -> int:

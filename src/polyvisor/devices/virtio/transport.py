@@ -85,7 +85,10 @@ class Transport:
 
     @state.setter
     def state(self, state: TransportState) -> None:
-        """Go on from ``state``. Raises ValueError if it is of a device with another number of queues."""
+        """Go on from ``state``.
+
+        Raises ValueError if it is of a device with another number of queues, QueueError if its rings are not in RAM.
+        """
         if len(state.queues) != len(self._queues):
             raise ValueError(f"state of {len(state.queues)} queues for a device with {len(self._queues)}")
         self._state = state
@@ -243,6 +246,7 @@ class Transport:
     def _reset(self) -> None:
         self._set_interrupt(0)
         self._state = TransportState(config_generation=self._state.config_generation)
-        for queue in self._queues:
-            queue.reset()
+        for index in range(len(self._queues)):
+            self._choose_format(index, False)
+            self._queues[index].reset()
         self.device.reset()
