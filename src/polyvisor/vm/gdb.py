@@ -10,13 +10,13 @@ import os
 import select
 import socket
 import threading
-from typing import Any
 
-from polyvisor.adl import READ, Trap, u32, u64
+from polyvisor.adl import Trap
 from polyvisor.engine.hart import Hart
 from polyvisor.engine.memory import BusError
 from polyvisor.isa.riscv.debug import REGISTERS, TARGET_XML
 
+from .inspect import physical_pieces
 from .machine import Machine
 
 _SIGINT, _SIGTRAP = 2, 5
@@ -325,29 +325,7 @@ class GdbServer:
             getattr(state, member)[index] = value
 
     def _pieces(self, address: int, length: int) -> list[tuple[int, int]]:
-        """(physical address, length) of a virtual range, page by page. Raises Trap where nothing is mapped."""
-        pieces = []
-        while length:
-            part = min(length, 4096 - address % 4096)
-            pieces.append((self._translate(address), part))
-            address, length = (address + part) & (2**64 - 1), length - part
-        return pieces
-
-    def _translate(self, address: int) -> int:
-        """Where the current hart's loads find a virtual address, without changing anything the guest can see."""
-        view: Any = self._harts[self._current].cpu.view
-        hooks = view.architecture.hooks
-        if "translate" not in hooks:
-            return address
-        saved = bytes(view.block)
-        # No A bits are set for a debugger's look.
-        view.phys_compare_exchange = lambda kind, where, expected, new: (expected, True)
-        try:
-            context = hooks["data_context"](view)
-            return int(hooks["translate"](view, u64(address), u32(READ), context)[0])
-        finally:
-            del view.phys_compare_exchange
-            view.block[: len(saved)] = saved
+        return list(physical_pieces(self._harts[self._current], address, length))
 
     def _read_memory(self, address: int, length: int) -> bytes:
         memory = self._machine.board.memory

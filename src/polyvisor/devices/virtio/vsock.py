@@ -1,0 +1,275 @@
+"""The socket device (VIRTIO 1.2, section 5.10): byte streams between programs of the guest and the host's Python.
+
+The host's end of a stream is a :class:`~polyvisor.devices.virtio.stream.Stream`. Addresses are a context identifier
+and a port; the host is CID 2.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from polyvisor.devices.virtio.device import VirtioDevice
+from polyvisor.devices.virtio.queue import Chain, QueueError, gather, length_of, scatter, split
+from polyvisor.devices.virtio.stream import BUFFER, Stream
+
+__all__ = ["HOST_CID", "Stream", "VsockDevice", "VsockState"]
+
+QUEUE_SIZE = 256
+RX, TX, EVENT = 0, 1, 2
+
+HOST_CID = 2
+FIRST_GUEST_CID = 3
+
+F_STREAM = 1 << 0
+
+# struct virtio_vsock_hdr: source and destination CID, source and destination port, length, type, operation, flags,
+# space for data at the sender, how much of it has been taken (5.10.6).
+HEADER = struct.Struct("<QQIIIHHIII")
+TYPE_STREAM = 1
+OP_REQUEST, OP_RESPONSE, OP_RST, OP_SHUTDOWN, OP_RW, OP_CREDIT_UPDATE, OP_CREDIT_REQUEST = range(1, 8)
+NO_MORE_RECEIVED, NO_MORE_SENT = 1, 2
+
+_FIRST_PORT = 1 << 30  # of connections that the host makes
+_MAX_CONNECTIONS = 1024
+# Replies that wait for room in the guest's receive queue; with more, its transmit queue has to wait (5.10.6.1.2).
+_MAX_REPLIES = 1024
+_U32 = 2**32 - 1
+
+
+@dataclass
+class VsockState:
+    """Connections are the host's and do not outlive it; the device itself keeps nothing."""
+
+
+class VsockDevice(VirtioDevice):
+    """Sockets of the guest with address ``cid``. Streams and callbacks share the device's lock.
+
+    Callbacks run with the lock held, on the thread of a hart or of whoever sends: they must not block.
+    """
+
+    device_id = 19
+
+    def __init__(self, cid: int = FIRST_GUEST_CID) -> None:
+        """Raises ValueError for a CID that no guest can have."""
+        if not FIRST_GUEST_CID <= cid < _U32:
+            raise ValueError(f"a guest's CID is {FIRST_GUEST_CID} to {_U32 - 1}, not {cid}")
+        super().__init__(F_STREAM, (QUEUE_SIZE,) * 3, VsockState())
+        self.cid = cid
+        self._listeners: dict[int, Callable[[Stream], None]] = {}
+        self._streams: dict[tuple[int, int], Stream] = {}  # by the guest's port and the host's
+        self._replies: deque[bytes] = deque()
+        self._ready: deque[Stream] = deque()  # those that have something to send and may
+        self._stalled = False
+        self._next_port = _FIRST_PORT
+
+    # For the host
+
+    def listen(self, port: int, accept: Callable[[Stream], None]) -> None:
+        """Call ``accept`` with each stream that the guest opens to ``port``. Raises ValueError if it is taken."""
+        with self.lock:
+            if port in self._listeners:
+                raise ValueError(f"port {port} is taken")
+            self._listeners[port] = accept
+
+    def connect_to(self, port: int, timeout: float | None = None) -> Stream:
+        """Open a stream to a port of the guest.
+
+        Raises ConnectionRefusedError if nobody listens there, and TimeoutError.
+        """
+        stream = self.open(port)
+        stream.wait_open(timeout)
+        return stream
+
+    def open(self, port: int) -> Stream:
+        """Begin to open a stream to a port of the guest; does not wait. Raises ConnectionError."""
+        with self.guard():
+            if len(self._streams) >= _MAX_CONNECTIONS:
+                raise ConnectionError("too many connections to the guest are open")
+            self._next_port = _FIRST_PORT if self._next_port >= _U32 - 1 else self._next_port + 1
+            stream = self._add(port, self._next_port)
+            self._reply(stream, OP_REQUEST)
+            self.pump()
+        return stream
+
+    def close(self) -> None:
+        """Break all streams."""
+        with self.lock:
+            self._break_all()
+
+    # For streams, with the lock held
+
+    def wants_to_send(self, stream: Stream) -> None:
+        """Send what the stream holds as soon as there are buffers."""
+        if not stream.queued:
+            stream.queued = True
+            self._ready.append(stream)
+
+    def send_credit(self, stream: Stream) -> None:
+        """Tell the guest how much was taken out of the stream."""
+        self._reply(stream, OP_CREDIT_UPDATE)
+
+    def forget(self, stream: Stream, reset: bool) -> None:
+        """The stream is over on the host's side: tell the guest, if it does not know, and drop it."""
+        if self._streams.pop((stream.peer_port, stream.port), None) is not None and reset:
+            self._reply(stream, OP_RST)
+
+    def pump(self) -> None:
+        """Move packets into the guest's receive buffers until there are none of either. Raises QueueError."""
+        if self._link is None or not self.link.running:
+            return
+        queue = self.link.queues[RX]
+        if not queue.state.ready:
+            return
+        try:
+            while self._replies or self._ready:
+                chain = queue.pop()
+                if chain is None:
+                    if not queue.request_notification():
+                        break
+                    continue
+                queue.push(chain, self._fill(chain))
+        finally:
+            if queue.should_interrupt():
+                self.link.interrupt()
+        if self._stalled and len(self._replies) < _MAX_REPLIES // 2:
+            self._stalled = False
+            self.notify(TX)
+
+    def _fill(self, chain: Chain) -> int:
+        """Put the next packet into a buffer; gives its length. Raises QueueError."""
+        room = length_of(chain.writable)
+        if room < HEADER.size:
+            raise QueueError(f"a receive buffer of {room} bytes for a header of {HEADER.size}")
+        if self._replies:
+            return scatter(self.link.memory, chain.writable, self._replies.popleft())
+        stream = self._ready.popleft()
+        stream.queued = False
+        data = stream.take(room - HEADER.size)
+        if data:
+            packet = self._packet(stream, OP_RW, data)
+            if stream.can_send:
+                self.wants_to_send(stream)
+        else:
+            packet = b""
+        if stream.has_ended_sending:
+            # Only now, behind the last data. A stream closed altogether is over for us: what comes for it is answered
+            # by a reset.
+            flags = NO_MORE_SENT | (NO_MORE_RECEIVED if stream.closed else 0)
+            shutdown = self._packet(stream, OP_SHUTDOWN, flags=flags)
+            stream.shutdown_sent = True
+            if stream.closed:
+                self.forget(stream, reset=False)
+            if packet:
+                self._replies.append(shutdown)
+            else:
+                packet = shutdown
+        return scatter(self.link.memory, chain.writable, packet) if packet else 0
+
+    def _packet(self, stream: Stream, operation: int, data: bytes = b"", flags: int = 0) -> bytes:
+        return HEADER.pack(
+            HOST_CID, self.cid, stream.port, stream.peer_port, len(data), TYPE_STREAM, operation, flags, BUFFER,
+            stream.advertise(),
+        ) + data  # fmt: skip
+
+    def _reply(self, stream: Stream, operation: int) -> None:
+        self._replies.append(self._packet(stream, operation))
+
+    def _add(self, peer_port: int, port: int) -> Stream:
+        stream = Stream(self, port, peer_port)
+        self._streams[peer_port, port] = stream
+        return stream
+
+    # For the guest
+
+    def config(self) -> bytes:
+        """struct virtio_vsock_config (5.10.4)."""
+        return struct.pack("<Q", self.cid)
+
+    def notify(self, index: int) -> None:
+        """Take packets, or use new buffers. Raises QueueError."""
+        if index == TX:
+            if len(self._replies) >= _MAX_REPLIES:
+                self._stalled = True
+            else:
+                self.serve(TX, self._take)
+        if index != EVENT:
+            self.pump()
+
+    def reset(self) -> None:
+        """All connections are gone."""
+        self._break_all()
+
+    def _break_all(self) -> None:
+        streams = list(self._streams.values())
+        self._streams.clear()
+        self._replies.clear()
+        self._ready.clear()
+        self._stalled = False
+        for stream in streams:
+            stream.was_reset()
+
+    def _take(self, chain: Chain) -> int:
+        """Handle one packet of the guest's."""
+        head, rest = split(chain.readable, HEADER.size)
+        if length_of(head) < HEADER.size:
+            return 0
+        source, destination, peer_port, port, length, kind, operation, flags, room, taken = HEADER.unpack(
+            gather(self.link.memory, head)
+        )
+        # Whatever pretends to come from elsewhere, or is for elsewhere, is dropped (5.10.6.4).
+        if source != self.cid or destination != HOST_CID:
+            return 0
+        stream = self._streams.get((peer_port, port))
+        if kind != TYPE_STREAM or length > length_of(rest) or not OP_REQUEST <= operation <= OP_CREDIT_REQUEST:
+            self._refuse(peer_port, port)
+        elif operation == OP_REQUEST:
+            self._requested(peer_port, port, room, taken)
+        elif stream is None:
+            if operation != OP_RST:
+                self._refuse(peer_port, port)
+        else:
+            stream.credit(room, taken)
+            self._for_stream(stream, operation, flags, gather(self.link.memory, split(rest, length)[0]))
+        return 0
+
+    def _for_stream(self, stream: Stream, operation: int, flags: int, data: bytes) -> None:
+        if operation == OP_RST:
+            self.forget(stream, reset=False)
+            stream.was_reset()
+        elif operation == OP_RESPONSE and not stream.is_open:
+            stream.was_opened()
+        elif not stream.is_open or operation == OP_RESPONSE:
+            self._refuse(stream.peer_port, stream.port)
+        elif operation == OP_RW:
+            if not stream.received(data):
+                self._refuse(stream.peer_port, stream.port)  # more than it had credit for
+        elif operation == OP_CREDIT_REQUEST:
+            self._reply(stream, OP_CREDIT_UPDATE)
+        elif operation == OP_SHUTDOWN:
+            if flags & NO_MORE_SENT:
+                stream.peer_ended(no_more_received=bool(flags & NO_MORE_RECEIVED))
+            if flags & NO_MORE_RECEIVED and flags & NO_MORE_SENT:
+                # What was received stays readable; nothing can be sent any more.
+                self.forget(stream, reset=True)
+
+    def _requested(self, peer_port: int, port: int, room: int, taken: int) -> None:
+        accept = self._listeners.get(port)
+        if accept is None or (peer_port, port) in self._streams or len(self._streams) >= _MAX_CONNECTIONS:
+            self._refuse(peer_port, port)
+            return
+        stream = self._add(peer_port, port)
+        stream.credit(room, taken)
+        stream.was_opened()
+        self._reply(stream, OP_RESPONSE)
+        accept(stream)
+
+    def _refuse(self, peer_port: int, port: int) -> None:
+        """Answer with a reset; a stream of these ports is broken by it."""
+        stream = self._streams.pop((peer_port, port), None)
+        packet = HEADER.pack(HOST_CID, self.cid, port, peer_port, 0, TYPE_STREAM, OP_RST, 0, 0, 0)
+        self._replies.append(packet)
+        if stream is not None:
+            stream.was_reset()

@@ -1,0 +1,162 @@
+"""Copying files and directories between host and guest, by the agent."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import shutil
+import stat
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from .client import GuestClient
+from .process import Process
+
+_CHUNK = 256 << 10
+
+
+class _Deadline:
+    """What is left of a timeout in seconds."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._end = None if timeout is None else time.monotonic() + timeout
+
+    def left(self) -> float | None:
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+
+def put_path(client: GuestClient, source: Path, target: str, timeout: float | None) -> str:
+    """Copy a file or directory into the guest; gives the copy's path there.
+
+    ``target`` is the copy's name, or a directory to copy into if it is one already or ends in a slash. Permissions are
+    copied; owners become root; of directories, times too. Raises OSError.
+    """
+    deadline = _Deadline(timeout)
+    mode = source.stat().st_mode
+    if target.endswith("/") or _is_directory(client, target, deadline):
+        target = posixpath.join(target, source.resolve().name)
+    if stat.S_ISDIR(mode):
+        _put_directory(client, source, target, deadline)
+    elif stat.S_ISREG(mode):
+        with source.open("rb") as file:
+            pieces = iter(lambda: file.read(_CHUNK), b"")
+            client.write_file(target, pieces, mode=stat.S_IMODE(mode), timeout=deadline.left())
+    else:
+        raise OSError(f"{source}: neither a file nor a directory")
+    return target
+
+
+def get_path(client: GuestClient, source: str, target: Path, timeout: float | None) -> Path:
+    """Copy a file or directory of the guest to the host; gives the copy's path. See :func:`put_path`.
+
+    Nothing is written outside the target, whatever the guest says. Device nodes and the like are left out.
+    """
+    deadline = _Deadline(timeout)
+    name = posixpath.basename(posixpath.normpath(source))
+    if target.is_dir():
+        target = target / name
+    if _is_directory(client, source, deadline):
+        _get_directory(client, source, target, deadline)
+        return target
+    # Under another name until it is whole.
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file, client.open_file(source, deadline.left()) as (status, pieces):
+            for piece in pieces:
+                file.write(piece)
+            os.fchmod(file.fileno(), status.mode & 0o777)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def _is_directory(client: GuestClient, path: str, deadline: _Deadline) -> bool:
+    try:
+        return stat.S_ISDIR(client.stat(path, deadline.left()).mode)
+    except FileNotFoundError:
+        return False
+
+
+def _root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    return member
+
+
+def _put_directory(client: GuestClient, source: Path, target: str, deadline: _Deadline) -> None:
+    command = ["/bin/sh", "-c", 'mkdir -p -- "$1" && exec tar -x -f - -C "$1"', "sh", target]
+    with client.start(command, timeout=deadline.left()) as process:
+        try:
+            stream: Any = _Input(process, deadline)
+            with tarfile.open(mode="w|", fileobj=stream, bufsize=_CHUNK) as archive:
+                archive.add(source, ".", filter=_root)
+        except BrokenPipeError:
+            pass  # what it printed says why
+        process.close_stdin()
+        _check(process, target, deadline)
+
+
+def _get_directory(client: GuestClient, source: str, target: Path, deadline: _Deadline) -> None:
+    if target.exists():
+        raise FileExistsError(17, "exists already", str(target))
+    whole = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:100]}."))
+    try:
+        command = ["tar", "-c", "-f", "-", "-C", source, "."]
+        with client.start(command, encoding=None, timeout=deadline.left()) as process:
+            stream: Any = _Output(process, deadline)
+            with tarfile.open(mode="r|", fileobj=stream, bufsize=_CHUNK) as archive:
+                for member in archive:
+                    if member.isfile() or member.isdir() or member.issym() or member.islnk():
+                        archive.extract(member, whole, filter="data")
+            _check(process, source, deadline)
+        whole.rename(target)
+    except tarfile.TarError as error:
+        raise OSError(f"{source}: what came from the guest cannot be unpacked here: {error}") from error
+    finally:
+        shutil.rmtree(whole, ignore_errors=True)
+
+
+def _check(process: Process, path: str, deadline: _Deadline) -> None:
+    if process.wait(deadline.left()) != 0:
+        text = process.stderr.read()
+        lines = (text if isinstance(text, str) else text.decode(errors="replace")).strip().splitlines()
+        raise OSError(f"{path}: {lines[-1] if lines else 'tar failed in the guest'}")
+
+
+class _Input:
+    """A file that a tar archive is written to."""
+
+    def __init__(self, process: Process, deadline: _Deadline) -> None:
+        self._process = process
+        self._deadline = deadline
+
+    def write(self, data: bytes) -> int:
+        self._process.write(data, self._deadline.left())
+        return len(data)
+
+
+class _Output:
+    """A file that a tar archive is read from."""
+
+    def __init__(self, process: Process, deadline: _Deadline) -> None:
+        self._process = process
+        self._deadline = deadline
+        self._rest: Any = b""
+
+    def read(self, count: int) -> bytes:
+        pieces = [self._rest]
+        have = len(self._rest)
+        while have < count:
+            piece = self._process.stdout.read_some(self._deadline.left())
+            if not piece:
+                break
+            pieces.append(piece)
+            have += len(piece)
+        data = b"".join(pieces)
+        self._rest = data[count:]
+        return data[:count]

@@ -1,0 +1,121 @@
+"""Requests to the agent, as bytes of :mod:`polyvisor.guest.protocol`, and what comes back."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from . import protocol as p
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_ENVIRONMENT = {"PATH": DEFAULT_PATH, "HOME": "/root", "USER": "root", "LOGNAME": "root", "LANG": "C.UTF-8"}
+
+
+@dataclass(frozen=True)
+class User:
+    """Whom a command runs as: numbers, and the name and home directory that its environment tells."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+    name: str = ""
+    home: str = "/"
+    shell: str = "/bin/sh"
+
+
+@dataclass(frozen=True)
+class FileStatus:
+    """What a guest says of a file: ``mode`` with its type bits, ``size`` in bytes, ``mtime`` in seconds since 1970."""
+
+    mode: int
+    size: int
+    uid: int
+    gid: int
+    mtime: float
+
+
+def frame(kind: int, payload: bytes | memoryview = b"") -> bytes:
+    """A frame."""
+    return struct.pack("<II", kind, len(payload)) + payload
+
+
+def _strings(strings: Sequence[str], what: str) -> bytes:
+    for text in strings:
+        if "\0" in text:
+            raise ValueError(f"{what} {text!r} contains a NUL character")
+    return b"".join(text.encode("utf-8", "surrogateescape") + b"\0" for text in strings)
+
+
+def run(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    directory: str,
+    user: User | None,
+    terminal: tuple[int, int] | None,
+    detached: bool,
+) -> bytes:
+    """RUN. ``terminal`` is (rows, columns), or None for pipes. Raises ValueError for what no program can be given."""
+    if not arguments or not arguments[0]:
+        raise ValueError("a command needs at least the name of a program")
+    name = arguments[0]
+    paths = [name]
+    if "/" not in name:
+        paths = [posixpath.join(d or ".", name) for d in environment.get("PATH", DEFAULT_PATH).split(":")]
+    flags = (p.TTY if terminal else 0) | (p.AS_AGENT if user is None else 0) | (p.DETACHED if detached else 0)
+    groups = user.groups if user else ()
+    rows, columns = terminal or (0, 0)
+    payload = struct.pack(
+        "<9I", flags, user.uid if user else 0, user.gid if user else 0, len(groups), len(arguments),
+        len(environment), len(paths), rows, columns,
+    )  # fmt: skip
+    payload += struct.pack(f"<{len(groups)}I", *groups)
+    payload += _strings([directory], "the directory") + _strings(paths, "the path")
+    payload += _strings(arguments, "the argument")
+    payload += _strings([f"{key}={value}" for key, value in environment.items()], "the variable")
+    if len(payload) > p.MAX_REQUEST or len(arguments) + len(environment) > p.MAX_STRINGS:
+        raise ValueError("the command with its arguments and environment is too long: put it into a file")
+    return frame(p.RUN, payload)
+
+
+def read_file(path: str) -> bytes:
+    """READ_FILE."""
+    return frame(p.READ_FILE, _strings([path], "the path"))
+
+
+def write_file(path: str, mode: int | None, append: bool, exclusive: bool) -> bytes:
+    """WRITE_FILE; without a ``mode``, a new file gets 0666 less the agent's umask."""
+    flags = (p.APPEND if append else 0) | (p.EXCLUSIVE if exclusive else 0) | (p.SET_MODE if mode is not None else 0)
+    numbers = struct.pack("<II", 0o666 if mode is None else mode, flags)
+    return frame(p.WRITE_FILE, numbers + _strings([path], "the path"))
+
+
+def kill(process: int, signal: int) -> bytes:
+    """KILL."""
+    return frame(p.KILL, struct.pack("<II", process, signal))
+
+
+def resize(rows: int, columns: int) -> bytes:
+    """RESIZE."""
+    return frame(p.RESIZE, struct.pack("<II", rows, columns))
+
+
+def start_error(stage: int, number: int, arguments: Sequence[str], directory: str) -> OSError:
+    """What FAILED says, as the exception that fits."""
+    text = os.strerror(number)
+    if stage == p.AT_PROGRAM:
+        return OSError(number, text, arguments[0])
+    if stage == p.AT_DIRECTORY:
+        return OSError(number, text, directory)
+    what = {p.AT_TERMINAL: "open a terminal", p.AT_USER: "change to the user"}.get(stage, "make a process")
+    return OSError(number, f"cannot {what} in the guest: {text}")
+
+
+def status(payload: bytes) -> FileStatus:
+    """STAT: struct statx (statx(2))."""
+    uid, gid, mode = struct.unpack_from("<IIH", payload, 20)
+    (size,) = struct.unpack_from("<Q", payload, 40)
+    seconds, nanoseconds = struct.unpack_from("<qI", payload, 112)
+    return FileStatus(mode, size, uid, gid, seconds + nanoseconds / 1e9)

@@ -1,0 +1,23 @@
+"""What can go wrong with a virtual machine, as seen by who uses one."""
+
+from __future__ import annotations
+
+from polyvisor.guest.client import CommandError
+
+__all__ = ["BootError", "CommandError", "StoppedError", "VMError", "VMTimeoutError"]
+
+
+class VMError(Exception):
+    """Base of all errors of machines; ``str(error)`` says what happened and what to do."""
+
+
+class VMTimeoutError(VMError, TimeoutError):
+    """Something did not happen in time; the machine is as it was."""
+
+
+class BootError(VMError):
+    """The machine ended, or did not get ready; the message ends with the last lines of its console."""
+
+
+class StoppedError(VMError, ConnectionError):
+    """The machine is not running, or stopped while something was asked of it."""

@@ -1,0 +1,82 @@
+"""What happens to a machine, told to whoever wants to know."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import VMTimeoutError
+
+KINDS = ("started", "ready", "reset", "stopped", "failed")
+"""In the order of a life: it runs; its agent answers; the guest restarts it; it ended; it broke (``data`` says why)."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """``kind`` is one of :data:`KINDS`; ``time`` is in seconds since the machine was first started."""
+
+    kind: str
+    time: float
+    data: Any = None
+
+
+class Events:
+    """All events so far, and those to come. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._callbacks: list[tuple[str, Callable[[Event], None]]] = []
+        self._changed = threading.Condition()
+        self._start = time.monotonic()
+
+    def emit(self, kind: str, data: Any = None) -> Event:
+        """Note an event, and tell those who listen, in this thread."""
+        event = Event(kind, time.monotonic() - self._start, data)
+        with self._changed:
+            self._events.append(event)
+            listeners = [call for wanted, call in self._callbacks if wanted == kind]
+            self._changed.notify_all()
+        for call in listeners:
+            call(event)
+        return event
+
+    def on(self, kind: str, callback: Callable[[Event], None]) -> None:
+        """Call ``callback`` at each event of a kind, on a thread of the machine's. Raises ValueError for no kind."""
+        _check(kind)
+        with self._changed:
+            self._callbacks.append((kind, callback))
+
+    def wait(self, kind: str, timeout: float | None = None, *, count: int = 1) -> Event:
+        """The ``count``-th event of a kind, when it has happened. Raises VMTimeoutError, and ValueError for no kind."""
+        _check(kind)
+
+        def found() -> Event | None:
+            matching = [e for e in self._events if e.kind == kind]
+            return matching[count - 1] if len(matching) >= count else None
+
+        with self._changed:
+            if not self._changed.wait_for(found, timeout):
+                raise VMTimeoutError(f"no event {kind!r} within {timeout:g} seconds")
+            event = found()
+            assert event is not None
+            return event
+
+    def __iter__(self) -> Iterator[Event]:
+        with self._changed:
+            return iter(list(self._events))
+
+
+def _check(kind: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"there are no events {kind!r}; there are {', '.join(KINDS)}")
+
+
+@dataclass
+class Depth:
+    """How many have asked the machine to stand still, and whether it stood still before."""
+
+    count: int = 0
+    lock: threading.RLock = field(default_factory=threading.RLock)

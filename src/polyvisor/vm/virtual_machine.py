@@ -1,0 +1,432 @@
+"""A virtual machine as an object: boot it, run commands in it, move files, type, look inside, stop it.
+
+>>> with polyvisor.VM("debian") as vm:           # doctest: +SKIP
+...     print(vm.run("uname -a").stdout)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from polyvisor import images
+from polyvisor.boards.virt import VirtConfig
+from polyvisor.devices.virtio.device import VirtioDevice
+from polyvisor.devices.virtio.vsock import Stream, VsockDevice
+from polyvisor.guest import protocol
+from polyvisor.guest.client import GuestClient, Result
+from polyvisor.guest.files import get_path, put_path
+from polyvisor.guest.process import Process
+
+from .console import Console
+from .errors import BootError, StoppedError, VMError, VMTimeoutError
+from .events import Depth, Events
+from .inspect import CpuView, PhysicalMemory, Symbols, VirtualMemory
+from .machine import Machine
+from .sizes import parse_memory
+from .software import Software, check_file
+
+_DEFAULT = object()  # stands for the machine's own timeout
+_POWER_OFF = "sync; poweroff -f || echo o > /proc/sysrq-trigger"
+
+
+class VM:
+    """A machine with a guest, from an image, a kernel, or a bare-metal program.
+
+    Entering it as a context manager boots it and waits until its agent answers; leaving stops it. All methods may be
+    called from any thread. Those that wait take a ``timeout`` in seconds, None for no limit; without one the
+    machine's own, :attr:`timeout`, counts. They raise VMTimeoutError when it is over, and StoppedError when
+    the machine ends meanwhile.
+    """
+
+    def __init__(
+        self,
+        image: str | images.Image | None = None,
+        *,
+        kernel: str | os.PathLike[str] | None = None,
+        initrd: str | os.PathLike[str] | None = None,
+        append: str = "",
+        firmware: str | os.PathLike[str] | None = None,
+        program: str | os.PathLike[str] | None = None,
+        memory: str | int = "512M",
+        cpus: int = 1,
+        devices: Sequence[Callable[[], VirtioDevice]] = (),
+        tier: str = "jit",
+        virtual_time: bool = False,
+        agent: bool | None = None,
+        reboot: bool = True,
+        timeout: float | None = 120.0,
+        name: str | None = None,
+        on_output: Callable[[bytes], None] | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        """Describe a machine; nothing runs yet.
+
+        ``image``: a name (fetched when it is not here), or an image; or else ``kernel`` with ``initrd``, or
+        ``program``, an ELF file. ``append`` is added to the kernel's command line. ``memory``: ``"512M"``, ``"2G"``, or
+        bytes. ``devices`` makes further virtio devices. ``agent``: whether there is one in the guest to wait for and to
+        run commands by (default: in images). ``reboot``: a guest that resets starts again. ``on_output`` gets the
+        console's bytes, ``progress`` the names of what is compiled on a first start.
+        Raises ValueError, ImageError, LoadError.
+        """
+        self.name = name or (image if isinstance(image, str) else "vm")
+        self.timeout = timeout
+        self.software = _software(image, kernel, initrd, append, firmware, program, agent)
+        self.config = VirtConfig(
+            memory=parse_memory(memory), cpus=cpus, tier=tier, virtual_time=virtual_time,
+            devices=(*devices, *((self._make_sockets,) if self.software.agent else ())),
+        )
+        self.reboot = reboot
+        self.events = Events()
+        self.exit_code: int | None = None
+        self.on_machine: list[Callable[[Machine], None]] = []
+        """Called with each new machine, before it runs: at the start, and at every reset."""
+        self.console = Console(self._type)
+        if on_output is not None:
+            self.console.listen(on_output)
+        self.memory = PhysicalMemory(lambda: self.machine.board.memory, self._virtual)
+        self._progress = progress
+        self._machine: Machine | None = None
+        self._sockets: VsockDevice | None = None
+        self._client = GuestClient(self._connect)
+        self._ready = threading.Event()
+        self._ended = threading.Event()
+        self._stopping = False
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._still = Depth()
+        self._symbols: Symbols | None = None
+
+    # Its life
+
+    def start(self) -> VM:
+        """Let it run; does not wait for the guest. Raises OSError and ValueError for what the host cannot give."""
+        if self._thread is not None:
+            raise VMError(f"{self.name} has been started already; make a new VM to start again")
+        self._begin()
+        self._thread = threading.Thread(target=self._live, name=f"life of {self.name}", daemon=True)
+        self._thread.start()
+        return self
+
+    def boot(self, timeout: float | object | None = _DEFAULT) -> VM:
+        """Start it, if need be, and wait until its agent answers.
+
+        Without an agent this is :meth:`start`: what shows that such a guest is ready is for ``console.expect``. Raises
+        BootError when it ends before, with the console's last lines, and VMTimeoutError.
+        """
+        if self._thread is None:
+            self.start()
+        if self.software.agent:
+            limit = self._limit(timeout)
+            deadline = None if limit is None else time.monotonic() + limit
+            while not self._ready.wait(0.05):
+                if self._ended.is_set():
+                    self._raise_failure()
+                    raise BootError(f"{self.name} ended while it booted; its console ends:\n{self.console.tail()}")
+                if deadline is not None and time.monotonic() > deadline:
+                    raise VMTimeoutError(
+                        f"{self.name}: no agent answered within {limit:g} seconds; the console ends:\n"
+                        f"{self.console.tail()}"
+                    )
+        return self
+
+    def _begin(self) -> None:
+        """Make the next machine and let it run."""
+        machine = Machine(self.config, self.console.feed, self._progress)
+        try:
+            self.software.load(machine)
+            for call in self.on_machine:
+                call(machine)
+        except BaseException:
+            machine.close()
+            raise
+        self.console.begin()
+        self._machine = machine
+        machine.start()
+        self.events.emit("started")
+
+    def _live(self) -> None:
+        """The machine's ends and restarts, in a thread of its own."""
+        try:
+            while True:
+                machine = self.machine
+                machine.wait()
+                machine.close()
+                if not machine.reset_requested or not self.reboot or self._stopping:
+                    break
+                self._ready.clear()
+                self.events.emit("reset")
+                self._begin()
+            self.exit_code = machine.exit_code
+        except BaseException as error:
+            self._failure = error
+            self.machine.close()
+            self.events.emit("failed", error)
+        finally:
+            self._ready.clear()
+            self._ended.set()
+            self.console.end()
+            self.events.emit("stopped", self.exit_code)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait until the machine has ended (without a ``timeout``: for ever); gives its exit code, if it has one."""
+        if not self._ended.wait(timeout):
+            raise VMTimeoutError(f"{self.name} did not end within {timeout:g} seconds")
+        self._raise_failure()
+        return self.exit_code
+
+    def stop(self, timeout: float | None = 10.0) -> int | None:
+        """Ask the guest to power off, and cut the power if it has not in time; gives the exit code."""
+        self._stopping = True
+        if self.running and self._ready.is_set():
+            with contextlib.suppress(OSError, VMError):
+                self._client.start(_POWER_OFF, detached=True, timeout=timeout)
+                self._ended.wait(timeout)
+        self.kill()
+        return self.exit_code
+
+    def kill(self) -> None:
+        """Cut the power; returns when the machine has ended. May be repeated."""
+        self._stopping = True
+        if self._machine is not None:
+            self._machine.stop()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def restart(self) -> None:
+        """Press the reset button; returns at once. The events tell when it is ready again."""
+        self.machine.reset_requested = True
+        self._ready.clear()
+        self.machine.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._thread is not None and not self._ended.is_set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the guest's agent answers."""
+        return self._ready.is_set()
+
+    @property
+    def machine(self) -> Machine:
+        """The machine as the layer below has it; a new one after a reset. Raises StoppedError before the start."""
+        if self._machine is None:
+            raise StoppedError(f"{self.name} has not been started")
+        return self._machine
+
+    def __enter__(self) -> VM:
+        try:
+            return self.boot()
+        except BaseException:
+            self.kill()
+            raise
+
+    def __exit__(self, kind: object, *reason: object) -> None:
+        if kind is None:
+            self.stop()
+        else:
+            self.kill()
+
+    def __repr__(self) -> str:
+        state = "running" if self.running else "new" if self._thread is None else f"ended with {self.exit_code}"
+        return f"<VM {self.name}: {self.config.memory >> 20} MiB, {self.config.cpus} harts, {state}>"
+
+    # Commands and files
+
+    def run(self, command: str | Sequence[str], *, timeout: float | object | None = _DEFAULT, **options: Any) -> Result:
+        """Run a command in the guest to its end; gives its exit code and output.
+
+        A string is given to /bin/sh, a sequence is run as it is. Options: ``input``, ``check`` (raise CommandError if
+        it fails), ``env``, ``cwd``, ``user``, ``tty``, ``encoding`` (None for bytes). A command that takes too long is
+        killed, and VMTimeoutError raised.
+        """
+        with self._errors():
+            return self._client.run(command, timeout=self._limit(timeout), **options)
+
+    def popen(
+        self, command: str | Sequence[str], *, timeout: float | object | None = _DEFAULT, **options: Any
+    ) -> Process:
+        """Start a command in the guest and do not wait for it. Options as for :meth:`run`, but ``input`` and ``check``;
+        ``timeout`` is for the start alone.
+        """
+        with self._errors():
+            return self._client.start(command, timeout=self._limit(timeout), **options)
+
+    def read_file(self, path: str, timeout: float | object | None = _DEFAULT) -> bytes:
+        """The contents of a file in the guest. Raises OSError, for example FileNotFoundError."""
+        with self._errors():
+            return self._client.read_file(path, self._limit(timeout))
+
+    def write_file(
+        self, path: str, data: str | bytes, timeout: float | object | None = _DEFAULT, **options: Any
+    ) -> None:
+        """Write a file in the guest; options: ``mode``, ``append``, ``exclusive``. Raises OSError."""
+        raw = data.encode() if isinstance(data, str) else data
+        with self._errors():
+            self._client.write_file(path, raw, timeout=self._limit(timeout), **options)
+
+    def put(
+        self, source: str | os.PathLike[str], target: str, timeout: float | object | None = _DEFAULT
+    ) -> None:
+        """Copy a file or directory of the host into the guest, with its permissions.
+
+        ``target`` is the copy's name; or the directory to copy into, if it is there already or ends in a slash.
+        Owners become root. Raises OSError. Directories need ``tar`` in the guest, which busybox has too.
+        """
+        with self._errors():
+            put_path(self._client, Path(source), target, self._limit(timeout))
+
+    def get(
+        self, source: str, target: str | os.PathLike[str] = ".", timeout: float | object | None = _DEFAULT
+    ) -> Path:
+        """Copy a file or directory of the guest to the host; gives the copy's path. See :meth:`put`."""
+        with self._errors():
+            return get_path(self._client, source, Path(target), self._limit(timeout))
+
+    @property
+    def client(self) -> GuestClient:
+        """Requests to the guest's agent, without this object's default timeout."""
+        return self._client
+
+    # Looking inside
+
+    @property
+    def cpu(self) -> Sequence[CpuView]:
+        """The harts: ``vm.cpu[0].pc``, ``vm.cpu[0].x["a0"]``."""
+        return [CpuView(partial(self._hart, number), self.paused) for number in range(self.config.cpus)]
+
+    def _hart(self, number: int) -> Any:
+        return self.machine.board.harts[number]
+
+    def _virtual(self, cpu: int = 0) -> VirtualMemory:
+        return VirtualMemory(lambda: self.machine.board.memory, partial(self._hart, cpu), self.paused)
+
+    @property
+    def symbols(self) -> Symbols:
+        """Names and virtual addresses: a program's own, or those of the running kernel (by its agent, as root)."""
+        if self._symbols is None:
+            program = self.machine.board.program
+            if program is not None:
+                self._symbols = Symbols(program.symbols)
+            else:
+                text = self.run("echo 0 > /proc/sys/kernel/kptr_restrict; cat /proc/kallsyms", check=True).stdout
+                self._symbols = Symbols.from_kallsyms(text)
+        return self._symbols
+
+    def pause(self) -> None:
+        """Make all harts stand still; as often as this was called, :meth:`resume` must be."""
+        with self._still.lock:
+            if self._still.count == 0:
+                self.machine.pause()
+            self._still.count += 1
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        with self._still.lock:
+            if self._still.count == 0:
+                raise VMError(f"{self.name} does not stand still")
+            self._still.count -= 1
+            if self._still.count == 0:
+                self.machine.resume()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[VM]:
+        """Stand still for a block."""
+        self.pause()
+        try:
+            yield self
+        finally:
+            self.resume()
+
+    # Inside
+
+    def _limit(self, timeout: float | object | None) -> float | None:
+        return self.timeout if timeout is _DEFAULT else timeout  # type: ignore[return-value]
+
+    def _type(self, data: bytes) -> int:
+        return self._machine.send(data) if self._machine is not None else 0
+
+    def _make_sockets(self) -> VsockDevice:
+        device = VsockDevice()
+        device.listen(protocol.PORT, self._hello)
+        self._sockets = device
+        return device
+
+    def _hello(self, stream: Stream) -> None:
+        """The agent is there; called with the device's lock held."""
+
+        def changed() -> None:
+            if stream.take_received() and not self._ready.is_set():
+                self._ready.set()
+                # In a thread of its own: who listens may ask the guest for something.
+                threading.Thread(target=self.events.emit, args=("ready",), daemon=True).start()
+
+        stream.on_change = changed
+
+    def _connect(self, timeout: float | None) -> Stream:
+        if not self.software.agent:
+            raise VMError(f"{self.name} has no agent to ask: use an image, or agent=True and start /polyvisor/agent")
+        if not self.running or self._sockets is None:
+            raise StoppedError(f"{self.name} is not running")
+        if not self._ready.is_set():
+            self.boot(timeout)
+        stream = self._sockets.open(protocol.PORT)
+        return stream
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Errors of the connection become errors of the machine."""
+        try:
+            yield
+        except VMError:
+            raise
+        except TimeoutError as error:
+            raise VMTimeoutError(f"{self.name}: {error}") from error
+        except ConnectionError as error:
+            self._ended.wait(0.2)
+            self._raise_failure()
+            how = "it has ended" if self._ended.is_set() else "its agent is gone"
+            raise StoppedError(f"{self.name}: {error}: {how}; the console ends:\n{self.console.tail()}") from error
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+def _software(
+    image: str | images.Image | None,
+    kernel: str | os.PathLike[str] | None,
+    initrd: str | os.PathLike[str] | None,
+    append: str,
+    firmware: str | os.PathLike[str] | None,
+    program: str | os.PathLike[str] | None,
+    agent: bool | None,
+) -> Software:
+    paths = {"kernel": kernel, "initrd": initrd, "firmware": firmware, "program": program}
+    for what, path in paths.items():
+        if path is not None:
+            check_file(Path(path), what)
+    if program is not None:
+        if image is not None or kernel is not None:
+            raise ValueError("give an image, a kernel, or a program, not several of them")
+        return Software(program=Path(program))
+    found = images.ensure(image) if isinstance(image, str) else image
+    if found is None and kernel is None:
+        raise ValueError('say what to run: VM("debian"), VM(kernel=...), or VM(program=...)')
+    line = " ".join(part for part in (found.command_line() if found else "console=ttyS0", append) if part)
+    return Software(
+        kernel=Path(kernel) if kernel else found.kernel if found else None,
+        initrd=Path(initrd) if initrd else found.initrd if found else None,
+        append=line,
+        firmware=Path(firmware) if firmware else None,
+        agent=agent if agent is not None else found is not None,
+    )
