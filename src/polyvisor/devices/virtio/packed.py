@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 from polyvisor.devices.virtio.queue import (
     DESC_F_INDIRECT,
@@ -117,26 +118,47 @@ class PackedQueue(VirtQueue):
             raise QueueError(f"descriptor chain is longer than {self.max_size}")
         return [_part(table, at) for at in range(base, base + DESCRIPTOR_SIZE * entries, DESCRIPTOR_SIZE)]
 
-    def push(self, chain: Chain, written: int, tell: bool = True) -> None:
-        """Give ``chain`` back, in any order (2.8.4)."""
+    def unpop(self, chains: Iterable[Chain]) -> None:
+        """Leave the buffers taken last to be taken again."""
         state = self._state
-        if not state.ready or chain.slots > self._held():
+        if state.ready:
+            state.next_avail = (state.next_avail - sum(chain.slots for chain in chains)) % (2 * state.size)
+
+    def push_all(self, chains: Iterable[tuple[Chain, int]], tell: bool = True) -> None:
+        """Give ``chains`` back, in any order (2.8.4)."""
+        state = self._state
+        if not state.ready:
             return
-        size, at = state.size, state.next_used
-        if at < size:
-            index, flags = at, _MARKS
-        else:
-            index, flags = at - size, 0
-        if written:
-            flags |= DESC_F_WRITE
-        self._ring16[8 * index + _ID] = chain.head
-        self._ring32[4 * index + _LENGTH] = written & 0xFFFFFFFF
-        state.next_used = (at + chain.slots) % (2 * size)
-        state.unsignalled += chain.slots
+        ring16, ring32, size = self._ring16, self._ring32, state.size
+        held, at = self._held(), state.next_used
+        first: tuple[int, int] | None = None
+        for chain, written in chains:
+            slots = chain.slots
+            if slots > held:
+                break  # a device gives back what it does not have
+            held -= slots
+            if at < size:
+                index, flags = at, _MARKS
+            else:
+                index, flags = at - size, 0
+            if written:
+                flags |= DESC_F_WRITE
+            ring16[8 * index + _ID] = chain.head
+            ring32[4 * index + _LENGTH] = written & 0xFFFFFFFF
+            # The driver looks no further than at the first that is not used.
+            if first is None:
+                first = index, flags
+            else:
+                ring16[8 * index + _FLAGS] = flags
+            state.unsignalled += slots
+            at = at + slots if at + slots < 2 * size else at + slots - 2 * size
+        if first is None:
+            return
+        state.next_used = at
         if not ORDERED_HOST:
             with self._fence:
-                pass  # all else before the marks
-        self._ring16[8 * index + _FLAGS] = flags
+                pass  # all else before the first one's marks
+        ring16[8 * first[0] + _FLAGS] = first[1]
         if tell:
             self._memory.wrote(state.descriptors, DESCRIPTOR_SIZE * size)
 

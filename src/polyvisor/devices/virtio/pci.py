@@ -265,8 +265,8 @@ class _Function(PciFunction):
         if offset in self._data:
             with self._lock:
                 target = self._target(offset, size)
-                if target is not None:
-                    return self._transport.read(target, size)
+            if target is not None:
+                return self._transport.read(target, size)
         return super().read_config(offset, size)
 
     def write_config(self, offset: int, size: int, value: int) -> None:
@@ -274,9 +274,8 @@ class _Function(PciFunction):
         with self._transport.device.guard():
             before = self.bus_master
             super().write_config(offset, size, value)
-            if offset in self._data:
-                target = self._target(offset, size)
-                if target is not None:
-                    self._transport.write(target, size, value)
-            elif offset == COMMAND and self.bus_master and not before:
+            target = self._target(offset, size) if offset in self._data else None
+            if offset == COMMAND and self.bus_master and not before:
                 self._transport.master_changed()
+        if target is not None:
+            self._transport.write(target, size, value)

@@ -232,12 +232,28 @@ class VirtQueue(ABC):
     def pop(self) -> Chain | None:
         """Take the next available buffer, or None. Raises QueueError."""
 
+    def pop_room(self, needed: int) -> list[Chain]:
+        """Take buffers until their writable parts hold ``needed`` bytes, or there are no more. Raises QueueError."""
+        chains: list[Chain] = []
+        while needed > 0 and (chain := self.pop()) is not None:
+            chains.append(chain)
+            needed -= length_of(chain.writable)
+        return chains
+
     @abstractmethod
+    def unpop(self, chains: Iterable[Chain]) -> None:
+        """Leave the buffers that were taken last, and not given back, to be taken again."""
+
     def push(self, chain: Chain, written: int, tell: bool = True) -> None:
         """Give ``chain`` back; ``written`` bytes of its writable part were written, from its start.
 
         Does nothing if the queue is not enabled any more.
         """
+        self.push_all(((chain, written),), tell)
+
+    @abstractmethod
+    def push_all(self, chains: Iterable[tuple[Chain, int]], tell: bool = True) -> None:
+        """As :meth:`push` for each of ``chains``, which the driver sees all at once."""
 
     @abstractmethod
     def announce(self) -> None:

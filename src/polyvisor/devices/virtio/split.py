@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 from polyvisor.devices.virtio.queue import (
     DESC_F_INDIRECT,
     DESC_F_NEXT,
+    DESC_F_WRITE,
     DESCRIPTOR_SIZE,
     ORDERED_HOST,
     Area,
@@ -85,12 +87,18 @@ class SplitQueue(VirtQueue):
         if head >= size:
             raise QueueError(f"descriptor {head} of {size}")
         address, length, flags, following = _descriptor(self._table, DESCRIPTOR_SIZE * head)
-        if flags & (DESC_F_NEXT | DESC_F_INDIRECT):
-            chain = self._sorted(head, self._walk(address, length, flags, following))
+        if flags == DESC_F_WRITE and length and self._low <= address and address + length <= self._high:
+            chain = Chain(head, [], [(address, length)])  # as all buffers for received data are
         else:
-            chain = self._sorted(head, ((address, length, flags),))
+            chain = self._sorted(head, self._walk(address, length, flags, following))
         state.next_avail = next_avail + 1 & 0xFFFF
         return chain
+
+    def unpop(self, chains: Iterable[Chain]) -> None:
+        """Leave the buffers taken last to be taken again."""
+        state = self._state
+        if state.ready:
+            state.next_avail = state.next_avail - len(list(chains)) & 0xFFFF
 
     def _walk(self, address: int, length: int, flags: int, following: int) -> list[Part]:
         """The descriptors of a chain, from its first one on; each is read once (2.7.5, 2.7.5.3). Raises QueueError."""
@@ -116,23 +124,24 @@ class SplitQueue(VirtQueue):
                 raise QueueError(f"descriptor chain is longer than {limit}")
             address, length, flags, following = _descriptor(table, base + DESCRIPTOR_SIZE * following)
 
-    def push(self, chain: Chain, written: int, tell: bool = True) -> None:
-        """Give ``chain`` back."""
+    def push_all(self, chains: Iterable[tuple[Chain, int]], tell: bool = True) -> None:
+        """Give ``chains`` back."""
         state = self._state
         if not state.ready:
             return
-        next_used = state.next_used
-        slot = next_used & state.size - 1
         elements = self._used_elements
-        elements[2 * slot] = chain.head
-        elements[2 * slot + 1] = written & 0xFFFFFFFF
+        mask = state.size - 1
+        before = after = state.next_used
+        for chain, written in chains:
+            slot = 2 * (after & mask)
+            elements[slot] = chain.head
+            elements[slot + 1] = written & 0xFFFFFFFF
+            after += 1
         if not ORDERED_HOST:
             with self._fence:
-                pass  # the entry, and the data, before the index
-        next_used = next_used + 1 & 0xFFFF
-        state.next_used = next_used
-        state.unsignalled += 1
-        self._used[_INDEX] = next_used
+                pass  # the entries, and the data, before the index
+        state.unsignalled += after - before
+        state.next_used = self._used[_INDEX] = after & 0xFFFF
         if tell:
             self.announce()
 

@@ -176,6 +176,7 @@ class Transport:
                 self.notify(index)
             except QueueError:
                 self.fail()
+        device.unlocked()
 
     def acknowledge(self, bits: int) -> None:
         """Clear ``bits`` of the interrupt status, and serve what waits for that. Raises QueueError."""
