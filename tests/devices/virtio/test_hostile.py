@@ -15,7 +15,7 @@ from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.rng import RngDevice
 
 GUARD = 0x1000
-KICKS = 3000
+KICKS = 1500
 
 
 def address(rng: random.Random) -> int:
