@@ -43,6 +43,15 @@ def test_linux_boots_and_passes_its_exit_status_on(cpus: int) -> None:
     assert done.stdout.split() == [b"riscv64", str(cpus).encode()]
 
 
+def test_disks_can_be_on_pci(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"hello, pci\n".ljust(4096, b"."))
+    done = run(*linux("head -n 1 /dev/vda; readlink /sys/block/vda/device"), "--pci", "--disk", f"{disk},ro")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[0] == b"hello, pci"
+    assert b"virtio" in done.stdout.splitlines()[1]
+
+
 @pytest.mark.skipif(not FIRMWARE.exists(), reason="Debian's opensbi is not installed")
 @pytest.mark.parametrize("cpus", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_linux_boots_through_real_firmware(cpus: int) -> None:

@@ -115,6 +115,7 @@ def run(
     disk: Annotated[
         list[str] | None, typer.Option(help="Raw disk image: FILE or FILE,ro. May be given several times.")
     ] = None,
+    pci: Annotated[bool, typer.Option("--pci", help="Put the virtio devices on a PCI bus.")] = False,
     command: Annotated[
         str | None, typer.Option("--run", help="Run this shell command in the image, then exit with its status.")
     ] = None,
@@ -159,7 +160,8 @@ def run(
             def make(**callbacks: Any) -> VM:
                 return VM(
                     software=software, name=name, memory=size, cpus=cpus, tier=tier, virtual_time=virtual_time,
-                    devices=tuple(map(parse_disk, disk or ())), reboot=not no_reboot, **callbacks,
+                    devices=tuple(map(parse_disk, disk or ())), bus="pci" if pci else "mmio", reboot=not no_reboot,
+                    **callbacks,
                 )
 
             status = Session(make, Watched(file, gdb, stats, stats_json), background).run()

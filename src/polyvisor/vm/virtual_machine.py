@@ -57,6 +57,7 @@ class VM:
         memory: str | int = "512M",
         cpus: int = 1,
         devices: Sequence[Callable[[], VirtioDevice]] = (),
+        bus: str = "mmio",
         tier: str = "jit",
         virtual_time: bool = False,
         agent: bool | None = None,
@@ -71,7 +72,7 @@ class VM:
 
         ``image``: a name (fetched when it is not here), or an image; or else ``kernel`` with ``initrd``, or
         ``program``, an ELF file. ``append`` is added to the kernel's command line. ``memory``: ``"512M"``, ``"2G"``, or
-        bytes. ``devices`` makes further virtio devices. ``agent``: whether there is one in the guest to wait for and to
+        bytes. ``devices`` makes further virtio devices, which are on ``bus``: ``"mmio"`` or ``"pci"``. ``agent``: whether there is one in the guest to wait for and to
         run commands by (default: in images). ``software`` instead of all that says what to run. ``reboot``: a guest
         that resets starts again. ``on_output`` gets the console's bytes, ``progress`` the names of what is compiled on
         a first start. Raises ValueError, ImageError, LoadError.
@@ -80,7 +81,7 @@ class VM:
         self.timeout = timeout
         self.software = software or _software(image, kernel, initrd, append, firmware, program, agent)
         self.config = VirtConfig(
-            memory=parse_memory(memory), cpus=cpus, tier=tier, virtual_time=virtual_time,
+            memory=parse_memory(memory), cpus=cpus, tier=tier, virtual_time=virtual_time, bus=bus,
             devices=(*devices, *((self._make_sockets,) if self.software.agent else ())),
         )
         self.reboot = reboot
