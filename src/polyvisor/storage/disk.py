@@ -68,6 +68,8 @@ def divide(views: list[memoryview], count: int) -> tuple[list[memoryview], list[
     """The first ``count`` bytes of ``views``, and the rest."""
     first: list[memoryview] = []
     for index, view in enumerate(views):
+        if not count:
+            return first, views[index:]
         if len(view) >= count:
             first.append(view[:count])
             return first, [view[count:], *views[index + 1 :]] if len(view) > count else views[index + 1 :]

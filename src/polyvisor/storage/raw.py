@@ -13,7 +13,7 @@ from typing import Self
 
 from polyvisor.storage.disk import SECTOR, DiskError
 
-__all__ = ["SECTOR", "DiskError", "RawFile", "open_file"]
+__all__ = ["SECTOR", "DiskError", "RawFile", "lock_file", "open_file", "reason"]
 
 # fallocate(2)
 _KEEP_SIZE = 1
@@ -41,7 +41,7 @@ def open_file(name: str, read_only: bool, lock: bool) -> int:
     try:
         _check_kind(name, os.fstat(fd).st_mode)
         if lock:
-            _lock(fd, name, read_only)
+            lock_file(fd, name, read_only)
     except DiskError:
         os.close(fd)
         raise
@@ -59,10 +59,7 @@ def _check_kind(name: str, mode: int) -> None:
 
 
 class RawFile:
-    """``size`` bytes of the open file ``fd``, which this object owns. Offsets are in bytes; errors are OSError.
-
-    Callers keep offsets and lengths inside the size. Calls that change bytes need a file opened for writing.
-    """
+    """``size`` bytes of the open file ``fd``, which this object owns, as a :class:`polyvisor.storage.disk.Disk`."""
 
     def __init__(self, fd: int, size: int, read_only: bool) -> None:
         self.fd = fd
@@ -174,8 +171,8 @@ def _advance(views: list[memoryview], count: int) -> None:
         count -= len(view)
 
 
-def _lock(fd: int, name: str, shared: bool) -> None:
-    """Lock the whole file. The lock is the open file's, so a second one of this process fails too."""
+def lock_file(fd: int, name: str, shared: bool) -> None:
+    """Lock the whole file. The lock is the open file's, so a second one of this process fails too. Raises DiskError."""
     request = struct.pack("hhqqi0q", fcntl.F_RDLCK if shared else fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
         try:
