@@ -58,7 +58,7 @@ def guess_format(path: str | os.PathLike[str]) -> str:
 
 
 def backing_path(image: str | os.PathLike[str], name: str) -> str:
-    """The path of the backing file that the header of ``image`` calls ``name``. Raises DiskError if it is not a file's."""
+    """The path of the backing file that the header of ``image`` calls ``name``. Raises DiskError if it has none."""
     if name.startswith("file:"):
         name = name.removeprefix("file:")
     elif ":" in name.split("/", 1)[0]:

@@ -252,8 +252,8 @@ def _flags(file: ImageFile, header: Header, counts: array[int], clear_only: bool
 def rebuild(file: ImageFile, header: Header, snapshots: Iterable[Snapshot]) -> None:
     """Count anew: write a new refcount table with its blocks behind all else, then correct the flags.
 
-    Nothing that was there is overwritten until the header leads to the new ones. Raises CorruptError if more than counts
-    and flags is wrong, or OSError.
+    Nothing that was there is overwritten until the header leads to the new ones. Raises CorruptError if more than that
+    is wrong, or OSError.
     """
     census = count(file, header, list(snapshots), counts_too=False)
     if census.errors:

@@ -125,6 +125,13 @@ class Qcow2:
     def read(self, views: list[memoryview], offset: int) -> None:
         """Fill ``views`` from ``offset`` on. Raises OSError."""
         length = total(views)
+        within = offset & self._mask
+        if within + length <= self._cluster:
+            entry = self.mapping.entry(offset >> self._bits)
+            if entry & OFFSET and not entry & (self._special | self._bad):
+                # The most frequent case, without what the others need.
+                self.file.read(views, (entry & OFFSET) + within)
+                return
         while length:
             entry, count = self._run(offset, length)
             if count == length:
@@ -215,7 +222,11 @@ class Qcow2:
 
     def extent(self, offset: int) -> tuple[bool, int]:
         """Whether bytes from ``offset`` on may be other than zero, and for how many bytes that holds."""
-        entry, count = self._run(offset, min(self.size - offset, _EXTENT))
+        return self._extent(offset, min(self.size - offset, _EXTENT))
+
+    def _extent(self, offset: int, length: int) -> tuple[bool, int]:
+        """As :meth:`extent`, up to ``length`` bytes."""
+        entry, count = self._run(offset, length)
         if entry:
             return bool(entry & COMPRESSED or not entry & self._zero), count
         if self.backing is None or offset >= self.backing.size:
@@ -328,7 +339,7 @@ class Qcow2:
         inside = max(0, min(length, self.size - offset))
         at, end = offset, offset + inside
         while at < end:
-            data, count = self.extent(at)
+            data, count = self._extent(at, end - at)
             if data:
                 break
             at += count
@@ -419,8 +430,7 @@ class Qcow2:
     def _write_zeroes(self, offset: int, end: int) -> None:
         end = min(end, self.size)
         while offset < end:
-            data, count = self.extent(offset)
-            count = min(count, end - offset, 1 << 20)
+            data, count = self._extent(offset, min(end - offset, 1 << 20))
             if data:
                 self.write(zeroes(count), offset)
             offset += count
@@ -581,10 +591,13 @@ class Qcow2:
 
     @contextmanager
     def snapshots_changing(self) -> Iterator[None]:
-        """Mark the image as dirty meanwhile; after an error it stays that, and is to be opened anew."""
+        """Mark the image as dirty meanwhile; after an OSError it stays that, and is to be opened anew."""
         self._set_dirty(True)
         try:
             yield
+        except DiskError:  # refused, and nothing changed
+            self._set_dirty(False)
+            raise
         except OSError as error:
             self._broken = error
             raise

@@ -25,7 +25,7 @@ _SECTOR_ENTRIES = 64
 
 
 def read_l1(file: ImageFile, header: Header, offset: int, entries: int) -> array[int]:
-    """The L1 table of ``entries`` entries at ``offset``. Raises CorruptError, also if it leads to an impossible place."""
+    """The L1 table of ``entries`` entries at ``offset``. Raises CorruptError if a place is impossible."""
     cluster_size = header.cluster_size
     if not 0 <= 8 * entries <= MAX_L1_BYTES or offset % cluster_size:
         raise CorruptError(f"an L1 table is at {offset:#x}, with {entries} entries")

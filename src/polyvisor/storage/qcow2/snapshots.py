@@ -80,11 +80,7 @@ def replace_snapshots(image: Qcow2, wanted: Sequence[Snapshot], new: Snapshot | 
 
 def revert(image: Qcow2, snapshot: Snapshot) -> None:
     """Make the tables of ``snapshot`` the active ones. Raises DiskError or OSError."""
-    census = _census(image)
-    refcounts = image.refcounts
-    assert refcounts is not None
-    if census.counts and max(census.counts) >= refcounts.maximum:
-        raise DiskError(f"{image.name}: counts of {1 << image.header.refcount_order} bits have no room for that")
+    _census(image)
     size = image.size if snapshot.disk_size is None else snapshot.disk_size
     table = read_l1(image.file, image.header, snapshot.l1_offset, snapshot.l1_size)
     if size % 512 or not size or len(table) < image.header.l1_entries(size):
@@ -92,7 +88,11 @@ def revert(image: Qcow2, snapshot: Snapshot) -> None:
     with image.snapshots_changing():
         offset = _write_row(image, _without_flags(table))
         after = replace(image.header, l1_offset=offset, l1_size=len(table), size=size)
-        target = _raise(image, after, image.snapshots)
+        try:
+            target = _raise(image, after, image.snapshots)
+        except DiskError:
+            _take_row_back(image, offset, 8 * len(table))
+            raise
         place, form = SIZE_AND_L1
         image.file.put(form.pack(size, 0, len(table), offset), place)
         image.file.flush()
@@ -123,13 +123,25 @@ def _write_row(image: Qcow2, data: bytes) -> int:
     return offset
 
 
+def _take_row_back(image: Qcow2, offset: int, length: int) -> None:
+    assert image.refcounts is not None
+    size = image.header.cluster_size
+    image.refcounts.give_back(offset // size, -(-length // size))
+    image.flush()
+
+
 def _raise(image: Qcow2, after: Header, snapshots: Sequence[Snapshot]) -> array[int]:
-    """Make counts high enough for the tables as they will be, and give those counts."""
+    """Make counts high enough for the tables as they will be, and give those counts.
+
+    Raises DiskError if they cannot be that high; then nothing is changed.
+    """
     assert image.refcounts is not None
     image.flush()
     target = check.count(image.file, after, snapshots)
     if target.errors:
         raise CorruptError(target.errors[0])
+    if max(target.counts) > image.refcounts.maximum:
+        raise DiskError(f"{image.name}: counts of {1 << image.header.refcount_order} bits have no room for that")
     image.refcounts.assign(target.counts, lower=False)
     image.flush()
     check.fix_flags(image.file, after, target.counts, clear_only=True)
