@@ -76,8 +76,13 @@ def crashes(tmp_path: Path, seed: int, bits: int, version: int, order: int, snap
     play(history, rnd, 70, snapshots)
     count = len(history.recorder.log)
     assert history.file_after(count, None) == path.read_bytes()
+    # Most can go wrong just before a flush.
+    flushes = [index for index, operation in enumerate(history.recorder.log) if operation[0] == "flush"]
+    switches = [i + 1 for i, operation in enumerate(history.recorder.log) if operation[:2] == ("write", 48)]
     for number in range(rounds):
-        at = rnd.randrange(count + 1)
+        at = rnd.choice(flushes) if number % 3 else rnd.randrange(count + 1)
+        if number < 3 * len(switches):
+            at = switches[number // 3]  # another refcount table
         after.write_bytes(history.file_after(at, rnd if number % 4 else None))
         dirty, found = report(after)
         if not dirty:

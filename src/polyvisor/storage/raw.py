@@ -139,6 +139,16 @@ class RawFile:
             self._lost = error
             raise
 
+    def resize(self, size: int) -> None:
+        """Let the disk have ``size`` bytes; what is new reads as zeroes. Raises OSError, also if it would shrink."""
+        if size < self.size:
+            raise DiskError(f"the disk has {self.size} bytes; making it smaller is not supported")
+        if size > self.size and stat.S_ISBLK(os.fstat(self.fd).st_mode):
+            raise DiskError("a block device cannot be made larger")
+        os.ftruncate(self.fd, size)
+        os.fsync(self.fd)
+        self.size = size
+
     def discard(self, offset: int, length: int) -> None:
         """Give the blocks of the range back where the file system can, else leave them alone. Raises OSError."""
         _fallocate(self.fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)

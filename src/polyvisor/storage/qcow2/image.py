@@ -108,6 +108,23 @@ class Qcow2:
         self._special = COMPRESSED | self._zero
         self._decompressed: OrderedDict[int, bytes] = OrderedDict()
 
+    def examine(self) -> check.Report:
+        """Check all tables. Raises OSError."""
+        if not self.read_only:
+            self.flush()
+        return check.examine(self.file, self.header, self.snapshots)
+
+    def repair(self) -> None:
+        """Count all references anew, which frees what is lost, and correct flags. Raises OSError."""
+        with self._changing():
+            self._commit_all()
+            self._set_dirty(True)
+            check.rebuild(self.file, self.header, self.snapshots)
+            self._set_dirty(False)
+            refcounts = self.refcounts = self.mapping.refcounts = Refcounts(self.file, self.header)
+            assert refcounts is not None
+            self.mapping.load()
+
     @classmethod
     def open(
         cls, path: str | os.PathLike[str], read_only: bool, open_backing: BackingOpener, shared: bool = False
@@ -569,6 +586,19 @@ class Qcow2:
             if each.identity == name:
                 return each
         raise DiskError(f"{self.name}: there is no snapshot {name!r}")
+
+    def look_at_snapshot(self, name: str) -> None:
+        """Let the disk, open for reading only, have what the snapshot kept. Raises DiskError or OSError."""
+        wanted = self.find_snapshot(name)
+        if not self.read_only:
+            raise DiskError(f"{self.name}: only a disk that is open for reading can show a snapshot")
+        self.header.l1_offset, self.header.l1_size = wanted.l1_offset, wanted.l1_size
+        if wanted.disk_size is not None:
+            self.header.size = wanted.disk_size
+        try:
+            self.mapping.load()
+        except CorruptError as error:
+            raise DiskError(f"{self.name}: the snapshot {name!r} is damaged: {error}") from error
 
     def delete_snapshot(self, name: str) -> None:
         """Forget the snapshot with this name or ID. Raises DiskError or OSError."""
