@@ -191,11 +191,14 @@ def compare(census: Census, refcounts: Refcounts) -> tuple[list[str], int]:
         block = refcounts.block(index)
         there = counts[index * per_block : (index + 1) * per_block]
         if block is None:
-            if not any(there):
-                continue
-            block = array("Q", bytes(8 * per_block))
-        there.extend([0] * (per_block - len(there)))
-        for at, (count, needed) in enumerate(zip(block, there, strict=True)):
+            block = array("Q", bytes(8 * len(there)))
+        behind = block[len(there) :]  # of clusters that the file does not have
+        if any(behind):
+            leaks += len(behind) - behind.count(0)
+        counted = block[: len(there)]
+        if counted == there:
+            continue
+        for at, (count, needed) in enumerate(zip(counted, there, strict=True)):
             if count > needed:
                 leaks += 1
             elif count < needed and len(errors) < _MOST_ERRORS:

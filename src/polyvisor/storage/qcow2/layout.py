@@ -305,12 +305,12 @@ def pack_counts(counts: array[int], order: int) -> bytes:
             counts = counts[:]
             counts.byteswap()
         return counts.tobytes()
-    packed = bytearray(len(counts) >> 3 - order)
+    # As whole numbers: counts that share a byte do not overlap in it.
     each = 1 << 3 - order
+    packed = 0
     for place in range(each):
-        for index, count in enumerate(counts[place::each]):
-            packed[index] |= count << (place << order)
-    return bytes(packed)
+        packed |= int.from_bytes(counts[place::each].tobytes(), "little") << (place << order)
+    return packed.to_bytes(len(counts) // each, "little")
 
 
 def empty_counts(number: int, order: int) -> array[int]:

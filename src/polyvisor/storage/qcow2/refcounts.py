@@ -129,10 +129,12 @@ class Refcounts:
                 if any(wanted):
                     raise CorruptError(f"clusters from {index * self.per_block:#x} on are in use and not counted")
                 continue
-            wanted.extend([0] * (self.per_block - len(wanted)))
-            for at, (old, new) in enumerate(zip(block, wanted, strict=True)):
+            for at, (old, new) in enumerate(zip(block, wanted, strict=False)):
                 if new > old or (lower and new < old):
                     self.set(index * self.per_block + at, new)
+            if lower and any(block[len(wanted) :]):  # of clusters that the file does not have
+                for at in range(len(wanted), self.per_block):
+                    self.set(index * self.per_block + at, 0)
 
     # Finding and giving back clusters
 
