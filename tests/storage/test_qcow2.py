@@ -12,6 +12,7 @@ import pytest
 
 from polyvisor.storage.disk import DiskError
 from polyvisor.storage.open import backing_path, open_disk
+from polyvisor.storage.overlay import Overlay
 from polyvisor.storage.qcow2.create import create_qcow2
 from polyvisor.storage.qcow2.image import Qcow2
 from support.disks import fill, needs_qemu_img, qemu_img, qemu_io, read, write
@@ -264,6 +265,34 @@ def test_a_disk_of_many_tables(tmp_path: Path) -> None:
     qemu_img("check", path)
     with pytest.raises(DiskError, match="too many for clusters of 512"):
         create_qcow2(tmp_path / "no", 1 << 40, cluster_size=512)
+
+
+def test_nothing_can_be_read_and_written_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    create_qcow2(path, 64 * 512, cluster_size=512)
+    for disk in (opened(path, False), Overlay(opened(path), tmp_path)):
+        for offset in (0, 64 * 512):
+            disk.read([], offset)
+            disk.write([], offset)
+            disk.zero(offset, 0, True)
+            disk.discard(offset, 0)
+        disk.close()
+
+
+@pytest.mark.parametrize("kind", ["off", "metadata", "falloc", "full"])
+def test_preallocated_images(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "disk"
+    qemu_img("create", "-f", "qcow2", "-o", f"preallocation={kind}", path, "3M")
+    disk = opened(path, False)
+    assert read(disk) == bytes(3 << 20)
+    write(disk, 1 << 20, b"x" * 512)
+    size = path.stat().st_size
+    disk.zero(1 << 20, 65536, False)
+    write(disk, (1 << 20) + 512, b"y" * 512)
+    disk.close()
+    assert path.stat().st_size == size or kind == "off"
+    qemu_img("check", path)
+    assert content(path) == bytes((1 << 20) + 512) + b"y" * 512 + bytes((2 << 20) - 1024)
 
 
 def test_freed_space_is_used_again(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ from polyvisor.storage.qcow2.refcounts import Refcounts
 from polyvisor.storage.qcow2.snapshots import read_snapshots, replace_snapshots, revert
 from polyvisor.storage.raw import reason
 
-_MOST_CHANGED = 256
+_CHANGED_BYTES = 16 << 20
 _DECOMPRESSED_BYTES = 8 << 20
 _EXTENT = 1 << 34
 
@@ -106,6 +106,7 @@ class Qcow2:
         self._zero = ZERO if header.version >= 3 else 0
         self._bad = bad_bits(header.cluster_bits) | (ZERO ^ self._zero)
         self._special = COMPRESSED | self._zero
+        self._most_changed = max(8, min(4096, _CHANGED_BYTES >> header.cluster_bits))
         self._decompressed: OrderedDict[int, bytes] = OrderedDict()
 
     def examine(self) -> check.Report:
@@ -143,7 +144,7 @@ class Qcow2:
         """Fill ``views`` from ``offset`` on. Raises OSError."""
         length = total(views)
         within = offset & self._mask
-        if within + length <= self._cluster:
+        if 0 < length <= self._cluster - within:
             entry = self.mapping.entry(offset >> self._bits)
             if entry & OFFSET and not entry & (self._special | self._bad):
                 # The most frequent case, without what the others need.
@@ -456,7 +457,7 @@ class Qcow2:
 
     def _limit(self) -> None:
         """Write tables when many have changed, so that they do not fill memory."""
-        if self.mapping.changed + len(self._mutable().dirty) > _MOST_CHANGED:
+        if self.mapping.changed + len(self._mutable().dirty) > self._most_changed:
             self._commit()
 
     def _commit(self) -> None:
