@@ -72,10 +72,10 @@ class VM:
 
         ``image``: a name (fetched when it is not here), or an image; or else ``kernel`` with ``initrd``, or
         ``program``, an ELF file. ``append`` is added to the kernel's command line. ``memory``: ``"512M"``, ``"2G"``, or
-        bytes. ``devices`` makes further virtio devices, which are on ``bus``: ``"mmio"`` or ``"pci"``. ``agent``: whether there is one in the guest to wait for and to
-        run commands by (default: in images). ``software`` instead of all that says what to run. ``reboot``: a guest
-        that resets starts again. ``on_output`` gets the console's bytes, ``progress`` the names of what is compiled on
-        a first start. Raises ValueError, ImageError, LoadError.
+        bytes. ``devices`` makes further virtio devices, which are on ``bus``: ``"mmio"`` or ``"pci"``. ``agent``:
+        whether there is one in the guest to wait for and to run commands by (default: in images). ``software`` instead
+        of all that says what to run. ``reboot``: a guest that resets starts again. ``on_output`` gets the console's
+        bytes, ``progress`` the names of what is compiled on a first start. Raises ValueError, ImageError, LoadError.
         """
         self.name = name or (image if isinstance(image, str) else image.name if image else "vm")
         self.timeout = timeout
