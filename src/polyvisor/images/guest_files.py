@@ -52,8 +52,8 @@ for file in /sys/bus/virtio/devices/*/modalias; do
 done
 [ -z "$aliases" ] || modprobe -q -b -a $aliases
 
-# Directories that the host shares. With cache=mmap files can be mapped and written through, and what the host changes is
-# seen when a file is opened again.
+# Directories that the host shares. With cache=mmap files can be mapped and written through, and what the host changes
+# is seen when a file is opened again.
 for file in /sys/bus/virtio/drivers/9pnet_virtio/*/mount_tag; do
     [ -e "$file" ] || continue
     tag=
