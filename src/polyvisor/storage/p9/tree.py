@@ -115,6 +115,8 @@ class Tree:
     def look(self, directory: int, name: bytes) -> int:
         """An O_PATH descriptor of ``name``. ``..`` is the parent, in the shared directory itself that directory."""
         if name == b"..":
+            if not stat.S_ISDIR(os.fstat(directory).st_mode):
+                raise fail(errno.ENOTDIR)
             return self.copy(self.root) if self.is_root(directory) else self._parent(directory)[0]
         check_name(name)
         return descriptors.take(lambda: os.open(name, _LOOK, dir_fd=directory))
