@@ -81,6 +81,29 @@ def test_data_goes_to_and_from_scattered_buffers(tmp_path: Path, features: int) 
     assert reply[11:] == data[:100]
 
 
+def test_a_lock_is_answered_when_it_is_free(tmp_path: Path) -> None:
+    driver = guest(tmp_path)
+    driver.attach()
+    driver.send(14, struct.pack("<I", 0) + text(b"f") + struct.pack("<III", 2, 0o644, 0))
+
+    def lock(kind: int, process: int) -> bytes:
+        return struct.pack("<IBIQQI", 0, kind, 1, 0, 0, process) + text(b"")
+
+    assert driver.send(52, lock(1, 1))[7:] == b"\0"
+    message = struct.pack("<IBH", 7 + len(lock(1, 2)), 52, 1) + lock(1, 2)
+    driver.memory.write(DATA + 0x8000, message)
+    driver.offer(driver.chain([(DATA + 0x8000, len(message), False), (ROOM + 0x8000, 100, True)], 8))
+    driver.kick()
+    assert driver.used() == []
+    assert driver.mmio.state.device.waiting[1].head == 8
+    message = struct.pack("<IBH", 7 + len(lock(2, 1)), 52, 2) + lock(2, 1)
+    driver.memory.write(DATA, message)
+    driver.offer(driver.chain([(DATA, len(message), False), (ROOM, 100, True)]))
+    driver.kick()
+    assert driver.used() == [(8, 8), (0, 8)]
+    assert driver.memory.read(ROOM + 0x8000, 8) == struct.pack("<IBHB", 8, 53, 1, 0)
+
+
 def test_a_buffer_that_is_no_request_fails_the_queue(tmp_path: Path) -> None:
     driver = guest(tmp_path)
     for parts in ([(DATA, 6, False), (ROOM, 100, True)], [(DATA, 20, False), (ROOM, 10, True)], [(ROOM, 100, True)]):

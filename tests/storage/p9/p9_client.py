@@ -22,6 +22,10 @@ class P9Error(Exception):
         self.errno = number
 
 
+class WaitingError(Exception):
+    """The server answers later."""
+
+
 @dataclass(frozen=True)
 class Stat:
     """The reply to Tgetattr."""
@@ -71,6 +75,9 @@ class Client:
         """Send any bytes; gives the reply."""
         request, reply = bytearray(message), bytearray(b"\xaa" * room)
         done = self.server.handle(self.cut(request), self.cut(reply))
+        if done.waiting is not None:
+            assert done == (0, 0, message[5] | message[6] << 8) and reply == b"\xaa" * room
+            raise WaitingError
         assert 7 <= done.length <= done.touched <= room
         assert request == message
         assert reply[done.touched :] == b"\xaa" * (room - done.touched), "written beyond what was said"
@@ -238,9 +245,9 @@ class Client:
         self.clunk(new)
 
     def lock(
-        self, fid: int, kind: int, start: int = 0, length: int = 0, process: int = 1, client: str = "guest"
+        self, fid: int, kind: int, start: int = 0, length: int = 0, process: int = 1, *, wait: bool = False
     ) -> int:
-        body = struct.pack("<IBIQQI", fid, kind, 0, start, length, process) + s(client)
+        body = struct.pack("<IBIQQI", fid, kind, int(wait), start, length, process) + s("guest")
         return self.call(52, body)[0]
 
     def getlock(

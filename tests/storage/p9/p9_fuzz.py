@@ -54,6 +54,7 @@ class Fuzz:
         self.traps()
         self.server: Server = serve(self.shared, read_only, owner)
         self.answers = {"good": 0, "error": 0}
+        self.waited = 0
         self.kinds: set[int] = set()
 
     def traps(self) -> None:
@@ -162,6 +163,11 @@ class Fuzz:
         room = self.rng.choice([11, 30, 200, 1 << 17]) if self.rng.random() < 0.1 else 4096
         reply = bytearray(b"\xaa" * room)
         done = self.server.handle(self.pieces(request), self.pieces(reply))
+        for _, answer in self.server.ready():
+            assert struct.unpack_from("<I", answer)[0] == len(answer)
+        if done.waiting is not None:
+            self.waited += 1
+            return
         length, kind, tag = struct.unpack_from("<IBH", reply)
         assert 7 <= done.length == length <= done.touched <= room
         assert kind == 7 or kind == request[4] + 1

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from p9_client import Client, P9Error, serve
+from p9_client import Client, P9Error, WaitingError, serve
 
 from polyvisor.storage.p9 import locks
 
@@ -57,6 +57,44 @@ def test_owners_in_the_guest(tmp_path: Path) -> None:
     assert host_can(path, fcntl.F_WRLCK)
 
 
+def test_waiting_for_another_owner(tmp_path: Path) -> None:
+    server = serve(tmp_path)
+    client = Client(server)
+    one, two = client.create("f"), client.open("f", flags=2)
+
+    def wait(process: int) -> int:
+        with pytest.raises(WaitingError):
+            client.lock(two, WRITE, 0, 10, process, wait=True)
+        return client.tag
+
+    client.lock(one, READ, process=1)
+    tags = [wait(2), wait(3)]
+    assert server.ready() == []
+    with pytest.raises(P9Error) as caught:
+        client.tag = tags[0] - 1
+        client.lock(two, READ, process=4)
+    assert caught.value.errno == errno.EBUSY, "the tag is taken"
+    client.tag = tags[1]
+    assert client.lock(one, NONE, process=1) == SUCCESS
+    # The first gets it, the second waits on until it gives up.
+    assert server.ready() == [(tags[0], struct.pack("<IBHB", 8, 53, tags[0], SUCCESS))]
+    client.call(108, struct.pack("<H", 999))
+    assert server.ready() == []
+    client.call(108, struct.pack("<H", tags[1]))
+    assert server.ready() == [(tags[1], struct.pack("<IBHI", 11, 7, tags[1], errno.EINTR))]
+    # The fid may go meanwhile.
+    tag = wait(3)
+    client.clunk(two)
+    client.lock(one, NONE, process=2)
+    assert server.ready() == [(tag, struct.pack("<IBHI", 11, 7, tag, errno.EBADF))]
+    two = client.open("f", flags=2)
+    client.lock(one, WRITE, process=1)
+    wait(2)
+    assert len(server.save().waiting) == 1
+    server.reset()
+    assert server.ready() == []
+
+
 def test_programs_of_the_host(tmp_path: Path) -> None:
     client = Client(serve(tmp_path))
     fid = client.create("f")
@@ -73,6 +111,7 @@ def test_programs_of_the_host(tmp_path: Path) -> None:
     try:
         assert client.lock(fid, READ, 25, 1) == BLOCKED
         assert client.getlock(fid, READ, 0, 0) == (WRITE, 20, 10, pid)
+        assert client.lock(fid, READ, 25, 1, wait=True) == BLOCKED, "the client asks again"
         assert client.lock(fid, WRITE, 0, 20) == SUCCESS
     finally:
         process.communicate()

@@ -114,8 +114,10 @@ class VirtioDevice:
             except QueueError:
                 self.link.fail()
 
-    def serve(self, index: int, handle: Callable[[Chain], int]) -> None:
+    def serve(self, index: int, handle: Callable[[Chain], int | None]) -> None:
         """Give each available buffer of queue ``index`` to ``handle``, which returns how many bytes it wrote.
+
+        None means that the buffer is kept, to be pushed later.
 
         The driver is interrupted once, at the end, if it wants to be. It can add buffers meanwhile, even by letting
         the device write to its own rings: so after a few times the queue's size the rest waits until the driver has
@@ -128,7 +130,9 @@ class VirtioDevice:
             while more and budget:
                 queue.suppress_notifications()
                 while budget and (chain := queue.pop()) is not None:
-                    queue.push(chain, handle(chain))
+                    written = handle(chain)
+                    if written is not None:
+                        queue.push(chain, written)
                     budget -= 1
                 more = queue.request_notification()
         finally:

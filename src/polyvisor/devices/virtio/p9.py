@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from polyvisor.devices.virtio.device import VirtioDevice
-from polyvisor.devices.virtio.queue import Chain, QueueError, split
+from polyvisor.devices.virtio.queue import Chain, QueueError, scatter, split
 from polyvisor.storage.p9.errors import ShareError
 from polyvisor.storage.p9.fids import SessionState
 from polyvisor.storage.p9.server import Server
@@ -32,6 +32,8 @@ class P9State:
     """What the guest has open."""
 
     session: SessionState = field(default_factory=SessionState)
+    waiting: dict[int, Chain] = field(default_factory=dict)
+    """Buffers of requests that wait for a lock, by their tags."""
 
 
 class P9Device(VirtioDevice):
@@ -47,6 +49,7 @@ class P9Device(VirtioDevice):
         if not _TAG.fullmatch(tag) or len(tag) > MAX_TAG:
             raise ShareError(f"tag {tag!r}: give up to {MAX_TAG} letters, digits, '.', '-' and '_'")
         self._server = server
+        self._waiting: dict[int, Chain] = {}
         super().__init__(F_MOUNT_TAG, (QUEUE_SIZE,), P9State())
         self.tag = tag
         self._config = len(tag).to_bytes(2, "little") + tag.encode("ascii")
@@ -69,15 +72,17 @@ class P9Device(VirtioDevice):
     @property
     def state(self) -> Any:
         """What the guest has open, by names. Setting it opens them again."""
-        return P9State(self._server.save())
+        return P9State(self._server.save(), dict(self._waiting))
 
     @state.setter
     def state(self, state: P9State) -> None:
         self._server.restore(state.session)
+        self._waiting = dict(state.waiting)
 
     def reset(self) -> None:
         """Forget all that the guest has open."""
         self._server.reset()
+        self._waiting.clear()
 
     def close(self) -> None:
         """Close all files; requests fail from now on."""
@@ -92,7 +97,7 @@ class P9Device(VirtioDevice):
         """Do all requests. Raises QueueError."""
         self.serve(index, self._request)
 
-    def _request(self, chain: Chain) -> int:
+    def _request(self, chain: Chain) -> int | None:
         memory = self.link.memory
         request = [memory.view(*segment) for segment in chain.readable]
         room = [memory.view(*segment) for segment in chain.writable]
@@ -100,6 +105,12 @@ class P9Device(VirtioDevice):
             done = self._server.handle(request, room)
         except ValueError as error:
             raise QueueError(str(error)) from None
+        if done.waiting is not None:
+            self._waiting[done.waiting] = chain
+            return None
         for segment in split(chain.writable, done.touched)[0]:
             memory.wrote(*segment)
+        for tag, reply in self._server.ready():
+            waited = self._waiting.pop(tag)
+            self.link.queues[0].push(waited, scatter(memory, waited.writable, reply))
         return done.length

@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass, field
 
 from . import messages as m
-from .locks import Locks
+from .locks import Locks, Range
 from .tree import Tree, fail, give
 
 MAX_FIDS = 1 << 16
@@ -52,12 +52,24 @@ class FidState:
 
 
 @dataclass
+class Waiting:
+    """A Tlock that waits for another owner of the same share."""
+
+    fid: int
+    wanted: Range
+    flushed: bool = False
+    """The client gave it up."""
+
+
+@dataclass
 class SessionState:
     """All that the client can change of the server, other than files."""
 
     message_size: int = 0
     """The msize agreed on; 0 before Tversion."""
     fids: dict[int, FidState] = field(default_factory=dict)
+    waiting: dict[int, Waiting] = field(default_factory=dict)
+    """By their tags."""
 
 
 def open_modes(flags: int) -> tuple[int, bool, int]:

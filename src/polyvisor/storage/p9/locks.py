@@ -1,8 +1,7 @@
 """Locks of ranges of files: between the owners that clients name, and against programs of the host.
 
 On the host all owners of one share are one: for each file with locks there is one more open descriptor, whose locks
-(fcntl(2), F_OFD_SETLK) cover each range as strongly as the strongest of them needs. Nothing here waits: a client whose
-request is blocked asks again.
+(fcntl(2), F_OFD_SETLK) cover each range as strongly as the strongest of them needs. Nothing here waits.
 """
 
 from __future__ import annotations
@@ -69,12 +68,17 @@ class Locks:
         """Whether there are locks of this file."""
         return inode in self._files
 
+    def blocked(self, inode: Inode, wanted: Range) -> Range | None:
+        """A lock of another owner of this share that stands in the way of ``wanted``."""
+        file = self._files.get(inode)
+        return next((held for held in file.ranges if held.blocks(wanted)), None) if file else None
+
     def conflict(self, fd: int, inode: Inode, wanted: Range) -> Range | None:
         """A lock that stands in the way of ``wanted``; one of the host's has the owner (b"", its process or -1)."""
+        held = self.blocked(inode, wanted)
+        if held is not None:
+            return held
         file = self._files.get(inode)
-        for held in file.ranges if file else ():
-            if held.blocks(wanted):
-                return held
         there = file or _open(fd)
         try:
             kind = fcntl.F_WRLCK if wanted.exclusive and there.writable else fcntl.F_RDLCK
@@ -90,11 +94,9 @@ class Locks:
 
     def lock(self, fd: int, inode: Inode, wanted: Range) -> bool:
         """Take a lock, or change one the owner has; False if another is in the way."""
+        if self.blocked(inode, wanted) is not None:
+            return False
         file = self._files.get(inode)
-        ranges = file.ranges if file else []
-        for held in ranges:
-            if held.blocks(wanted):
-                return False
         if sum(len(each.ranges) for each in self._files.values()) >= MAX_LOCKS:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         if file is None:

@@ -100,6 +100,8 @@ REMOVE_DIRECTORY = 0x200
 LOCK_READ = 0
 LOCK_WRITE = 1
 LOCK_NONE = 2
+LOCK_WAIT = 1
+"""Tlock's flag: the client would wait"""
 LOCK_SUCCESS = 0
 LOCK_BLOCKED = 1
 

@@ -1,8 +1,8 @@
 """A server of 9P2000.L for one client (intro(5); protocol.md of diod): requests in, replies out, one at a time.
 
 The client is not trusted: whatever it sends is answered, with an error if need be, and it can name no more than its
-share of the process's descriptors. Requests are done at once, on the caller's thread, so there are never two under way
-and Tflush has nothing to flush; a host whose files are slow lets the client wait.
+share of the process's descriptors. Requests are done at once, on the caller's thread; a host whose files are slow lets
+the client wait. Only a lock that another owner has is waited for beside other requests, and can be given up by Tflush.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from . import messages as m
-from .fids import Attribute, Fid, Fids, SessionState, open_modes
+from .fids import Attribute, Fid, Fids, SessionState, Waiting, open_modes
 from .locks import END, Range
 from .messages import Fields, MalformedError, Type
 from .owners import Owned
@@ -41,6 +41,12 @@ class Done(NamedTuple):
     """Bytes of the reply."""
     touched: int
     """Bytes from the start of the room for it that may have changed."""
+    waiting: int | None = None
+    """The tag of a request that is answered later, by :meth:`Server.ready`."""
+
+
+class _WaitError(Exception):
+    """The request is to be answered later."""
 
 
 class Server:
@@ -51,6 +57,8 @@ class Server:
         self._message_size = 0
         self._fids = Fids(tree)
         self._locks = self._fids.locks
+        self._waiting: dict[int, Waiting] = {}
+        self._tag = 0
         self._handlers: dict[int, Callable[[Fields], bytes]] = {
             Type.TSTATFS: self._statfs,
             Type.TLOPEN: self._lopen,
@@ -85,23 +93,25 @@ class Server:
         self.tree.close()
 
     def reset(self) -> None:
-        """Forget the client."""
+        """Forget the client, and what it waits for."""
         self._fids.clear()
+        self._waiting.clear()
         self._message_size = 0
 
     def save(self) -> SessionState:
         """What the client has open, by names; locks are not part of it."""
-        return SessionState(self._message_size, self._fids.save())
+        return SessionState(self._message_size, self._fids.save(), dict(self._waiting))
 
     def restore(self, state: SessionState) -> None:
         """Open again what ``state`` names. A fid whose file is gone is unknown from then on (EBADF)."""
+        self._waiting = dict(state.waiting)
         self._message_size = min(state.message_size, MAX_MESSAGE)
         self._fids.restore(state.fids)
 
     # Requests
 
     def handle(self, request: list[memoryview], room: list[memoryview]) -> Done:
-        """Do the request in ``request`` and write the reply to ``room``; returns its length.
+        """Do the request in ``request`` and write the reply to ``room``.
 
         Data of reads and writes goes straight between files and these views. Raises ValueError if ``request`` is too
         short for a header, or ``room`` for an error.
@@ -114,7 +124,10 @@ class Server:
             raise ValueError(f"room for a reply of {space} bytes")
         length, kind, tag = m.HEADER.unpack(front(request, m.HEADER.size))
         touched = 0
+        self._tag = tag
         try:
+            if tag in self._waiting:
+                raise fail(errno.EBUSY)
             if not m.HEADER.size <= length <= size:
                 raise fail(errno.EBADMSG)
             if length > (self._message_size or MAX_MESSAGE):
@@ -132,6 +145,8 @@ class Server:
                 put(room, m.DATA_HEADER.pack(m.DATA_HEADER.size + done, kind + 1, tag, done))
                 return Done(m.DATA_HEADER.size + done, touched)
             body = self._body(kind, request, length, space)
+        except _WaitError:
+            return Done(0, 0, tag)
         except MalformedError:
             return self._error(room, tag, errno.EBADMSG, touched)
         except OSError as error:
@@ -141,6 +156,24 @@ class Server:
         reply = m.HEADER.pack(m.HEADER.size + len(body), kind + 1, tag) + body
         put(room, reply)
         return Done(len(reply), len(reply))
+
+    def ready(self) -> list[tuple[int, bytes]]:
+        """Tags and replies of requests that need not wait any more, to be asked for after each request."""
+        found = []
+        for tag, waiting in list(self._waiting.items()):
+            try:
+                if waiting.flushed:
+                    raise fail(errno.EINTR)
+                fd, inode = self._lockable(waiting.fid)
+                if self._locks.blocked(inode, waiting.wanted) is not None:
+                    continue
+                body = bytes([m.LOCK_SUCCESS if self._locks.lock(fd, inode, waiting.wanted) else m.LOCK_BLOCKED])
+                reply = m.HEADER.pack(m.HEADER.size + 1, Type.TLOCK + 1, tag) + body
+            except OSError as error:
+                reply = m.ERROR.pack(m.ERROR.size, Type.RLERROR, tag, error.errno or errno.EIO)
+            del self._waiting[tag]
+            found.append((tag, reply))
+        return found
 
     @staticmethod
     def _error(room: list[memoryview], tag: int, number: int, touched: int) -> Done:
@@ -189,7 +222,7 @@ class Server:
         fields.end()
         if size < LEAST_MESSAGE:
             raise fail(errno.EMSGSIZE)
-        self._fids.clear()
+        self._fids.clear()  # what waits for a lock is answered with an error
         known = version == m.VERSION or version.startswith(m.VERSION + b".")
         self._message_size = min(size, MAX_MESSAGE) if known else 0
         answer = m.VERSION if known else b"unknown"
@@ -212,8 +245,11 @@ class Server:
         return self._qid_of(fd)
 
     def _flush(self, fields: Fields) -> bytes:
-        fields.u16()
+        tag = fields.u16()
         fields.end()
+        waiting = self._waiting.get(tag)
+        if waiting is not None:
+            waiting.flushed = True  # flush(5): its answer comes before the one to this
         return b""
 
     def _walk(self, fields: Fields) -> bytes:
@@ -553,7 +589,7 @@ class Server:
         return Range(start, end, kind == m.LOCK_WRITE, (client, process))
 
     def _lock(self, fields: Fields) -> bytes:
-        number, kind, _flags = fields.u32(), fields.u8(), fields.u32()
+        number, kind, flags = fields.u32(), fields.u8(), fields.u32()
         start, length, process, client = fields.u64(), fields.u64(), fields.u32(), fields.string()
         fields.end()
         wanted = self._range(kind, start, length, client, process)
@@ -561,6 +597,11 @@ class Server:
         if kind == m.LOCK_NONE:
             self._locks.unlock(inode, wanted.owner, wanted.start, wanted.end)
             return bytes([m.LOCK_SUCCESS])
+        if flags & m.LOCK_WAIT and self._locks.blocked(inode, wanted) is not None:
+            # A Linux client told "blocked" asks again half a minute later. It has let the owners in the guest wait for
+            # each other already, so what is in the way here is about to be released.
+            self._waiting[self._tag] = Waiting(number, wanted)
+            raise _WaitError
         return bytes([m.LOCK_SUCCESS if self._locks.lock(fd, inode, wanted) else m.LOCK_BLOCKED])
 
     def _getlock(self, fields: Fields) -> bytes:
