@@ -218,6 +218,21 @@ def test_what_the_host_renames_meanwhile_does_not_lead_out(client: Client, outsi
     assert swaps > 10 and min(seen[name] for name in ("read", "make", "climb")) > 10, (swaps, seen)
 
 
+def test_a_path_that_is_out_of_date_is_noticed(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a file known by its fid alone is called is asked of the host, and may have changed since."""
+    for name in ("one", "other"):
+        client.clunk(client.create(name))
+    fid = client.walk("one")
+    monkeypatch.setattr(client.server.tree, "names", lambda fd: (b"other",))
+    refused(errno.ENOENT, client.rename, fid, "x")
+    refused(errno.ENOENT, client.remove, fid)
+    monkeypatch.setattr(client.server.tree, "names", lambda fd: (b"dir", b"secret"))
+    refused(errno.ENOTDIR, client.rename, client.walk("one"), "x")
+    assert {b"one", b"other"} <= set(client.names())
+
+
 def test_descriptors_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client(serve(tmp_path))
     monkeypatch.setattr(fids, "MAX_FIDS", 50)
@@ -268,6 +283,13 @@ def test_malformed_requests_get_an_error(client: Client) -> None:
     client.version(4096)
     assert error(header(118, 5000) + struct.pack("<IQI", ROOT, 0, 4977) + bytes(4977)) == errno.EMSGSIZE
     client.attach(ROOT)
+    fid_of_file = client.create("f")
+    client.write(fid_of_file, 0, bytes(4000))
+    client.write(fid_of_file, 4000, bytes(4000))
+    reply = client.raw(header(116, 23) + struct.pack("<IQI", fid_of_file, 0, 2**32 - 1), room=10_000)
+    assert len(reply) == 4096, "a reply keeps to the message size, too"
+    reply = client.raw(header(116, 23) + struct.pack("<IQI", fid_of_file, 0, 2**32 - 1), room=1000)
+    assert len(reply) == 1000
     assert client.call(108, struct.pack("<H", 5)) == b""
     # The same tag again and again is nothing special, as one request ends before the next.
     for _ in range(3):
