@@ -251,6 +251,22 @@ def test_descriptors_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     client.walk()
 
 
+def test_attributes_held_are_limited(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fids, "MAX_ATTRIBUTES", 3)
+    held = descriptors.held()
+    for _ in range(5):
+        for kind in (0, 1, 0):
+            fid = client.walk("d")
+            if kind:
+                client.call(32, struct.pack("<I", fid) + s("user.y") + struct.pack("<QI", 4, 0))
+            else:
+                client.call(30, struct.pack("<II", fid, client.fid()) + s(""))
+        refused(errno.ENOSPC, client.getxattr, fid, "")
+        client.version()
+        client.attach(ROOT)
+    assert descriptors.held() == held
+
+
 def test_malformed_requests_get_an_error(client: Client) -> None:
     def header(kind: int, length: int) -> bytes:
         return struct.pack("<IBH", length, kind, 5)

@@ -12,6 +12,8 @@ from .locks import Locks, Range
 from .tree import Tree, fail, give
 
 MAX_FIDS = 1 << 16
+MAX_ATTRIBUTES = 256
+"""Fids that stand for an extended attribute, of which each keeps up to 64 KiB here."""
 
 
 @dataclass
@@ -91,6 +93,7 @@ class Fids:
         self.locks = Locks()
         self._tree = tree
         self._table: dict[int, Fid] = {}
+        self._attributes = 0
 
     def __setitem__(self, number: int, fid: Fid) -> None:
         self._table[number] = fid
@@ -126,6 +129,13 @@ class Fids:
         if len(self._table) >= MAX_FIDS:
             raise fail(errno.ENFILE)
 
+    def hold(self, fid: Fid, attribute: Attribute) -> None:
+        """Let a fid stand for an extended attribute from now on. ENOSPC if there are too many."""
+        if self._attributes >= MAX_ATTRIBUTES:
+            raise fail(errno.ENOSPC)
+        self._attributes += 1
+        fid.attribute = attribute
+
     def pop(self, number: int) -> Fid:
         """Take a fid of any kind out of the table."""
         fid = self.any(number)
@@ -143,6 +153,8 @@ class Fids:
 
     def release(self, fid: Fid) -> None:
         """Close a fid that is no longer in the table; locks end with the last one open on their file."""
+        if fid.attribute is not None:
+            self._attributes -= 1
         try:
             if fid.flags is not None and self.locks:
                 inode = _inode(fid.fd)
@@ -158,6 +170,7 @@ class Fids:
         for fid in self._table.values():
             give(fid.fd)
         self._table.clear()
+        self._attributes = 0
         self.locks.close()
 
     def save(self) -> dict[int, FidState]:
@@ -188,12 +201,12 @@ class Fids:
                     raise fail(errno.ENOENT)
                 if saved.flags is not None:
                     self.open(fid, saved.flags & ~m.OPEN_TRUNCATE)
+                if saved.attribute is not None:
+                    name, value, size, flags, writing = saved.attribute
+                    self.hold(fid, Attribute(name, bytearray(value), size, flags, writing))
             except OSError:
                 give(fid.fd)
                 continue
-            if saved.attribute is not None:
-                name, value, size, flags, writing = saved.attribute
-                fid.attribute = Attribute(name, bytearray(value), size, flags, writing)
             self._table[number] = fid
 
 

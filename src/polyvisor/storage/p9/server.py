@@ -441,8 +441,13 @@ class Server:
         fid = self._fids.file(number)
         self._fids.check_new(new)
         value = self.tree.get_attribute(fid.fd, name) if name else self.tree.list_attributes(fid.fd)
-        held = Attribute(name, bytearray(value), len(value), 0, False)
-        self._fids[new] = Fid(self.tree.copy(fid.fd), fid.uid, None, held)
+        made = Fid(self.tree.copy(fid.fd), fid.uid)
+        try:
+            self._fids.hold(made, Attribute(name, bytearray(value), len(value), 0, False))
+        except OSError:
+            give(made.fd)
+            raise
+        self._fids[new] = made
         return len(value).to_bytes(8, "little")
 
     def _xattrcreate(self, fields: Fields) -> bytes:
@@ -455,7 +460,7 @@ class Server:
             raise fail(errno.E2BIG)
         if flags & ~(os.XATTR_CREATE | os.XATTR_REPLACE) or not name:
             raise fail(errno.EINVAL)
-        fid.attribute = Attribute(name, bytearray(), size, flags, True)
+        self._fids.hold(fid, Attribute(name, bytearray(), size, flags, True))
         return b""
 
     def _store(self, fd: int, held: Attribute) -> None:
@@ -584,7 +589,7 @@ class Server:
     @staticmethod
     def _range(kind: int, start: int, length: int, client: bytes, process: int) -> Range:
         end = start + length if length else END
-        if start >= end or end > END or kind not in (m.LOCK_READ, m.LOCK_WRITE, m.LOCK_NONE):
+        if start >= end or end > END or len(client) > m.MAX_NAME or kind not in (m.LOCK_READ, m.LOCK_WRITE, m.LOCK_NONE):
             raise fail(errno.EINVAL)
         return Range(start, end, kind == m.LOCK_WRITE, (client, process))
 

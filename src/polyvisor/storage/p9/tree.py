@@ -21,6 +21,7 @@ from typing import Self
 from . import descriptors
 from .directory import Entry, entries
 from .errors import ShareError
+from .messages import MAX_NAME
 from .owners import OWNERS, PRIVATE, GuestOwners, HostOwners, Owned, Owners, proc_path
 
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -42,7 +43,7 @@ def check_name(name: bytes) -> bytes:
         raise fail(errno.EINVAL)
     if b"/" in name or b"\0" in name:
         raise fail(errno.EINVAL)
-    if len(name) > 255:
+    if len(name) > MAX_NAME:
         raise fail(errno.ENAMETOOLONG)
     return name
 
@@ -377,7 +378,7 @@ class Tree:
     # Extended attributes
 
     def _attribute(self, name: bytes) -> bytes:
-        if not name or b"\0" in name or len(name) > 255:
+        if not name or b"\0" in name or len(name) > MAX_NAME:
             raise fail(errno.EINVAL)
         if name.startswith(PRIVATE):
             raise fail(errno.ENODATA)
