@@ -8,6 +8,7 @@ import random
 import stat
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -75,10 +76,23 @@ su -s /bin/sh nobody -c '! cat private 2>/dev/null; ! touch not-mine 2>/dev/null
 mkdir /mnt/host/nobodys; chown nobody nobodys
 su -s /bin/sh nobody -c 'touch nobodys/mine'
 [ $(stat -c %U nobodys/mine) = nobody ]
+[ $(cat seen) = one ]
+touch asked
+while ! [ -e answered ]; do sleep 0.1; done
+[ $(cat seen) = changed ]
 ! touch /data/x/new 2>/dev/null
 cat /data/x/here
 cd /
 """
+
+
+def change_when_asked(shared: Path, ended: threading.Event) -> None:
+    """The host's part: change a file that the guest has seen, and say so."""
+    while not (shared / "asked").exists():
+        if ended.wait(0.05):
+            return
+    (shared / "seen").write_text("changed")
+    (shared / "answered").touch()
 
 
 def test_a_day_of_work(tmp_path: Path) -> None:
@@ -103,10 +117,19 @@ def test_a_day_of_work(tmp_path: Path) -> None:
     before = tree(shared / "src")
     held = descriptors.held()
     (shared / "work").write_text(WORK)
-    out = run_linux(
-        "sh -e /mnt/host/work", partial(P9Device.open, shared), partial(P9Device.open, other, "other", read_only=True),
-        words="polyvisor.share=other:/data/x",
-    )
+    (shared / "seen").write_text("one")
+    ended = threading.Event()
+    host = threading.Thread(target=change_when_asked, args=(shared, ended))
+    host.start()
+    try:
+        out = run_linux(
+            "sh -e /mnt/host/work",
+            *(partial(P9Device.open, shared), partial(P9Device.open, other, "other", read_only=True)),
+            words="polyvisor.share=other:/data/x",
+        )
+    finally:
+        ended.set()
+        host.join()
     assert descriptors.held() == held
     assert out.split()[0] == str(len(before) + 1)
     sha256 = subprocess.run(["sha256sum", shared / "src" / "large"], capture_output=True, text=True, check=True)

@@ -589,7 +589,8 @@ class Server:
     @staticmethod
     def _range(kind: int, start: int, length: int, client: bytes, process: int) -> Range:
         end = start + length if length else END
-        if start >= end or end > END or len(client) > m.MAX_NAME or kind not in (m.LOCK_READ, m.LOCK_WRITE, m.LOCK_NONE):
+        known = kind in (m.LOCK_READ, m.LOCK_WRITE, m.LOCK_NONE)
+        if not known or start >= end or end > END or len(client) > m.MAX_NAME:
             raise fail(errno.EINVAL)
         return Range(start, end, kind == m.LOCK_WRITE, (client, process))
 
