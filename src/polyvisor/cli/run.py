@@ -30,6 +30,7 @@ from .background import start_in_background
 from .image import errors as image_errors
 from .image import progress as image_progress
 from .session import Session, Watched
+from .share import add_mounts, parse_shares
 from .terminal import HELP
 
 
@@ -149,6 +150,13 @@ def run(
         typer.Option(help="Disk: FILE[,ro][,snapshot][,format=raw|qcow2]. May be given several times."),
     ] = None,
     pci: Annotated[bool, typer.Option("--pci", help="Put the virtio devices on a PCI bus.")] = False,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR[:TAG][,ro]",
+            help="Share a directory: images mount it at /mnt/TAG (/mnt/host), or at /PATH with DIR:/PATH.",
+        ),
+    ] = None,
     command: Annotated[
         str | None, typer.Option("--run", help="Run this shell command in the image, then exit with its status.")
     ] = None,
@@ -184,17 +192,18 @@ def run(
         fail(f"--memory {error}")
     software = None
     try:
-        software = choose_software(target, kernel, initrd, append, firmware, command)
+        shares = parse_shares(share or [])
+        software = add_mounts(choose_software(target, kernel, initrd, append, firmware, command), shares)
         name = name or running.free_name(Path(target).stem if target else "kernel")
         if detach:
             raise typer.Exit(start_in_background(name, sys.argv[1:]))
+        devices = (*map(parse_disk, disk or ()), *(each.open for each in shares))
         with open_trace(trace) as file:
 
             def make(**callbacks: Any) -> VM:
                 return VM(
                     software=software, name=name, memory=size, cpus=cpus, tier=tier, virtual_time=virtual_time,
-                    devices=tuple(map(parse_disk, disk or ())), bus="pci" if pci else "mmio", reboot=not no_reboot,
-                    **callbacks,
+                    devices=devices, bus="pci" if pci else "mmio", reboot=not no_reboot, **callbacks,
                 )
 
             status = Session(make, Watched(file, gdb, stats, stats_json), background).run()

@@ -8,6 +8,7 @@ INIT = r"""#!/bin/sh
 # First process of a polyvisor image. It understands these words of the kernel's command line:
 #   polyvisor.run=BASE64       run this shell command, then power off with its exit status
 #   polyvisor.winsize=RxC      the console has R rows and C columns
+#   polyvisor.share=TAG:PATH   mount the host's directory with this tag there, not at /mnt/TAG
 
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root USER=root LOGNAME=root SHELL=/bin/sh TERM=xterm LANG=C.UTF-8
 
@@ -31,12 +32,14 @@ tty=/dev/${tty##* }
 
 run=
 winsize=
+shares=
 set -f
 read -r cmdline < /proc/cmdline
 for word in $cmdline; do
     case $word in
         polyvisor.run=*) run=${word#*=} ;;
         polyvisor.winsize=*x*) winsize=${word#*=} ;;
+        polyvisor.share=?*:/*) shares="$shares ${word#*=}" ;;
     esac
 done
 set +f
@@ -48,6 +51,21 @@ for file in /sys/bus/virtio/devices/*/modalias; do
     [ -e "$file" ] && read -r alias < "$file" && aliases="$aliases $alias"
 done
 [ -z "$aliases" ] || modprobe -q -b -a $aliases
+
+# Directories that the host shares. With cache=mmap files can be mapped and written through, and what the host changes
+# is seen when a file is opened again.
+for file in /sys/bus/virtio/drivers/9pnet_virtio/*/mount_tag; do
+    [ -e "$file" ] || continue
+    tag=
+    read -r tag < "$file"
+    path=/mnt/$tag
+    for share in $shares; do
+        [ "${share%%:*}" = "$tag" ] && path=${share#*:}
+    done
+    mkdir -p "$path"
+    mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=mmap "$tag" "$path" ||
+        echo "cannot mount the shared directory $tag at $path" > "$tty"
+done
 
 # Put there by the host, if it wants to run commands here.
 if [ -x /polyvisor/agent ]; then
