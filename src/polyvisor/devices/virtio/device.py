@@ -62,7 +62,7 @@ class Link(Protocol):
 class VirtioDevice:
     """Base of the devices. A subclass sets ``device_id`` and ``state``, and overrides what follows :meth:`notify`.
 
-    All calls but :meth:`guard` are made with ``lock`` held. What the guest can change lives in ``state``, a dataclass.
+    All calls but :meth:`guard` and :meth:`unlocked` are made with ``lock`` held. What the guest can change lives in ``state``, a dataclass.
     """
 
     device_id: ClassVar[int]
@@ -91,6 +91,12 @@ class VirtioDevice:
 
     def notify(self, index: int) -> None:
         """The driver says that queue ``index``, which is enabled, has buffers. May raise QueueError."""
+
+    def unlocked(self) -> None:
+        """Called after each write of a register, with the lock released: for what must not be done with it held.
+
+        That is what may end in another device whose thread may be on its way to this one.
+        """
 
     def config(self) -> bytes:
         """The configuration space (2.5) now; beyond it reads as 0."""

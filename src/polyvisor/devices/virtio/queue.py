@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from polyvisor.engine.memory import BusError, Memory
@@ -23,8 +23,6 @@ USED_F_NO_NOTIFY = 1
 
 _DESCRIPTOR_SIZE = 16
 _DESCRIPTOR = struct.Struct("<QIHH")
-_USED_ELEMENT = struct.Struct("<II")
-_U16 = struct.Struct("<H")
 # 2.7.5.2: a chain has at most 2^32 bytes.
 _MAX_CHAIN_BYTES = 2**32
 
@@ -36,7 +34,7 @@ class QueueError(Exception):
     """The driver broke a rule of the virtqueue: the device needs a reset (2.1.2)."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Chain:
     """A buffer the driver made available. All segments are RAM and none is empty."""
 
@@ -109,6 +107,24 @@ def scatter(memory: Memory, segments: Iterable[Segment], data: bytes) -> int:
     return done
 
 
+class _Rings:
+    """Views of the three parts of a queue, for the state they were made of. 16-bit accesses of them are atomic."""
+
+    def __init__(self, memory: Memory, state: QueueState) -> None:
+        """Raises BusError."""
+        self.state = state
+        size = state.size
+        self.table = memory.view(state.descriptors, _DESCRIPTOR_SIZE * size)
+        self.avail = memory.view(state.driver, 6 + 2 * size).cast("H")
+        self.used = memory.view(state.device, 6 + 8 * size).cast("H")
+        self.elements = memory.view(state.device, 4 + 8 * size).cast("I")
+        self.avail_event = 2 + 4 * size
+        # Most buffers are in the largest.
+        ram = max(memory.ram, key=lambda ram: ram.size)
+        self.low = ram.base
+        self.high = ram.end
+
+
 class VirtQueue:
     """One split virtqueue of at most ``max_size`` entries in ``memory``. The caller serialises calls."""
 
@@ -120,6 +136,7 @@ class VirtQueue:
         self.state = QueueState()
         self._memory = memory
         self._barrier = threading.Lock()
+        self._rings: _Rings | None = None
 
     # Set-up
 
@@ -144,6 +161,7 @@ class VirtQueue:
                 raise QueueError(f"{name} at {address:#x}: not in RAM")
         state.next_avail = state.next_used = state.signalled = 0
         state.ready = 1
+        self._rings = None
 
     def disable(self) -> None:
         """Take no more buffers; the driver's settings stay readable."""
@@ -161,28 +179,78 @@ class VirtQueue:
         if not state.ready or not self._available():
             return None
         self._fence()  # entries are read after the index that published them
-        head = self._read_u16(state.driver + 4 + 2 * (state.next_avail % state.size))
-        chain = self._walk(head)
+        rings = self._open()
+        chain = self._walk(rings, rings.avail[2 + state.next_avail % state.size])
         state.next_avail = (state.next_avail + 1) & 0xFFFF
         return chain
+
+    def pop_room(self, needed: int) -> list[Chain]:
+        """Take buffers until their writable parts hold ``needed`` bytes, or there are no more. Raises QueueError."""
+        state = self.state
+        chains: list[Chain] = []
+        available = self._available() if state.ready else 0
+        if not available:
+            return chains
+        self._fence()  # entries are read after the index that published them
+        rings = self._open()
+        avail, table, size, low, high = rings.avail, rings.table, state.size, rings.low, rings.high
+        at = state.next_avail
+        while needed > 0 and len(chains) < available:
+            head = avail[2 + at % size]
+            address, length, flags, _ = _DESCRIPTOR.unpack_from(table, _DESCRIPTOR_SIZE * (head % size))
+            # Nearly all are like this; what is not is looked at with care.
+            if head < size and flags == DESC_F_WRITE and length and low <= address and address + length <= high:
+                chains.append(Chain(head, [], [(address, length)]))
+                needed -= length
+            else:
+                chain = self._walk(rings, head)
+                chains.append(chain)
+                needed -= length_of(chain.writable)
+            at += 1
+        state.next_avail = at & 0xFFFF
+        return chains
+
+    def unpop(self, count: int) -> None:
+        """Leave the last ``count`` buffers that were taken, and not given back, to be taken again."""
+        self.state.next_avail = (self.state.next_avail - count) & 0xFFFF
 
     def push(self, chain: Chain, written: int) -> None:
         """Give ``chain`` back; ``written`` bytes of its writable part were written, from its start. Raises QueueError.
 
         Does nothing if the queue is not enabled any more.
         """
+        self.push_all(((chain, written),))
+
+    def push_all(self, chains: Sequence[tuple[Chain, int]]) -> None:
+        """As :meth:`push` for each of ``chains``, which the driver sees all at once."""
         state = self.state
         if not state.ready:
             return
+        rings = self._open()
+        elements = rings.elements
         slot = state.next_used % state.size
-        self._write(state.device + 4 + 8 * slot, _USED_ELEMENT.pack(chain.head, written & 0xFFFFFFFF))
-        self._fence()  # the entry, and the data, before the index
-        state.next_used = (state.next_used + 1) & 0xFFFF
-        self._write(state.device + 2, _U16.pack(state.next_used))
+        for chain, written in chains:
+            elements[1 + 2 * slot] = chain.head
+            elements[2 + 2 * slot] = written & 0xFFFFFFFF
+            slot = slot + 1 if slot + 1 < state.size else 0
+        self._fence()  # the entries, and the data, before the index
+        state.next_used = (state.next_used + len(chains)) & 0xFFFF
+        rings.used[1] = state.next_used
+        self._memory.wrote(state.device, 4 + 8 * state.size)
+
+    def _open(self) -> _Rings:
+        """The rings of the current state. Raises QueueError."""
+        rings = self._rings
+        if rings is None or rings.state is not self.state:
+            try:
+                rings = self._rings = _Rings(self._memory, self.state)
+            except BusError as error:
+                raise QueueError(str(error)) from None
+        return rings
 
     def _available(self) -> int:
         state = self.state
-        idx = self._read_u16(state.driver + 2)
+        idx = self._open().avail[1]
         # The buffers the device holds already count against the size too.
         if (idx - state.next_used) & 0xFFFF > state.size:
             raise QueueError(f"available index {idx:#x} is more than {state.size} ahead of {state.next_used:#x}")
@@ -191,12 +259,13 @@ class VirtQueue:
             raise QueueError(f"available index {idx:#x} went back behind {state.next_avail:#x}")
         return count
 
-    def _walk(self, head: int) -> Chain:
+    def _walk(self, rings: _Rings, head: int) -> Chain:
         """Follow the chain from ``head``; each descriptor is read once (2.7.5, 2.7.5.3)."""
         state = self.state
         memory = self._memory
         chain = Chain(head)
         table: bytes | None = None
+        low, high = rings.low, rings.high
         limit = entries = state.size
         index = head
         count = total = 0
@@ -207,8 +276,7 @@ class VirtQueue:
             if count > limit:
                 raise QueueError(f"descriptor chain from {head} is longer than {limit}")
             if table is None:
-                raw = self._read(state.descriptors + _DESCRIPTOR_SIZE * index, _DESCRIPTOR_SIZE)
-                address, length, flags, following = _DESCRIPTOR.unpack(raw)
+                address, length, flags, following = _DESCRIPTOR.unpack_from(rings.table, _DESCRIPTOR_SIZE * index)
             else:
                 address, length, flags, following = _DESCRIPTOR.unpack_from(table, _DESCRIPTOR_SIZE * index)
             if flags & DESC_F_INDIRECT:
@@ -230,7 +298,7 @@ class VirtQueue:
                 limit, count, index = self.max_size, count - 1, 0
                 continue
             if length:
-                if not memory.is_ram(address, length):
+                if not (low <= address and address + length <= high) and not memory.is_ram(address, length):
                     raise QueueError(f"buffer of {length:#x} bytes at {address:#x}: not in RAM")
                 total += length
                 if total > _MAX_CHAIN_BYTES:
@@ -259,25 +327,29 @@ class VirtQueue:
         if old == new:
             return False
         if state.event_idx:
-            event = self._read_u16(state.driver + 4 + 2 * state.size)
+            event = self._open().avail[2 + state.size]
             return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
-        return not self._read_u16(state.driver) & AVAIL_F_NO_INTERRUPT
+        return not self._open().avail[0] & AVAIL_F_NO_INTERRUPT
 
     def suppress_notifications(self) -> None:
         """Tell the driver that it need not notify (2.7.10); with EVENT_IDX an old index says so. Raises QueueError."""
         state = self.state
         if state.ready and not state.event_idx:
-            self._write(state.device, _U16.pack(USED_F_NO_NOTIFY))
+            self._open().used[0] = USED_F_NO_NOTIFY
+            self._memory.wrote(state.device, 2)
 
     def request_notification(self) -> bool:
         """Ask to be notified of the next buffer; True if there is one already. Raises QueueError."""
         state = self.state
         if not state.ready:
             return False
+        rings = self._open()
         if state.event_idx:
-            self._write(state.device + 4 + 8 * state.size, _U16.pack(state.next_avail))
+            rings.used[rings.avail_event] = state.next_avail
+            self._memory.wrote(state.device + 4 + 8 * state.size, 2)
         else:
-            self._write(state.device, _U16.pack(0))
+            rings.used[0] = 0
+            self._memory.wrote(state.device, 2)
         self._fence()  # the driver sees the wish before we look for the last time
         return self._available() > 0
 
@@ -291,15 +363,5 @@ class VirtQueue:
     def _read(self, address: int, length: int) -> bytes:
         try:
             return self._memory.read(address, length)
-        except BusError as error:
-            raise QueueError(str(error)) from None
-
-    def _read_u16(self, address: int) -> int:
-        value: int = _U16.unpack(self._read(address, 2))[0]
-        return value
-
-    def _write(self, address: int, data: bytes) -> None:
-        try:
-            self._memory.write(address, data)
         except BusError as error:
             raise QueueError(str(error)) from None

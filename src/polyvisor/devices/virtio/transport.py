@@ -196,6 +196,7 @@ class VirtioMmio:
                 self._write_register(device, offset, value & _U32)
             elif offset - CONFIG + size <= len(device.config()):
                 device.write_config(offset - CONFIG, (value & (1 << 8 * size) - 1).to_bytes(size, "little"))
+        device.unlocked()
 
     @staticmethod
     def _check(offset: int, size: int) -> None:
