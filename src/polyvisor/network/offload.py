@@ -41,7 +41,7 @@ def _shift(total: int, size: int) -> int:
 
 
 def completed(frame: Frame) -> Frame:
-    """A frame without segmentation, with its checksum filled in if that was left to do."""
+    """A frame with its checksum filled in if that was left to do; a large segment stays one."""
     if not frame.needs & CSUM:
         return frame
     data = bytearray(bytes(frame))

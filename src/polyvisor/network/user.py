@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import slirp
-from .frame import ETHERNET_HEADER, MAX_FRAME, Frame
+from .frame import CSUM, ECN, ETHERNET_HEADER, MAX_FRAME, TSO4, TSO6, Frame
+from .offload import completed
 from .port import Port
 
 MAX_WAITING = 1024
@@ -80,6 +81,9 @@ class UserNetwork(Port):
 
     One thread owns the stack; all calls may come from any thread. It ends with :meth:`close`.
     """
+
+    # The stack takes TCP segments of any size, but wants their checksums.
+    takes = CSUM | TSO4 | TSO6 | ECN
 
     def __init__(
         self,
@@ -176,7 +180,7 @@ class UserNetwork(Port):
         if self._closing or len(self._waiting) >= MAX_WAITING or not ETHERNET_HEADER <= frame.length <= MAX_FRAME:
             self.dropped += 1
             return
-        self._waiting.append(frame.kept())
+        self._waiting.append(completed(frame).kept())
         self._wake()
 
     def _wake(self) -> None:
@@ -261,7 +265,8 @@ class UserNetwork(Port):
         """Give the stack what there is for it, and wait for more."""
         while self._waiting:
             frame = self._waiting.popleft()
-            self._lib.slirp_input(self._stack, frame.head, len(frame.head))
+            data = bytes(frame)
+            self._lib.slirp_input(self._stack, data, len(data))
         while self._calls:
             function, future = self._calls.popleft()
             try:
