@@ -9,8 +9,8 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn, TextIO
@@ -29,6 +29,8 @@ from polyvisor.vm.trace import start_trace
 from .image import errors as image_errors
 from .image import progress as image_progress
 from .monitor import run_monitor
+from .net import HELP as NET_HELP
+from .net import NetOptions, open_capture, parse_net
 from .terminal import HELP, Input, Output, cooked_terminal, raw_terminal
 
 # The status when the guest did not end by itself, as `timeout` and shells have it.
@@ -161,6 +163,29 @@ def open_trace(path: Path | None) -> contextlib.AbstractContextManager[TextIO | 
         return path.open("w", buffering=1 << 16)
     except OSError as error:
         fail(f"--trace {str(path)!r}: {error.strerror}")
+
+
+def choose_nets(net: str, capture: Path | None) -> list[NetOptions]:
+    """What ``--net`` names, none or one."""
+    try:
+        chosen = parse_net(net)
+    except ValueError as error:
+        fail(str(error))
+    if chosen is None and capture is not None:
+        fail("--capture goes with a network, for example: --net user --capture out.pcapng")
+    return [chosen] if chosen else []
+
+
+@contextlib.contextmanager
+def capturing(path: Path | None, nets: list[NetOptions]) -> Iterator[None]:
+    """Write what passes the networks to a file. Raises ValueError if that cannot be; says if it ended early."""
+    if path is None:
+        yield
+        return
+    with open_capture(path, nets) as capture:
+        yield
+    if capture.error is not None:
+        print(f"polyvisor: --capture {str(path)!r} is cut short: {capture.error.strerror}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -303,6 +328,10 @@ def run(
     disk: Annotated[
         list[str] | None, typer.Option(help="Raw disk image: FILE or FILE,ro. May be given several times.")
     ] = None,
+    net: Annotated[str, typer.Option(metavar="NETWORK", help=NET_HELP)] = "none",
+    capture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what passes the network to this file, as pcapng.")
+    ] = None,
     command: Annotated[
         str | None, typer.Option("--run", help="Run this shell command in the image, then exit with its status.")
     ] = None,
@@ -326,13 +355,16 @@ def run(
     if tier not in TIERS:
         fail(f"--tier {tier!r}: there are {', '.join(TIERS)}")
     size = parse_memory(memory)
+    nets = choose_nets(net, capture)
     software = choose_software(target, kernel, initrd, append, firmware, command)
+    if nets and command is not None:
+        software = replace(software, append=f"{software.append} polyvisor.net=wait")
     config = VirtConfig(
-        memory=size, cpus=cpus, devices=tuple(map(parse_disk, disk or ())), tier=tier,
+        memory=size, cpus=cpus, devices=(*map(parse_disk, disk or ()), *(each.make for each in nets)), tier=tier,
         virtual_time=virtual_time,
     )
     try:
-        with open_trace(trace) as file:
+        with open_trace(trace) as file, capturing(capture, nets):
             wanted = StatsWanted(stats, stats_json) if stats or stats_json is not None else None
             status = Session(software, config, no_reboot, file, gdb, wanted).run()
     except LoadError as error:

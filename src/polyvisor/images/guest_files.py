@@ -8,6 +8,7 @@ INIT = r"""#!/bin/sh
 # First process of a polyvisor image. It understands these words of the kernel's command line:
 #   polyvisor.run=BASE64       run this shell command, then power off with its exit status
 #   polyvisor.winsize=RxC      the console has R rows and C columns
+#   polyvisor.net=wait         wait some seconds for an address from DHCP before running the command
 
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root USER=root LOGNAME=root SHELL=/bin/sh TERM=xterm LANG=C.UTF-8
 
@@ -31,12 +32,14 @@ tty=/dev/${tty##* }
 
 run=
 winsize=
+net=
 set -f
 read -r cmdline < /proc/cmdline
 for word in $cmdline; do
     case $word in
         polyvisor.run=*) run=${word#*=} ;;
         polyvisor.winsize=*x*) winsize=${word#*=} ;;
+        polyvisor.net=*) net=${word#*=} ;;
     esac
 done
 set +f
@@ -50,6 +53,14 @@ done
 [ -z "$aliases" ] || modprobe -q -b -a $aliases
 
 ip link set lo up 2>/dev/null
+# Real interfaces ask for an address while all else goes on.
+for device in /sys/class/net/*/device; do
+    [ -e "$device" ] || continue
+    device=${device%/device}
+    device=${device##*/}
+    ip link set "$device" up 2>/dev/null
+    udhcpc -f -i "$device" -t 5 -T 1 -A 10 < /dev/null > /dev/null 2>&1 &
+done
 [ -z "$winsize" ] || stty rows "${winsize%x*}" cols "${winsize#*x}" < "$tty"
 
 # Never returns: PID 1 may not exit.
@@ -74,6 +85,11 @@ leader='"$@"; status=$?; (trap "" TTOU; exec stty sane); exit $status'
 
 cd /root
 if [ -n "$run" ]; then
+    tries=100
+    while [ "$net" = wait ] && [ ! -e /run/lease ] && [ $tries -gt 0 ]; do
+        tries=$((tries - 1))
+        sleep 0.1
+    done
     command=$(echo "$run" | base64 -d)
     setsid -c sh -c "$leader" sh sh -c "$command" < "$tty" > "$tty" 2>&1
     power_off $?
@@ -91,15 +107,18 @@ PROFILE = r"""PS1='\u@\h:\w\$ '
 alias ll='ls -l'
 """
 
-# What busybox's udhcpc runs when it has a lease.
+# What busybox's udhcpc runs when it has a lease, or has none any more. It touches no address but those it gave itself.
 UDHCPC = r"""#!/bin/sh
+lease=/run/lease.$interface
 case $1 in
     deconfig)
-        ip addr flush dev "$interface"
         ip link set "$interface" up
+        [ ! -e "$lease" ] || ip addr del "$(cat "$lease")" dev "$interface" 2>/dev/null
+        rm -f "$lease"
         ;;
     bound | renew)
         ip addr replace "$ip/${mask:-24}" dev "$interface"
+        echo "$ip/${mask:-24}" > "$lease"
         for gateway in $router; do
             ip route replace default via "$gateway" dev "$interface"
             break
@@ -107,6 +126,7 @@ case $1 in
         : > /etc/resolv.conf
         [ -z "$domain" ] || echo "search $domain" >> /etc/resolv.conf
         for server in $dns; do echo "nameserver $server" >> /etc/resolv.conf; done
+        : > /run/lease
         ;;
 esac
 """

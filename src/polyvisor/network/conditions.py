@@ -20,8 +20,8 @@ class Conditions:
     """One direction of a link. Times are in seconds, the first four are probabilities for each frame.
 
     ``loss``: it is gone; ``duplicate``: it comes twice; ``corrupt``: one bit of it is wrong; ``reorder``: it comes
-    ``reorder_delay`` later than it should, and others pass it. ``delay``, varied by up to ``jitter`` in both directions,
-    keeps the order. ``bandwidth``, in bits per second, sends one frame after the other; 0 is no limit. When ``queue``
+    ``reorder_delay`` later than it should, and others pass it. ``delay``, up to ``jitter`` more or less, keeps the
+    order. ``bandwidth``, in bits per second, sends one frame after the other; 0 is no limit. When ``queue``
     frames are on the way, more are dropped.
     """
 
@@ -108,11 +108,10 @@ class Wire:
             frame = self._damaged(frame)
         for _ in range(copies):
             late = reorder < conditions.reorder
-            if not timed and not late:
-                # What was sent under earlier conditions is not overtaken.
-                if self._last_at <= now:
-                    found.append((0.0, frame))
-                    continue
+            # What was sent under earlier conditions is not overtaken.
+            if not timed and not late and self._last_at <= now:
+                found.append((0.0, frame))
+                continue
             if self._waiting >= conditions.queue:
                 self.lost += 1
                 continue

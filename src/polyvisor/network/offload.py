@@ -20,7 +20,7 @@ _TCP_CWR = 0x80
 _UDP_CHECKSUM = 6
 
 
-def internet_sum(data: bytes | memoryview) -> int:
+def internet_sum(data: bytes | bytearray | memoryview) -> int:
     """The ones' complement sum of the big-endian 16-bit words of ``data``, an odd last byte padded with 0."""
     size = len(data)
     if size <= _PIECE:

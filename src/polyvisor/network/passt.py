@@ -128,7 +128,7 @@ class PasstNetwork(Port):
             self._closing = True
 
     def _take(self, received: bytearray) -> None:
-        """Deliver the whole frames in ``received``, and leave the rest there. Raises NetworkError for a wrong length."""
+        """Deliver the whole frames in ``received``, and leave the rest. Raises NetworkError for a wrong length."""
         at = 0
         while len(received) - at >= _LENGTH.size:
             length = _LENGTH.unpack_from(received, at)[0]

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from . import slirp
@@ -206,7 +207,7 @@ class UserNetwork(Port):
         for attempt in range(_ATTEMPTS):
             port = forward.host_port or _free_port(forward)
             made = Forward(forward.protocol, port, forward.guest_port, forward.host, forward.guest)
-            reason = self._call(lambda made=made: self._add_forward(made))
+            reason = self._call(partial(self._add_forward, made))
             if reason is None:
                 self.forwards.append(made)
                 return made

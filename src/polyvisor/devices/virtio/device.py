@@ -62,7 +62,8 @@ class Link(Protocol):
 class VirtioDevice:
     """Base of the devices. A subclass sets ``device_id`` and ``state``, and overrides what follows :meth:`notify`.
 
-    All calls but :meth:`guard` and :meth:`unlocked` are made with ``lock`` held. What the guest can change lives in ``state``, a dataclass.
+    All calls but :meth:`guard` and :meth:`unlocked` are made with ``lock`` held. What the guest can change lives in
+    ``state``, a dataclass.
     """
 
     device_id: ClassVar[int]

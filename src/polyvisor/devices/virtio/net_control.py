@@ -64,9 +64,9 @@ class Filter:
         """Whether the driver wants a frame that begins with ``head``."""
         if self.promiscuous:
             return True
-        if features & F_CTRL_VLAN and head[12:14] in _VLAN_TAGS:
-            if int.from_bytes(head[14:16], "big") & 0xFFF not in self.vlans:
-                return False
+        tagged = features & F_CTRL_VLAN and head[12:14] in _VLAN_TAGS
+        if tagged and int.from_bytes(head[14:16], "big") & 0xFFF not in self.vlans:
+            return False
         target = head[:6]
         if target == _BROADCAST:
             return not self.no_broadcast
