@@ -71,6 +71,7 @@ class PasstNetwork(Port):
         self._waiting: deque[bytes] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closing = False
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._main, name="network", daemon=True)
         self._thread.start()
         # It refuses what it cannot do before it looks at the socket.
@@ -92,8 +93,9 @@ class PasstNetwork(Port):
                 continue
             data = bytes(completed(part))
             self._waiting.append(_LENGTH.pack(len(data)) + data)
-        with contextlib.suppress(OSError):
-            os.eventfd_write(self._wake_fd, 1)
+        with self._lock:
+            if self._wake_fd >= 0:
+                os.eventfd_write(self._wake_fd, 1)
 
     def _main(self) -> None:
         received = bytearray()
@@ -145,12 +147,16 @@ class PasstNetwork(Port):
         """End passt, and the thread. May be repeated."""
         super().close()
         self._closing = True
-        if self._wake_fd < 0:
-            return
-        os.eventfd_write(self._wake_fd, 1)
+        with self._lock:
+            if self._wake_fd < 0:
+                return
+            os.eventfd_write(self._wake_fd, 1)
         if threading.current_thread() is not self._thread:
             self._thread.join()
-        fd, self._wake_fd = self._wake_fd, -1
+        with self._lock:
+            fd, self._wake_fd = self._wake_fd, -1
+        if fd < 0:
+            return
         os.close(fd)
         self._socket.close()
         self._process.terminate()

@@ -5,7 +5,6 @@ What machines send becomes ordinary sockets of this process, so they reach what 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import heapq
 import ipaddress
@@ -77,7 +76,7 @@ class UserNetwork(Port):
 
     In ``subnet`` (10.0.2.0/24) the router, which is the host too, has the second address (10.0.2.2), the DNS forwarder
     the third, and DHCP gives out the fifteenth and later ones. With ``ipv6`` there is a prefix (fec0::/64) beside.
-    ``restricted``: nothing but forwards. ``host_loopback``: the router's address leads to what listens on the host's
+    ``restricted``: nothing but TCP forwards. ``host_loopback``: the router's address leads to what listens on the host's
     loopback. ``mtu`` is that of what the stack sends. Several machines can share it over a switch.
 
     One thread owns the stack; all calls may come from any thread. It ends with :meth:`close`.
@@ -108,6 +107,7 @@ class UserNetwork(Port):
         self.router = self.subnet[2]
         self.nameserver = self.subnet[3]
         self.first_lease = self.subnet[15]
+        self._restricted = restricted
         self.forwards: list[Forward] = []
         """The port forwards there are, with the host's ports that were chosen."""
         self.failure: BaseException | None = None
@@ -185,9 +185,11 @@ class UserNetwork(Port):
         self._wake()
 
     def _wake(self) -> None:
-        if not self._woken:
-            self._woken = True
-            with contextlib.suppress(OSError):
+        if self._woken:
+            return
+        with self._lock:
+            if self._wake_fd >= 0:
+                self._woken = True
                 os.eventfd_write(self._wake_fd, 1)
 
     def _call(self, function: Callable[[], Any]) -> Any:
@@ -203,7 +205,12 @@ class UserNetwork(Port):
         return future.result()
 
     def forward(self, forward: Forward) -> Forward:
-        """Add a port forward; gives it with the host's port that it has. Raises NetworkError if that is taken."""
+        """Add a port forward; gives it with the host's port that it has. Raises NetworkError if that is taken.
+
+        Raises ValueError for UDP in a restricted network, out of which libslirp lets no answers.
+        """
+        if self._restricted and forward.protocol == "udp":
+            raise ValueError("a restricted network can forward tcp only")
         for attempt in range(_ATTEMPTS):
             port = forward.host_port or _free_port(forward)
             made = Forward(forward.protocol, port, forward.guest_port, forward.host, forward.guest)
@@ -241,8 +248,13 @@ class UserNetwork(Port):
             self._closing = True
         self._woken = False
         self._wake()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        if threading.current_thread() is self._thread:
+            return
+        self._thread.join()
+        with self._lock:
+            if self._wake_fd >= 0:
+                os.close(self._wake_fd)
+                self._wake_fd = -1
 
     # The thread
 
@@ -259,8 +271,6 @@ class UserNetwork(Port):
             self._waiting.clear()
             while self._calls:
                 self._calls.popleft()[1].set_exception(NetworkError("the network is closed"))
-            os.close(self._wake_fd)
-            self._wake_fd = -1
 
     def _turn(self) -> None:
         """Give the stack what there is for it, and wait for more."""
