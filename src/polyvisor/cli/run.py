@@ -7,7 +7,8 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
@@ -29,6 +30,8 @@ from polyvisor.vm.virtual_machine import VM
 from .background import start_in_background
 from .image import errors as image_errors
 from .image import progress as image_progress
+from .net import HELP as NET_HELP
+from .net import NetOptions, open_capture, parse_net
 from .session import Session, Watched
 from .share import add_mounts, parse_shares
 from .terminal import HELP
@@ -133,6 +136,26 @@ def open_trace(path: Path | None) -> contextlib.AbstractContextManager[TextIO | 
         fail(f"--trace {str(path)!r}: {error.strerror}")
 
 
+def choose_nets(net: str, capture: Path | None) -> list[NetOptions]:
+    """What ``--net`` names, none or one. Raises ValueError."""
+    chosen = parse_net(net)
+    if chosen is None and capture is not None:
+        fail("--capture goes with a network, for example: --net user --capture out.pcapng")
+    return [chosen] if chosen else []
+
+
+@contextlib.contextmanager
+def capturing(path: Path | None, nets: list[NetOptions]) -> Iterator[None]:
+    """Write what passes the networks to a file. Raises ValueError if that cannot be; says if it ended early."""
+    if path is None:
+        yield
+        return
+    with open_capture(path, nets) as capture:
+        yield
+    if capture.error is not None:
+        print(f"polyvisor: --capture {str(path)!r} is cut short: {capture.error.strerror}", file=sys.stderr)
+
+
 def run(
     target: Annotated[
         str | None, typer.Argument(metavar="[IMAGE|PROGRAM]", help="An image such as debian, or a bare-metal ELF file.")
@@ -156,6 +179,10 @@ def run(
             metavar="DIR[:TAG][,ro]",
             help="Share a directory: images mount it at /mnt/TAG (/mnt/host), or at /PATH with DIR:/PATH.",
         ),
+    ] = None,
+    net: Annotated[str, typer.Option(metavar="NETWORK", help=NET_HELP)] = "none",
+    capture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what passes the network to this file, as pcapng.")
     ] = None,
     command: Annotated[
         str | None, typer.Option("--run", help="Run this shell command in the image, then exit with its status.")
@@ -194,11 +221,14 @@ def run(
     try:
         shares = parse_shares(share or [])
         software = add_mounts(choose_software(target, kernel, initrd, append, firmware, command), shares)
+        nets = choose_nets(net, capture)
+        if nets and command is not None:
+            software = replace(software, append=f"{software.append} polyvisor.net=wait")
         name = name or running.free_name(Path(target).stem if target else "kernel")
         if detach:
             raise typer.Exit(start_in_background(name, sys.argv[1:]))
-        devices = (*map(parse_disk, disk or ()), *(each.open for each in shares))
-        with open_trace(trace) as file:
+        devices = (*map(parse_disk, disk or ()), *(each.open for each in shares), *(each.make for each in nets))
+        with open_trace(trace) as file, capturing(capture, nets):
 
             def make(**callbacks: Any) -> VM:
                 return VM(

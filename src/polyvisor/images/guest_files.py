@@ -9,6 +9,7 @@ INIT = r"""#!/bin/sh
 #   polyvisor.run=BASE64       run this shell command, then power off with its exit status
 #   polyvisor.winsize=RxC      the console has R rows and C columns
 #   polyvisor.share=TAG:PATH   mount the host's directory with this tag there, not at /mnt/TAG
+#   polyvisor.net=wait         wait some seconds for an address from DHCP before running the command
 
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root USER=root LOGNAME=root SHELL=/bin/sh TERM=xterm LANG=C.UTF-8
 
@@ -33,6 +34,7 @@ tty=/dev/${tty##* }
 run=
 winsize=
 shares=
+net=
 set -f
 read -r cmdline < /proc/cmdline
 for word in $cmdline; do
@@ -40,6 +42,7 @@ for word in $cmdline; do
         polyvisor.run=*) run=${word#*=} ;;
         polyvisor.winsize=*x*) winsize=${word#*=} ;;
         polyvisor.share=?*:/*) shares="$shares ${word#*=}" ;;
+        polyvisor.net=*) net=${word#*=} ;;
     esac
 done
 set +f
@@ -73,6 +76,14 @@ if [ -x /polyvisor/agent ]; then
 fi
 
 ip link set lo up 2>/dev/null
+# Real interfaces ask for an address while all else goes on.
+for device in /sys/class/net/*/device; do
+    [ -e "$device" ] || continue
+    device=${device%/device}
+    device=${device##*/}
+    ip link set "$device" up 2>/dev/null
+    udhcpc -f -i "$device" -t 5 -T 1 -A 10 < /dev/null > /dev/null 2>&1 &
+done
 [ -z "$winsize" ] || stty rows "${winsize%x*}" cols "${winsize#*x}" < "$tty"
 
 # Never returns: PID 1 may not exit.
@@ -97,6 +108,11 @@ leader='"$@"; status=$?; (trap "" TTOU; exec stty sane); exit $status'
 
 cd /root
 if [ -n "$run" ]; then
+    tries=100
+    while [ "$net" = wait ] && [ ! -e /run/lease ] && [ $tries -gt 0 ]; do
+        tries=$((tries - 1))
+        sleep 0.1
+    done
     command=$(echo "$run" | base64 -d)
     setsid -c sh -c "$leader" sh sh -c "$command" < "$tty" > "$tty" 2>&1
     power_off $?
@@ -114,15 +130,18 @@ PROFILE = r"""PS1='\u@\h:\w\$ '
 alias ll='ls -l'
 """
 
-# What busybox's udhcpc runs when it has a lease.
+# What busybox's udhcpc runs when it has a lease, or has none any more. It touches no address but those it gave itself.
 UDHCPC = r"""#!/bin/sh
+lease=/run/lease.$interface
 case $1 in
     deconfig)
-        ip addr flush dev "$interface"
         ip link set "$interface" up
+        [ ! -e "$lease" ] || ip addr del "$(cat "$lease")" dev "$interface" 2>/dev/null
+        rm -f "$lease"
         ;;
     bound | renew)
         ip addr replace "$ip/${mask:-24}" dev "$interface"
+        echo "$ip/${mask:-24}" > "$lease"
         for gateway in $router; do
             ip route replace default via "$gateway" dev "$interface"
             break
@@ -130,6 +149,7 @@ case $1 in
         : > /etc/resolv.conf
         [ -z "$domain" ] || echo "search $domain" >> /etc/resolv.conf
         for server in $dns; do echo "nameserver $server" >> /etc/resolv.conf; done
+        : > /run/lease
         ;;
 esac
 """
