@@ -62,7 +62,8 @@ class Link(Protocol):
 class VirtioDevice:
     """Base of the devices. A subclass sets ``device_id`` and ``state``, and overrides what follows :meth:`notify`.
 
-    All calls but :meth:`guard` are made with ``lock`` held. What the guest can change lives in ``state``, a dataclass.
+    All calls but :meth:`guard` and :meth:`unlocked` are made with ``lock`` held. What the guest can change lives in
+    ``state``, a dataclass.
     """
 
     device_id: ClassVar[int]
@@ -113,9 +114,18 @@ class VirtioDevice:
                 yield
             except QueueError:
                 self.link.fail()
+        self.unlocked()
 
-    def serve(self, index: int, handle: Callable[[Chain], int]) -> None:
+    def unlocked(self) -> None:
+        """Called when :meth:`guard` has given the lock back: the place to call what may wait for other threads."""
+
+    def serve(
+        self, index: int, handle: Callable[[Chain], int | None], wanted: Callable[[], bool] = lambda: True
+    ) -> None:
         """Give each available buffer of queue ``index`` to ``handle``, which returns how many bytes it wrote.
+
+        With None it keeps the buffer, to ``push`` it later. While ``wanted()`` is false no buffer is taken, nor is the
+        driver asked to notify: whoever makes it true calls again.
 
         The driver is interrupted once, at the end, if it wants to be. It can add buffers meanwhile, even by letting
         the device write to its own rings: so after a few times the queue's size the rest waits until the driver has
@@ -127,10 +137,12 @@ class VirtioDevice:
             more = True
             while more and budget:
                 queue.suppress_notifications()
-                while budget and (chain := queue.pop()) is not None:
-                    queue.push(chain, handle(chain))
+                while budget and (ready := wanted()) and (chain := queue.pop()) is not None:
+                    written = handle(chain)
+                    if written is not None:
+                        queue.push(chain, written)
                     budget -= 1
-                more = queue.request_notification()
+                more = (not budget or ready) and queue.request_notification()
         finally:
             if queue.should_interrupt():
                 self.link.interrupt()
