@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from polyvisor.devices.lines import NullLine
 from polyvisor.devices.virtio import transport as t
 from polyvisor.devices.virtio.device import VirtioDevice
-from polyvisor.devices.virtio.queue import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE
+from polyvisor.devices.virtio.queue import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Chain, VirtQueue
 from polyvisor.devices.virtio.transport import VirtioMmio
 from polyvisor.engine.memory import Memory, Ram
 
-# Five areas of RAM in a row; the first, third and fifth are canaries. The base is a number that is not met by chance, and
-# whose pages have 32-bit numbers.
-BASE = 0x6B5_A3C0_0000
+# Two areas of RAM that the driver uses, at numbers not met by chance and whose pages have 32-bit numbers; and canaries at
+# numbers unlike them, which no descriptor names.
 AREA = 0x1_0000
-RINGS = BASE + AREA
+RINGS = 0x6B5_A3C0_0000
 TABLES = RINGS + 0xA000
-DATA = BASE + 3 * AREA
+DATA = 0x6B5_A3E0_0000
+CANARIES = (0x1D2_7E96_0000, 0xE91_384D_0000)
 RING_STRIDE = 0x1000
 AVAIL_AT = 0x400
 USED_AT = 0x500
@@ -58,25 +58,55 @@ class Guest:
         self.device = device
         self.size = size
         self.memory = WatchedMemory()
-        canary = (_PATTERN * (AREA // len(_PATTERN) + 1))[:AREA]
-        self.areas = [self.memory.add_ram(BASE + i * AREA, AREA) for i in range(5)]
-        self._canary = canary
-        for area in self.areas[::2]:
-            area.buffer[:] = canary
+        self.areas = {base: self.memory.add_ram(base, AREA) for base in (RINGS, DATA, *CANARIES)}
+        self._canary = (_PATTERN * (AREA // len(_PATTERN) + 1))[:AREA]
+        for base in CANARIES:
+            self.areas[base].buffer[:] = self._canary
         self.written: list[tuple[int, int]] = []
-        self.memory.on_write = self._wrote
+        self.memory.on_write = lambda address, length: self.written.append((address, length))
         self.connect()
         self.forget()
 
-    def _wrote(self, address: int, length: int) -> None:
-        self.written.append((address, length))
-        area, offset = divmod(address - BASE, AREA)
-        assert area in (1, 3) and offset + length <= AREA, f"the device wrote {length:#x} bytes at {address:#x}"
-
     def check_canaries(self) -> None:
         """Nothing was written where no buffer is."""
-        for area in self.areas[::2]:
-            assert area.buffer[:] == self._canary, f"the device wrote into {area.base:#x}"
+        for base in CANARIES:
+            assert self.areas[base].buffer[:] == self._canary, f"the device wrote into {base:#x}"
+
+    def watch_writes(self, anywhere: bool = False) -> None:
+        """From now on, writing elsewhere than in used rings and the writable parts of buffers is an AssertionError.
+
+        ``anywhere``: all of the driver's memory is allowed, for devices that are told of it in other ways.
+        """
+        named: dict[tuple[VirtQueue, int], list[tuple[int, int]]] = {}
+
+        def watch(queue: VirtQueue) -> None:
+            pop = queue.pop
+
+            def popped() -> Chain | None:
+                chain = pop()
+                if chain is not None:
+                    named[queue, chain.head] = chain.writable
+                return chain
+
+            queue.pop = popped  # type: ignore[method-assign]
+
+        def check(address: int, length: int) -> None:
+            self.written.append((address, length))
+            for queue in queues:
+                state = queue.state
+                if state.device <= address and address + length <= state.device + 6 + 8 * state.size:
+                    return
+            for parts in reversed(named.values()):
+                for start, size in parts:
+                    if start <= address and address + length <= start + size:
+                        return
+            inside = any(base <= address and address + length <= base + AREA for base in (RINGS, DATA))
+            assert anywhere and inside, f"the device wrote {length:#x} bytes at {address:#x}, where there is no buffer"
+
+        queues = self.mmio.queues
+        for queue in queues:
+            watch(queue)
+        self.memory.on_write = check
 
     def close(self) -> None:
         self.device.close()
@@ -166,7 +196,7 @@ class Guest:
 
     def set_up_queues(self, size: int | None = None) -> None:
         self.size = size or self.size
-        self.areas[1].buffer[: TABLES - RINGS] = bytes(TABLES - RINGS)
+        self.poke(RINGS, bytes(TABLES - RINGS))
         self.forget()
         for index, most in enumerate(self.device.queue_sizes):
             at = self.ring(index)
@@ -180,13 +210,15 @@ class Guest:
 
     def poke(self, address: int, data: bytes) -> None:
         """Write, where there is an area for the guest to use."""
-        index, offset = divmod(address - BASE, AREA)
-        if index in (1, 3):
-            self.areas[index].buffer[offset : offset + len(data)] = data[: AREA - offset]
+        for base in (RINGS, DATA):
+            offset = address - base
+            if 0 <= offset < AREA:
+                data = data[: AREA - offset]
+                self.areas[base].buffer[offset : offset + len(data)] = data
 
     def peek(self, address: int, length: int) -> bytes:
-        index, offset = divmod(address - BASE, AREA)
-        return self.areas[index].buffer[offset : offset + length]
+        base = RINGS if RINGS <= address < RINGS + AREA else DATA
+        return self.areas[base].buffer[address - base : address - base + length]
 
     def _u16(self, address: int) -> int:
         return int.from_bytes(self.peek(address, 2), "little")

@@ -12,7 +12,7 @@ from polyvisor.devices.virtio import balloon as b
 from polyvisor.devices.virtio import transport as t
 from polyvisor.devices.virtio.balloon import BalloonDevice
 from polyvisor.devices.virtio.device import F_VERSION_1
-from support.virtio_guest import AREA, BASE, DATA, Guest
+from support.virtio_guest import AREA, DATA, Guest
 
 PAGE = 4096
 PAGES = DATA + 4 * PAGE
@@ -30,7 +30,7 @@ def start(features: int | None = None) -> tuple[BalloonDevice, Guest]:
 
 def blocks(guest: Guest) -> int:
     """Bytes of the host's memory that the area of the pages has. (Reading a page takes one, too.)"""
-    return os.fstat(guest.areas[3].fd).st_blocks * 512
+    return os.fstat(guest.areas[DATA].fd).st_blocks * 512
 
 
 def contents(guest: Guest) -> bytes:
@@ -59,8 +59,8 @@ def test_inflating_gives_pages_back() -> None:
 
 def test_numbers_that_name_no_ram_are_ignored() -> None:
     _, guest = start()
-    end = BASE + 5 * AREA
-    guest.request(b.INFLATE, [numbers(0, 2**44 - PAGE, BASE - PAGE, end, end + PAGE, PAGES) + b"\1\2\3"])
+    end = DATA + AREA
+    guest.request(b.INFLATE, [numbers(0, 2**44 - PAGE, DATA - PAGE, end, end + PAGE, PAGES) + b"\1\2\3"])
     assert contents(guest) == b"\0\xaa\xaa\xaa" and not guest.needs_reset
     guest.check_canaries()
 
