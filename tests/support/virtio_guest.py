@@ -12,8 +12,8 @@ from polyvisor.devices.virtio.queue import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_
 from polyvisor.devices.virtio.transport import VirtioMmio
 from polyvisor.engine.memory import Memory, Ram
 
-# Two areas of RAM that the driver uses, at numbers not met by chance and whose pages have 32-bit numbers; and canaries at
-# numbers unlike them, which no descriptor names.
+# Two areas of RAM that the driver uses, at numbers not met by chance and whose pages have 32-bit numbers; and canaries
+# at numbers unlike them, which no descriptor names.
 AREA = 0x1_0000
 RINGS = 0x6B5_A3C0_0000
 TABLES = RINGS + 0xA000
@@ -29,7 +29,7 @@ _DESCRIPTOR = struct.Struct("<QIHH")
 _PATTERN = bytes(range(1, 252))
 
 
-class HungDevice(AssertionError):
+class HungDevice(AssertionError):  # noqa: N818
     """The device did more with memory in one operation than any operation should need."""
 
 

@@ -45,7 +45,7 @@ def numbers(*addresses: int) -> bytes:
 
 
 def test_inflating_gives_pages_back() -> None:
-    device, guest = start()
+    _, guest = start()
     before = blocks(guest)
     guest.written.clear()
     guest.request(b.INFLATE, [numbers(PAGES + PAGE, PAGES + 3 * PAGE), numbers(PAGES)])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
 from polyvisor.devices.virtio.queue import Chain, QueueError, VirtQueue
@@ -59,6 +59,30 @@ class Link(Protocol):
         ...
 
 
+class Guard:
+    """What :meth:`VirtioDevice.guard` gives. Every access of a register goes through it, so it is not a generator."""
+
+    def __init__(self, device: VirtioDevice) -> None:
+        self._device = device
+
+    def __enter__(self) -> None:
+        self._device.lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        device = self._device
+        try:
+            if error is not None:
+                if not isinstance(error, QueueError):
+                    return False
+                device.link.fail()
+        finally:
+            device.lock.release()
+        device.unlocked()
+        return True
+
+
 class VirtioDevice:
     """Base of the devices. A subclass sets ``device_id`` and ``state``, and overrides what follows :meth:`notify`.
 
@@ -76,6 +100,7 @@ class VirtioDevice:
         self.state = state
         self.lock = threading.RLock()
         self._link: Link | None = None
+        self._guard = Guard(self)
 
     def connect(self, link: Link) -> None:
         """Called once, by the transport. Raises ValueError if the device is connected already."""
@@ -106,15 +131,9 @@ class VirtioDevice:
     def close(self) -> None:
         """Release what the host gave; the device must not be used afterwards."""
 
-    @contextmanager
-    def guard(self) -> Iterator[None]:
-        """Hold the lock; a QueueError inside makes the device need a reset instead of going on."""
-        with self.lock:
-            try:
-                yield
-            except QueueError:
-                self.link.fail()
-        self.unlocked()
+    def guard(self) -> Guard:
+        """A context that holds the lock; a QueueError inside makes the device need a reset instead of going on."""
+        return self._guard
 
     def unlocked(self) -> None:
         """Called when :meth:`guard` has given the lock back: the place to call what may wait for other threads."""
