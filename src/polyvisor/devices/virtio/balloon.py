@@ -60,14 +60,16 @@ class BalloonDevice(VirtioDevice):
     """Set :attr:`target` and the guest gives up that much memory, or takes it back; :meth:`wait` until it has.
 
     The guest's free pages leave the host's memory too, without a balloon, as the guest reports them.
-    All methods may be called on any thread.
+    Any thread may call all methods. With ``deflate_on_oom`` a guest out of memory takes pages back before it ends
+    programs;
+    Linux then counts the balloon as used memory, else as memory that is not there.
     """
 
     device_id = 5
     state: BalloonState
 
-    def __init__(self) -> None:
-        features = F_STATS_VQ | F_DEFLATE_ON_OOM | F_PAGE_POISON | F_PAGE_REPORTING
+    def __init__(self, deflate_on_oom: bool = True) -> None:
+        features = F_STATS_VQ | F_PAGE_POISON | F_PAGE_REPORTING | deflate_on_oom * F_DEFLATE_ON_OOM
         super().__init__(features, (QUEUE_SIZE,) * 5, BalloonState())
         self._changed = threading.Condition(self.lock)
         self._statistics: dict[str, int] = {}
