@@ -69,7 +69,7 @@ class Fuzzer:
         self.rng = random.Random(seed)
         grammar.begin(self.rng)
         self.guest = Guest(grammar.device())
-        self.guest.watch_writes(grammar.discards)
+        self.guest.watch_writes(grammar.popped, grammar.may_write)
         self.random = self.rng.random
         self.bits = self.rng.getrandbits
         self.queues = len(self.guest.device.queue_sizes)
@@ -138,8 +138,9 @@ class Fuzzer:
         return self.choices[int(self.random() * len(self.choices))]
 
     def watched(self, operation: Callable[[], None]) -> None:
-        """All bytes that change are told to the engine. (What the driver itself changes is told here.)"""
+        """All bytes that change are told to the engine, and none do after the device said that it needs a reset."""
         guest = self.guest
+        stopped = guest.needs_reset and operation != self.start
         areas = [guest.areas[base] for base in (RINGS, DATA)]
         before = [bytes(area.buffer) for area in areas]
         poke, own = guest.poke, []
@@ -161,6 +162,9 @@ class Fuzzer:
                     now[start : start + length] = old[start : start + length]
             if now[:AREA] != old:
                 raise Failure("memory changed without a word to the engine")
+        if stopped and guest.written:
+            raise Failure("the device needs a reset and went on all the same")
+        self.grammar.check()
 
     def prove(self) -> None:
         """The device works after a reset, its state can be kept, and nothing was written where no buffer is."""
@@ -272,9 +276,14 @@ class Fuzzer:
         self.break_up(segments)
         head = self.below(guest.size)
         if self.random() < 0.35:
-            guest.indirect(queue, segments, head, TABLES + 16 * self.below(256))
+            table = TABLES + 16 * self.below(256)
+            guest.indirect(queue, segments, head, table)
+            places = [table + 16 * i for i in range(len(segments))]
         else:
             guest.chain(queue, segments, head)
+            places = [guest.ring(queue) + 16 * ((head + i) % guest.size) for i in range(len(segments))]
+        if self.random() < 0.06 and places:
+            self.spoil(self.pick(places))
         self.log.append(("request", queue, head, segments))
         guest.offer(queue, head)
         if self.random() < 0.8:
@@ -292,6 +301,18 @@ class Fuzzer:
             del segments[self.below(len(segments))]
         else:
             segments.append(self.pick(segments))
+
+    def spoil(self, place: int) -> None:
+        """Change one field of the descriptor at ``place``."""
+        offset, size = self.pick(((0, 8), (8, 4), (12, 2), (14, 2), (14, 2)))
+        if offset == 0:
+            value = self.address(64)
+        elif offset == 12:
+            value = self.pick(_FLAGS)
+        else:
+            value = self.pick(EDGES) if self.random() < 0.5 else self.below(2 * self.guest.size)
+        self.log.append(("spoil", hex(place), offset, hex(value)))
+        self.guest.poke(place + offset, (value & (1 << 8 * size) - 1).to_bytes(size, "little"))
 
     def scribble(self) -> None:
         """Change what the device may be looking at: descriptors, tables, rings, requests."""

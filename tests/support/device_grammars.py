@@ -18,6 +18,7 @@ from polyvisor.devices.virtio.balloon import BalloonDevice
 from polyvisor.devices.virtio.block import BlockDevice
 from polyvisor.devices.virtio.console import ConsoleDevice, Port, PortClosed
 from polyvisor.devices.virtio.device import VirtioDevice
+from polyvisor.devices.virtio.queue import Chain, gather, length_of
 from polyvisor.devices.virtio.rng import RngDevice
 from polyvisor.storage.raw import RawFile
 
@@ -38,9 +39,6 @@ class Grammar:
     name: ClassVar[str]
     fields: ClassVar[tuple[tuple[int, int], ...]] = ()
     """Offset and size of fields of the configuration space."""
-    discards: ClassVar[bool] = False
-    """Whether the device changes memory that it is told of otherwise than by buffers to write to."""
-
     def begin(self, rng: random.Random) -> None:
         self.rng = rng
         self.random = rng.random
@@ -68,6 +66,13 @@ class Grammar:
 
     def host(self) -> None:
         """Something that the host does with the device."""
+
+    def popped(self, queue: int, chain: Chain) -> None:
+        """The device takes this buffer."""
+
+    def may_write(self, address: int, length: int) -> bool:
+        """Whether the device may change memory where no buffer to write to is, because it was told in another way."""
+        return False
 
     def check(self) -> None:
         """AssertionError if something outside the device is not as it should be."""
@@ -243,12 +248,20 @@ class Console(Grammar):
 
 class Balloon(Grammar):
     name = "balloon"
-    discards = True
     fields = ((0, 4), (4, 4), (8, 4), (12, 4))
 
     def device(self) -> VirtioDevice:
         self.made = BalloonDevice()
+        self.given: set[int] = set()
         return self.made
+
+    def popped(self, queue: int, chain: Chain) -> None:
+        if queue == balloon.INFLATE and length_of(chain.readable) <= 4 * balloon.MAX_PAGE_NUMBERS:
+            data = gather(self.made.link.memory, chain.readable)
+            self.given = {page for (page,) in struct.iter_unpack("<I", data[: len(data) // 4 * 4])}
+
+    def may_write(self, address: int, length: int) -> bool:
+        return set(range(address >> 12, address + length >> 12)) <= self.given
 
     def request(self, guest: Guest) -> Request:
         queue = self.below(5)

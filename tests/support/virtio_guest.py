@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from polyvisor.devices.lines import NullLine
 from polyvisor.devices.virtio import transport as t
@@ -72,23 +72,27 @@ class Guest:
         for base in CANARIES:
             assert self.areas[base].buffer[:] == self._canary, f"the device wrote into {base:#x}"
 
-    def watch_writes(self, anywhere: bool = False) -> None:
+    def watch_writes(
+        self, popped: Callable[[int, Chain], None], may_write: Callable[[int, int], bool]
+    ) -> None:
         """From now on, writing elsewhere than in used rings and the writable parts of buffers is an AssertionError.
 
-        ``anywhere``: all of the driver's memory is allowed, for devices that are told of it in other ways.
+        ``popped(queue, chain)`` is told of each buffer when the device takes it; ``may_write(address, length)`` says
+        what else the device may change.
         """
-        named: dict[tuple[VirtQueue, int], list[tuple[int, int]]] = {}
+        named: dict[tuple[int, int], list[tuple[int, int]]] = {}
 
-        def watch(queue: VirtQueue) -> None:
+        def watch(index: int, queue: VirtQueue) -> None:
             pop = queue.pop
 
-            def popped() -> Chain | None:
+            def watched() -> Chain | None:
                 chain = pop()
                 if chain is not None:
-                    named[queue, chain.head] = chain.writable
+                    named[index, chain.head] = chain.writable
+                    popped(index, chain)
                 return chain
 
-            queue.pop = popped  # type: ignore[method-assign]
+            queue.pop = watched  # type: ignore[method-assign]
 
         def check(address: int, length: int) -> None:
             self.written.append((address, length))
@@ -100,12 +104,12 @@ class Guest:
                 for start, size in parts:
                     if start <= address and address + length <= start + size:
                         return
-            inside = any(base <= address and address + length <= base + AREA for base in (RINGS, DATA))
-            assert anywhere and inside, f"the device wrote {length:#x} bytes at {address:#x}, where there is no buffer"
+            text = f"the device wrote {length:#x} bytes at {address:#x}, where there is no buffer"
+            assert may_write(address, length), text
 
         queues = self.mmio.queues
-        for queue in queues:
-            watch(queue)
+        for index, queue in enumerate(queues):
+            watch(index, queue)
         self.memory.on_write = check
 
     def close(self) -> None:

@@ -162,7 +162,7 @@ def test_free_pages_are_reported() -> None:
         read_until(port, b"done")
         # The guest reports after some seconds; nothing else makes the number smaller.
         deadline = time.monotonic() + WAIT
-        while resident(machine) > full - 80 * MEBI:
+        while resident(machine) > full - 50 * MEBI:
             assert time.monotonic() < deadline, f"{full} bytes at first, {resident(machine)} now"
             time.sleep(0.1)
         port.write(b"exit\n")
