@@ -11,7 +11,7 @@ import pytest
 from polyvisor.devices.virtio import console as c
 from polyvisor.devices.virtio.console import ConsoleDevice, Port, PortClosed
 from polyvisor.devices.virtio.device import F_EVENT_IDX, F_VERSION_1
-from support.virtio_guest import Guest
+from support.virtio_guest import DATA, TABLES, Guest
 
 WAIT = 30
 
@@ -276,6 +276,37 @@ def test_an_echo_neither_loses_bytes_nor_keeps_many() -> None:
     assert got == sent and 64 < most <= 2 * 64
 
 
+def test_functions_of_consoles_never_make_the_guest_wait() -> None:
+    """Linux waits for a console with interrupts off, so it would never take the input that is too much."""
+    taken: list[int] = []
+    port = Port(console=True, on_data=lambda data: taken.append(port.write(data)), limit=10)
+    guest = Console(ConsoleDevice(console=port), quiet=True)
+    guest.begin(0)
+    assert len(guest.send(1, bytes(3000), bytes(3000))) == 1
+    assert sum(taken) == 10 and len(taken) == 600
+
+
+def test_one_notification_does_not_keep_a_hart_for_long() -> None:
+    total = 0
+
+    def on_data(data: bytes) -> None:
+        nonlocal total
+        total += len(data)
+
+    guest = Console(ConsoleDevice([Port("data", on_data=on_data)]))
+    guest.begin(1)
+    size = 15 * 4096
+    for _ in range(16):
+        guest.indirect(5, [(DATA, size, False)] * 64, 0, TABLES)
+        guest.offer(5, 0)
+    guest.kick(5)
+    first = total
+    assert 0 < first < 4 << 20
+    while guest.ack() & 1:
+        pass
+    assert total == 16 * 64 * size and len(guest.used(5)) == 16
+
+
 def test_a_function_may_wait_for_a_thread_that_writes() -> None:
     """Functions are called without the lock that `write` needs."""
     lock = threading.Lock()
@@ -322,6 +353,64 @@ def test_several_threads_write_and_the_bytes_of_each_stay_in_order() -> None:
     pairs = list(zip(got[::2], got[1::2], strict=True))
     for k in range(3):
         assert [i for who, i in pairs if who == k] == list(range(200))
+
+
+def test_harts_and_threads_at_once() -> None:
+    """Several harts notify, threads read and write, functions write to other ports: nothing hangs or is lost."""
+    size, seen = 40_000, bytearray()
+    echo = Port("echo", on_data=lambda data: echo.write(data), limit=300)
+    sink = Port("sink", on_data=seen.extend, limit=100)
+    plain = Port("plain", limit=200)
+    guest = Console(ConsoleDevice([echo, sink, plain]))
+    guest.begin(1, 2, 3)
+    driver = threading.RLock()  # the driver's own, of its rings
+    text = bytes(range(256)) * (size // 256 + 1)
+    text = text[:size]
+    got = {4: bytearray(), 8: bytearray()}
+    sent = dict.fromkeys((5, 7, 9), 0)
+    waiting = dict.fromkeys((5, 7, 9), 0)
+    read = bytearray()
+    errors: list[BaseException] = []
+    stop = threading.Event()
+
+    def hart() -> None:
+        try:
+            while not stop.is_set():
+                with driver:
+                    for queue in sent:
+                        waiting[queue] -= len(guest.used(queue))
+                        while waiting[queue] < 8 and sent[queue] < size:
+                            part = text[sent[queue] : sent[queue] + 150]
+                            guest.post(queue, [part])
+                            sent[queue] += len(part)
+                            waiting[queue] += 1
+                    for queue, data in got.items():
+                        data += guest.received(queue)
+                for queue in sent:
+                    guest.kick(queue)
+                guest.ack()
+        except BaseException as error:
+            errors.append(error)
+
+    def reader() -> None:
+        while len(read) < size:
+            read.extend(plain.read(WAIT, size=77))
+
+    harts = [threading.Thread(target=hart) for _ in range(3)]
+    others = [threading.Thread(target=reader), threading.Thread(target=lambda: plain.write(text, WAIT))]
+    for thread in (*harts, *others):
+        thread.start()
+    for thread in others:
+        thread.join(WAIT)
+    for _ in range(100 * WAIT):
+        if errors or (len(got[4]) == len(got[8]) == len(seen) == size):
+            break
+        stop.wait(0.01)
+    stop.set()
+    for thread in harts:
+        thread.join(WAIT)
+    assert not errors and not any(thread.is_alive() for thread in (*harts, *others))
+    assert read == text and seen == text and got[4] == text and got[8] == text
 
 
 def test_the_end_of_the_device_ends_waiting() -> None:

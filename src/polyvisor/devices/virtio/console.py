@@ -50,8 +50,10 @@ _CONTROL = struct.Struct("<IHH")
 _SIZE = struct.Struct("<HH")
 # What is due is sent in this order, and PORT_OPEN after it.
 _ORDER = (DEVICE_ADD, CONSOLE_PORT, PORT_NAME, RESIZE)
-# Calls of a port's functions at one go; the rest waits until the driver acknowledges an interrupt.
-_TURNS = 16
+# Bytes that a port's functions are told of at one go, where a call counts as some, too; the rest waits until the driver
+# acknowledges an interrupt. Linux cannot do that while it waits for a buffer of a console: those are much shorter.
+_TURN = 1 << 20
+_CALL = 64
 
 
 class PortClosed(ConnectionError):  # noqa: N818
@@ -111,8 +113,9 @@ class Port:
     ``on_data(data)`` is called with what the guest writes, ``on_open(is_open)`` when it opens and closes the port: on
     the threads of harts, one call at a time for a port, in order, and without a lock of the device's. The guest waits
     when it writes faster than they return. They may call any method of any port, though not wait long; what they
-    :meth:`write` is always taken at once, and while that is more than the other port's ``limit``, they are called no
-    more. An exception they raise ends the machine.
+    :meth:`write` is taken at once, and while that is more than the other port's ``limit``, they are called no more.
+    (The functions of a console must not make the guest wait for that, so they write no more than there is room for.)
+    An exception they raise ends the machine.
 
     Without ``on_data``, :meth:`read` gets what the guest writes; when ``limit`` bytes wait for that, the guest waits,
     except on a console: there the newest ``limit`` bytes are kept, because kernels cannot wait for a console.
@@ -416,9 +419,10 @@ class ConsoleDevice(VirtioDevice):
         return len(taken)
 
     def write_at_once(self, port: Port, data: bytes, source: Port) -> int:
-        """Take all bytes for the guest; ``source``, whose function wrote them, waits if they are too many."""
+        """Take bytes that a function of ``source`` wrote, which waits if they are too many; returns how many."""
         with self.hosting():
-            self.queue_input(port, data, port.waiting + len(data))
+            limit = port.limit if source.console else port.waiting + len(data)
+            data = data[: self.queue_input(port, data, limit)]
             if port.waiting > port.limit:
                 port._makes_wait.add(source)
                 source._waits_for.add(port)
@@ -589,15 +593,17 @@ class ConsoleDevice(VirtioDevice):
         before = getattr(_calling, "port", None)
         _calling.port = port
         try:
-            for _ in range(_TURNS):
+            told = 0
+            while told < _TURN:
                 with self.lock:
-                    call = self._next_call(port)
+                    call, size = self._next_call(port)
                     if call is None:
                         # In the same step, or what comes now would be left to nobody.
                         self._due.discard(port)
                         port._busy = False
                         return
                 call()
+                told += _CALL + size
                 with self.lock:
                     self._go_on(port)
         except BaseException:
@@ -609,18 +615,18 @@ class ConsoleDevice(VirtioDevice):
             port._busy = False
             self._call_later(port)
 
-    def _next_call(self, port: Port) -> Callable[[], object] | None:
-        """What is to be called next: openings come before what was written, closings after it."""
+    def _next_call(self, port: Port) -> tuple[Callable[[], object] | None, int]:
+        """What is to be called next, and with how many bytes: openings come before what was written, closings after."""
         state = port._state
         if port._waits_for:
-            return None
+            return None, 0
         if port._on_data is not None and state.output and port._changes[:1] != [1]:
             data = bytes(state.output)
             state.output.clear()
-            return partial(port._on_data, data)
+            return partial(port._on_data, data), len(data)
         if port._on_open is not None and port._changes:
-            return partial(port._on_open, bool(port._changes.pop(0)))
-        return None
+            return partial(port._on_open, bool(port._changes.pop(0))), 0
+        return None, 0
 
     def _go_on(self, port: Port) -> None:
         """Take what waited for the room that there is now."""
