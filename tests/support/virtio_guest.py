@@ -191,6 +191,7 @@ class Guest:
         self.seen = [0] * count
         self._free = [0] * count
         self._next_data = 0
+        self._next_own = [0] * count
 
     def start(self, features: int | None = None, size: int | None = None) -> None:
         """Reset, negotiate (None: all that is offered), set up all queues and go."""
@@ -233,6 +234,17 @@ class Guest:
             self._next_data = 0
         address = DATA + self._next_data
         self._next_data += -(-length // 16) * 16
+        return address
+
+    def own_space(self, queue: int, length: int) -> int:
+        """The same in a part of the area that is the queue's own, so that a buffer that waits long is left alone."""
+        part = AREA // MOST_QUEUES & ~15
+        if length > part:
+            return self.space(length)
+        if self._next_own[queue] + length > part:
+            self._next_own[queue] = 0
+        address = DATA + queue * part + self._next_own[queue]
+        self._next_own[queue] += -(-length // 16) * 16
         return address
 
     def chain(self, queue: int, segments: Sequence[tuple[int, int, bool]], first: int) -> None:
@@ -278,9 +290,9 @@ class Guest:
         """Make a buffer available, without a notification; gives its head and where its writable parts are."""
         segments = []
         for data in readable:
-            segments.append((self.space(len(data)), len(data), False))
+            segments.append((self.own_space(queue, len(data)), len(data), False))
             self.poke(segments[-1][0], data)
-        places = [self.space(length) for length in writable]
+        places = [self.own_space(queue, length) for length in writable]
         segments += [(place, length, True) for place, length in zip(places, writable, strict=True)]
         head = self._free[queue]
         self._free[queue] = (head + len(segments)) % self.size

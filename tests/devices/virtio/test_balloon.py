@@ -15,7 +15,7 @@ from polyvisor.devices.virtio.device import F_VERSION_1
 from support.virtio_guest import AREA, DATA, Guest
 
 PAGE = 4096
-PAGES = DATA + 4 * PAGE
+PAGES = DATA + 8 * PAGE
 """Four pages with data, away from where buffers are."""
 
 
