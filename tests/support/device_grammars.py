@@ -12,7 +12,7 @@ import struct
 from contextlib import suppress
 from typing import Any, ClassVar
 
-from polyvisor.devices.virtio import balloon, console
+from polyvisor.devices.virtio import balloon, console, vsock
 from polyvisor.devices.virtio import block as blk
 from polyvisor.devices.virtio.balloon import BalloonDevice
 from polyvisor.devices.virtio.block import BlockDevice
@@ -20,6 +20,7 @@ from polyvisor.devices.virtio.console import ConsoleDevice, Port, PortClosed
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.queue import Chain, gather, length_of
 from polyvisor.devices.virtio.rng import RngDevice
+from polyvisor.devices.virtio.vsock import Stream, VsockDevice
 from polyvisor.storage.raw import RawFile
 
 from .virtio_guest import AREA, DATA, RINGS, TABLES, Guest
@@ -298,6 +299,63 @@ class Balloon(Grammar):
         assert len(guest.used(balloon.STATS)) == 1
 
 
+class Vsock(Grammar):
+    name = "vsock"
+    fields = ((0, 8),)
+    served = 10
+
+    def device(self) -> VirtioDevice:
+        self.made = VsockDevice()
+        self.streams: list[Stream] = []
+        self.made.listen(self.served, self.streams.append)
+        return self.made
+
+    def packet(self, operation: int, port: int, peer_port: int, data: bytes = b"", flags: int = 0) -> bytes:
+        room = self.pick((0, 100, 1 << 16, 1 << 18, 2**32 - 1))
+        return vsock.HEADER.pack(
+            self.made.cid, vsock.HOST_CID, peer_port, port, len(data), vsock.TYPE_STREAM, operation, flags, room, 0
+        )
+
+    def request(self, guest: Guest) -> Request:
+        queue = self.pick((vsock.RX, vsock.RX, vsock.TX, vsock.TX, vsock.TX, vsock.TX, vsock.EVENT))
+        if queue != vsock.TX:
+            return queue, [], [self.pick((44, 100, 4096, 20))]
+        data = b"\x66" * self.pick((0, 1, 100, 5000)) if self.random() < 0.5 else b""
+        port, peer_port = self.served, 50 + self.below(4)
+        if self.streams and self.random() < 0.8:
+            stream = self.pick(self.streams)
+            port, peer_port = stream.port, stream.peer_port
+        operation = self.pick((1, 1, 2, 3, 4, 5, 5, 5, 5, 6, 7, self.below(10)))
+        header = self.packet(operation, port, peer_port, data, self.below(4))
+        return queue, [header, data] if data else [header], []
+
+    def host(self) -> None:
+        with suppress(ConnectionError, TimeoutError):
+            if len(self.streams) > 8:
+                self.streams.pop(0).abort()
+            elif self.random() < 0.2 or not self.streams:
+                self.streams.append(self.made.open(50 + self.below(4)))
+            else:
+                stream = self.pick(self.streams)
+                self.pick(
+                    (
+                        lambda: stream.send(b"\x77" * self.pick((1, 500, 5000)), 0),
+                        lambda: stream.receive(self.pick((10, 1 << 18)), 0),
+                        stream.close,
+                    )
+                )()
+
+    def works(self, guest: Guest) -> None:
+        head, (place,) = guest.post(vsock.RX, [], [64])
+        guest.request(vsock.TX, [self.packet(1, self.served, 99)])
+        assert guest.used(vsock.RX) == [(head, 44)]
+        *_, port, peer_port, length, kind, operation, _, _, _ = vsock.HEADER.unpack(guest.peek(place, 44))
+        assert (port, peer_port, length, kind, operation) == (self.served, 99, 0, vsock.TYPE_STREAM, 2)
+        guest.request(vsock.TX, [self.packet(5, self.served, 99, b"hello"), b"hello"])
+        assert self.streams[-1].receive(10, 0) == b"hello"
+        self.streams.clear()
+
+
 GRAMMARS: dict[str, type[Grammar]] = {
-    grammar.name: grammar for grammar in (Rng, Block, ReadOnlyBlock, Console, Balloon)
+    grammar.name: grammar for grammar in (Rng, Block, ReadOnlyBlock, Console, Balloon, Vsock)
 }

@@ -70,7 +70,7 @@ class Guard:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    ) -> bool | None:
         device = self._device
         try:
             if error is not None:
