@@ -181,6 +181,22 @@ def test_functions_are_called_in_order() -> None:
         port.read()
 
 
+def test_a_function_that_fails_is_the_machines_failure_and_blocks_nothing() -> None:
+    calls: list[bytes] = []
+
+    def on_data(data: bytes) -> None:
+        calls.append(data)
+        if data == b"zero":
+            raise ZeroDivisionError
+
+    guest = Console(ConsoleDevice([Port("data", on_data=on_data)]))
+    guest.begin(1)
+    with pytest.raises(ZeroDivisionError):
+        guest.send(5, b"zero")
+    guest.send(5, b"one")
+    assert calls == [b"zero", b"one"]
+
+
 def test_a_reader_sees_the_end() -> None:
     port = Port("data")
     guest = Console(ConsoleDevice([port]))
