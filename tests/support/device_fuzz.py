@@ -453,12 +453,13 @@ def main() -> int:
             result = fuzz(name, given.operations, given.seed)
         except Failure as failure:
             failed += 1
-            print(f"{name}: seed {given.seed}: {failure}\n    caused by {failure.__cause__!r}")
+            print(f"{name}: seed {given.seed}: {failure}\n    caused by {failure.__cause__!r}", flush=True)
             continue
         rate = result.operations / (time.process_time() - started)
         print(
             f"{name}: {result.operations:,} operations, {rate:,.0f} a second of CPU time, "
-            f"{result.requests:,} requests, {result.resets:,} resets asked for, {result.proofs:,} times found working"
+            f"{result.requests:,} requests, {result.resets:,} resets asked for, {result.proofs:,} times found working",
+            flush=True,
         )
     return 1 if failed else 0
 
