@@ -8,7 +8,7 @@ import typer
 
 import polyvisor
 
-from . import cache, image
+from . import cache, image, machines
 from .run import run
 
 app = typer.Typer(
@@ -18,6 +18,12 @@ app = typer.Typer(
 app.add_typer(image.app, name="image")
 app.add_typer(cache.app, name="cache")
 app.command()(run)
+app.command()(machines.ps)
+app.command("exec", context_settings={"allow_interspersed_args": False})(machines.execute)
+app.command("cp")(machines.copy)
+app.command()(machines.console)
+app.command()(machines.logs)
+app.command()(machines.stop)
 
 
 def _version(wanted: bool) -> None:

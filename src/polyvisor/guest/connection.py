@@ -14,7 +14,7 @@ class Connection(Protocol):
     """Called with :attr:`lock` held when there is something new to take, or the stream has ended; must not wait."""
 
     @property
-    def lock(self) -> threading.RLock:  # type: ignore[valid-type]
+    def lock(self) -> threading.RLock:
         """What guards it, and what is built on it."""
         ...
 

@@ -1,4 +1,4 @@
-"""The agent as an archive that a kernel unpacks beside a guest's own initramfs."""
+"""What a machine adds to a guest's own initramfs: an archive that the kernel unpacks behind it, over it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from polyvisor.engine.codecache import CodeCache
 from polyvisor.engine.objectcode import cache_key
-from polyvisor.images import cpio
+from polyvisor.images import cpio, initramfs
 
 from .program import Platform
 
@@ -33,9 +33,21 @@ def _agent(platform: Platform) -> bytes:
 
 
 @cache
-def agent_archive(platform: Platform) -> bytes:
-    """An uncompressed cpio archive with the agent at :data:`AGENT_PATH`, padded so that another may follow it."""
+def _archive(platform: Platform | None, scripts: bool) -> bytes:
     stream = io.BytesIO()
-    cpio.write(stream, [cpio.file(AGENT_PATH.lstrip("/"), _agent(platform), 0o755)])
-    data = stream.getvalue()
-    return data + bytes(-len(data) % 512)
+    added = list(initramfs.scripts()) if scripts else []
+    if platform is not None:
+        added.append(cpio.file(AGENT_PATH.lstrip("/"), _agent(platform), 0o755))
+    cpio.write(stream, added)
+    return stream.getvalue()
+
+
+def extend(initrd: bytes, *, agent_for: Platform | None, scripts: bool) -> bytes:
+    """``initrd`` (which may be compressed, or empty) with our additions behind it.
+
+    The agent is put at :data:`AGENT_PATH`; ``scripts``: the start-up scripts of our images are replaced by this
+    version's, as the image may have been built by an older one.
+    """
+    if agent_for is None and not scripts:
+        return initrd
+    return initrd + bytes(-len(initrd) % 512) + _archive(agent_for, scripts)

@@ -170,6 +170,11 @@ class Process:
             assert self.exit_code is not None
             return self.exit_code
 
+    def wait_end(self, timeout: float | None = None) -> None:
+        """Wait until it ends, while others read its output. Raises TimeoutError."""
+        with self._changed:
+            self._wait(lambda: self.exit_code is not None, timeout, "the command did not end")
+
     def communicate(self, input: str | bytes | None = None, timeout: float | None = None) -> None:
         """Send all of ``input`` and its end, while output is kept, then wait until it ends."""
         deadline = None if timeout is None else time.monotonic() + timeout

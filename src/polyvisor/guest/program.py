@@ -2,7 +2,7 @@
 
 A program is a described function ``main(stack: u64)``, which gets the initial stack pointer (System V ABI: argc, argv,
 envp) and must not return. It keeps its data at fixed addresses, handed out by :class:`Data` while its module is
-imported, and reaches the kernel by :func:`system`.
+imported, and reaches the kernel by :func:`polyvisor.guest.linux.system`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import llvmlite.binding as llvm
 from elftools.elf.elffile import ELFFile
 
-from polyvisor.adl import Architecture, Function, function, ssa, u64
+from polyvisor.adl import Architecture, Function, ssa
 from polyvisor.adl.assembler import assemble
 from polyvisor.adl.frontend import Compiler
-from polyvisor.adl.host import host_call
 from polyvisor.adl.llvm import METADATA, llvm_type
 from polyvisor.engine.lowering import HelperEmitter, result_type, signature
 
@@ -28,12 +28,6 @@ _HEADERS = 64 + 2 * 56
 
 # Relocations of calls (RISC-V ELF psABI, "Relocations").
 _R_RISCV_CALL, _R_RISCV_CALL_PLT, _R_RISCV_RELAX = 18, 19, 51
-
-
-@function
-def system(number, a: u64, b: u64, c: u64, d: u64, e: u64, f: u64) -> u64:
-    """System call ``number`` with six arguments; gives what the kernel returns (errors as small negative numbers)."""
-    return host_call(None, "system", u64(number), a, b, c, d, e, f)
 
 
 class Data:
@@ -161,10 +155,11 @@ def _compile(main: Function, platform: Platform) -> _Code:
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
     elf = ELFFile(io.BytesIO(machine.emit_object(module)))
-    symbols = elf.get_section_by_name(".symtab")
-    text = elf.get_section_by_name(".text")
+    symbols: Any = elf.get_section_by_name(".symtab")
+    text: Any = elf.get_section_by_name(".text")
     calls = []
-    for section in elf.iter_sections():
+    sections: list[Any] = list(elf.iter_sections())
+    for section in sections:
         if section["sh_type"] == "SHT_RELA" and elf.get_section(section["sh_info"]).name == ".text":
             for relocation in section.iter_relocations():
                 kind = relocation["r_info_type"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polyvisor.boards.loader import LoadError
-from polyvisor.guest.initrd import agent_archive
+from polyvisor.guest.initrd import extend
 from polyvisor.guest.riscv import RISCV64
 
 from .machine import Machine
@@ -15,7 +15,7 @@ from .machine import Machine
 @dataclass(frozen=True)
 class Software:
     """The files to load. They are read when a machine starts, and not kept: a kernel's bytes are better in the guest's
-    memory alone. ``agent``: the guest's initramfs gets our agent too.
+    memory alone. ``agent``: the guest's initramfs gets our agent too; ``our_initrd``: it is that of an image of ours.
     """
 
     kernel: Path | None = None
@@ -24,17 +24,17 @@ class Software:
     firmware: Path | None = None
     program: Path | None = None
     agent: bool = False
+    our_initrd: bool = False
 
     def load(self, machine: Machine) -> None:
         """Place it in a machine. Raises LoadError."""
         if self.program is not None:
             machine.board.load_program(read_file(self.program, "program"))
         elif self.kernel is not None:
-            initrd = read_file(self.initrd, "initrd") if self.initrd else None
-            if self.agent:
-                initrd = agent_archive(RISCV64) + (initrd or b"")
+            initrd = read_file(self.initrd, "initrd") if self.initrd else b""
+            initrd = extend(initrd, agent_for=RISCV64 if self.agent else None, scripts=self.our_initrd)
             machine.board.load_linux(
-                read_file(self.kernel, "kernel"), initrd, self.append,
+                read_file(self.kernel, "kernel"), initrd or None, self.append,
                 read_file(self.firmware, "firmware") if self.firmware else None,
             )
 

@@ -57,9 +57,11 @@ class VM:
         memory: str | int = "512M",
         cpus: int = 1,
         devices: Sequence[Callable[[], VirtioDevice]] = (),
+        bus: str = "mmio",
         tier: str = "jit",
         virtual_time: bool = False,
         agent: bool | None = None,
+        software: Software | None = None,
         reboot: bool = True,
         timeout: float | None = 120.0,
         name: str | None = None,
@@ -70,16 +72,16 @@ class VM:
 
         ``image``: a name (fetched when it is not here), or an image; or else ``kernel`` with ``initrd``, or
         ``program``, an ELF file. ``append`` is added to the kernel's command line. ``memory``: ``"512M"``, ``"2G"``, or
-        bytes. ``devices`` makes further virtio devices. ``agent``: whether there is one in the guest to wait for and to
-        run commands by (default: in images). ``reboot``: a guest that resets starts again. ``on_output`` gets the
-        console's bytes, ``progress`` the names of what is compiled on a first start.
-        Raises ValueError, ImageError, LoadError.
+        bytes. ``devices`` makes further virtio devices; ``bus``: where all are, ``mmio`` or ``pci``. ``agent``: whether
+        there is one in the guest to wait for and to run commands by (default: in images). ``software`` instead of all
+        that says what to run. ``reboot``: a guest that resets starts again. ``on_output`` gets the console's bytes,
+        ``progress`` the names of what is compiled on a first start. Raises ValueError, ImageError, LoadError.
         """
-        self.name = name or (image if isinstance(image, str) else "vm")
+        self.name = name or (image if isinstance(image, str) else image.name if image else "vm")
         self.timeout = timeout
-        self.software = _software(image, kernel, initrd, append, firmware, program, agent)
+        self.software = software or _software(image, kernel, initrd, append, firmware, program, agent)
         self.config = VirtConfig(
-            memory=parse_memory(memory), cpus=cpus, tier=tier, virtual_time=virtual_time,
+            memory=parse_memory(memory), cpus=cpus, tier=tier, virtual_time=virtual_time, bus=bus,
             devices=(*devices, *((self._make_sockets,) if self.software.agent else ())),
         )
         self.reboot = reboot
@@ -94,7 +96,7 @@ class VM:
         self._progress = progress
         self._machine: Machine | None = None
         self._sockets: VsockDevice | None = None
-        self._client = GuestClient(self._connect)
+        self._client = GuestClient(self.open_agent)
         self._ready = threading.Event()
         self._ended = threading.Event()
         self._stopping = False
@@ -174,6 +176,10 @@ class VM:
             self._ended.set()
             self.console.end()
             self.events.emit("stopped", self.exit_code)
+
+    def has_ended(self, timeout: float | None = 0) -> bool:
+        """Whether it has ended, within ``timeout`` seconds."""
+        return self._ended.wait(timeout)
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait until the machine has ended (without a ``timeout``: for ever); gives its exit code, if it has one."""
@@ -372,15 +378,15 @@ class VM:
 
         stream.on_change = changed
 
-    def _connect(self, timeout: float | None) -> Stream:
+    def open_agent(self, timeout: float | None = None) -> Stream:
+        """A new connection to the guest's agent; waits until there is one. See :mod:`polyvisor.guest.protocol`."""
         if not self.software.agent:
             raise VMError(f"{self.name} has no agent to ask: use an image, or agent=True and start /polyvisor/agent")
         if not self.running or self._sockets is None:
             raise StoppedError(f"{self.name} is not running")
         if not self._ready.is_set():
             self.boot(timeout)
-        stream = self._sockets.open(protocol.PORT)
-        return stream
+        return self._sockets.open(protocol.PORT)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -429,4 +435,5 @@ def _software(
         append=line,
         firmware=Path(firmware) if firmware else None,
         agent=agent if agent is not None else found is not None,
+        our_initrd=found is not None and initrd is None,
     )

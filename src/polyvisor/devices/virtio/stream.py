@@ -47,7 +47,7 @@ class Stream:
     # For users
 
     @property
-    def lock(self) -> threading.RLock:  # type: ignore[valid-type]
+    def lock(self) -> threading.RLock:
         """The device's lock, which guards the stream too."""
         return self._device.lock
 

@@ -1,0 +1,194 @@
+"""Lets other processes of the user reach a running machine, by a socket (see :mod:`polyvisor.vm.running`).
+
+A client connects, sends one line of JSON, ``{"op": ...}``, and gets one line back, ``{"ok": true, ...}`` or
+``{"error": ...}``. After ``agent`` and ``console`` the connection carries bytes both ways: a connection to the guest's
+agent, or the console.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from typing import Any
+
+from polyvisor.devices.virtio.stream import Stream
+
+from . import running
+from .errors import VMError
+from .virtual_machine import VM
+
+_LINE = 4096
+_CHUNK = 64 << 10
+# So much of what is printed waits for a client that watches the console; then it is cut off.
+_BEHIND = 4 << 20
+
+
+class ControlServer:
+    """Serves one machine under its name. Raises VMError if a machine of that name runs already."""
+
+    def __init__(self, vm: VM) -> None:
+        self._vm = vm
+        self._path = running.socket_path(vm.name)
+        self._started = time.time()
+        self._listener = socket.socket(socket.AF_UNIX)
+        try:
+            if running.is_alive(self._path):
+                raise VMError(f"a machine called {vm.name!r} runs already: choose another --name")
+            self._listener.bind(str(self._path))
+            self._listener.listen(64)
+        except OSError as error:
+            self._listener.close()
+            raise VMError(f"{self._path}: {error.strerror}") from error
+        except BaseException:
+            self._listener.close()
+            raise
+        self._closing = False
+        self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Serve no more."""
+        self._closing = True
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while not self._closing:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._converse, args=(connection,), name="control client", daemon=True).start()
+
+    def _converse(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            line = b""
+            while not line.endswith(b"\n"):
+                # One byte at a time: what follows the line is not ours to read.
+                byte = connection.recv(1)
+                if not byte or len(line) > _LINE:
+                    return
+                line += byte
+            try:
+                request = json.loads(line)
+                operation = getattr(self, f"_op_{request['op']}", None)
+                if operation is None:
+                    raise VMError(f"there is no operation {request['op']!r}")
+                operation(connection, request)
+            except (VMError, OSError) as error:
+                self._answer(connection, error=str(error))
+            except (ValueError, KeyError, TypeError):
+                self._answer(connection, error="this is not a request")
+
+    @staticmethod
+    def _answer(connection: socket.socket, **values: Any) -> None:
+        connection.sendall(json.dumps(values).encode() + b"\n")
+
+    # Operations
+
+    def _op_status(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        vm = self._vm
+        self._answer(
+            connection, ok=True, name=vm.name, pid=os.getpid(), memory=vm.config.memory, cpus=vm.config.cpus,
+            started=self._started, ready=vm.ready, what=vm.software.name, agent=vm.software.agent,
+        )  # fmt: skip
+
+    def _op_stop(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        code = self._vm.stop(float(request.get("timeout", 10.0)))
+        self._answer(connection, ok=True, exit_code=code)
+
+    def _op_kill(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        self._vm.kill()
+        self._answer(connection, ok=True, exit_code=self._vm.exit_code)
+
+    def _op_wait_ready(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        self._vm.boot(float(request.get("timeout", 60.0)))
+        self._answer(connection, ok=True)
+
+    def _op_log(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        log = self._vm.console.log.encode()
+        self._answer(connection, ok=True, length=len(log))
+        connection.sendall(log)
+
+    def _op_console(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        self._answer(connection, ok=True)
+        _Watcher(self._vm, connection, float(request.get("since", 0))).run()
+
+    def _op_agent(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        stream = self._vm.open_agent(float(request.get("timeout", 60.0)))
+        self._answer(connection, ok=True)
+        back = threading.Thread(target=_from_guest, args=(stream, connection), name="control relay", daemon=True)
+        back.start()
+        try:
+            while data := connection.recv(_CHUNK):
+                stream.send(data)
+        except OSError:
+            pass  # the guest has said all; the client hears it from the other thread
+        else:
+            # Whoever asked has gone: what it asked for goes too.
+            stream.abort()
+        back.join()
+
+
+def _from_guest(stream: Stream, connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := stream.receive(_CHUNK):
+            connection.sendall(data)
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+
+
+class _Watcher:
+    """A client on the console: what is printed goes to it, what it sends is typed."""
+
+    def __init__(self, vm: VM, connection: socket.socket, since: float) -> None:
+        self._vm = vm
+        self._connection = connection
+        self._waiting = bytearray()
+        self._changed = threading.Condition()
+        self._over = False
+        self._since = since
+
+    def run(self) -> None:
+        """Until either side ends."""
+        if self._since < 0:
+            self._waiting += self._vm.console.since(self._vm.console.position + int(self._since)).encode()
+        end = self._vm.console.listen(self._printed)
+        typing = threading.Thread(target=self._type, name="control typing", daemon=True)
+        typing.start()
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._waiting or self._over, 0.2)
+                    data, self._waiting = bytes(self._waiting), bytearray()
+                    if not data and (self._over or not self._vm.running):
+                        break
+                if data:
+                    self._connection.sendall(data)
+        finally:
+            end()
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _printed(self, data: bytes) -> None:
+        with self._changed:
+            if len(self._waiting) > _BEHIND:
+                self._over = True
+            else:
+                self._waiting += data
+            self._changed.notify_all()
+
+    def _type(self) -> None:
+        with contextlib.suppress(OSError, VMError):
+            while data := self._connection.recv(_CHUNK):
+                self._vm.console.send(data, timeout=None)
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()

@@ -1,0 +1,80 @@
+"""The machines that run on this host under this user: each has a socket in a directory that only the user can enter.
+
+The directory is ``$POLYVISOR_RUN``, else ``polyvisor`` in ``$XDG_RUNTIME_DIR``, else ``/tmp/polyvisor-UID``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import stat
+from pathlib import Path
+
+from .errors import VMError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_SUFFIX = ".sock"
+# A socket's path has 107 bytes at most (unix(7)).
+_MOST = 107
+
+
+def directory() -> Path:
+    """Where the sockets are; made if need be. Raises VMError if others could get at it."""
+    given = os.environ.get("POLYVISOR_RUN")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if given:
+        path = Path(given)
+    elif runtime and Path(runtime).is_dir():
+        path = Path(runtime) / "polyvisor"
+    else:
+        path = Path(f"/tmp/polyvisor-{os.getuid()}")
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        status = path.lstat()
+    except OSError as error:
+        raise VMError(f"{path}: {error.strerror}; set POLYVISOR_RUN to a directory of yours") from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise VMError(f"{path} can be changed by others; set POLYVISOR_RUN to a directory of yours")
+    return path
+
+
+def socket_path(name: str) -> Path:
+    """The socket of the machine called ``name``. Raises VMError for what cannot be a name."""
+    if not _NAME.fullmatch(name):
+        raise VMError(f"{name!r} cannot be a machine's name: use letters, digits, '.', '_' and '-'")
+    path = directory() / f"{name}{_SUFFIX}"
+    if len(os.fsencode(path)) > _MOST:
+        raise VMError(f"{path}: too long for a socket; set POLYVISOR_RUN to a shorter directory")
+    return path
+
+
+def is_alive(path: Path) -> bool:
+    """Whether a machine serves this socket; what one that died left is removed."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return False
+        except OSError:
+            return False
+    return True
+
+
+def free_name(wanted: str) -> str:
+    """``wanted``, or with a number behind it if such a machine runs already."""
+    base = re.sub(r"[^A-Za-z0-9_.-]+", "-", wanted).strip("-.") or "vm"
+    base = base[:40]
+    name, number = base, 1
+    while is_alive(socket_path(name)):
+        number += 1
+        name = f"{base}-{number}"
+    return name
+
+
+def names() -> list[str]:
+    """The machines that run."""
+    return sorted(p.name.removesuffix(_SUFFIX) for p in directory().glob(f"*{_SUFFIX}") if is_alive(p))
