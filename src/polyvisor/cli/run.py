@@ -22,8 +22,10 @@ from polyvisor.vm.errors import VMError
 from polyvisor.vm.sizes import parse_memory
 from polyvisor.vm.software import Software, check_file
 from polyvisor.vm.virtual_machine import VM
+from polyvisor.vm.window import WindowError
 
 from .background import start_in_background
+from .desk import Desk, parse_display
 from .image import errors as image_errors
 from .image import progress as image_progress
 from .session import Session, Watched
@@ -100,6 +102,12 @@ def open_trace(path: Path | None) -> contextlib.AbstractContextManager[TextIO | 
         fail(f"--trace {str(path)!r}: {error.strerror}")
 
 
+def choose_desk(display: str, screenshot: Path | None) -> Desk | None:
+    """The display that the options ask for; a screenshot needs one. Raises ValueError."""
+    kind, size = parse_display(display)
+    return None if kind == "none" and screenshot is None else Desk(kind == "window", size, screenshot)
+
+
 def run(
     target: Annotated[
         str | None, typer.Argument(metavar="[IMAGE|PROGRAM]", help="An image such as debian, or a bare-metal ELF file.")
@@ -136,6 +144,12 @@ def run(
     ] = False,
     background: Annotated[bool, typer.Option("--background", hidden=True)] = False,
     no_reboot: Annotated[bool, typer.Option("--no-reboot", help="End when the guest restarts.")] = False,
+    display: Annotated[
+        str, typer.Option(metavar="KIND", help="A display: window, headless or none; window,1280x800 gives a size.")
+    ] = "none",
+    screenshot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="When it has ended, save what the display showed, as PNG.")
+    ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="When it has ended, show where its time went.")] = False,
     stats_json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the same to this file, as JSON.")
@@ -150,22 +164,25 @@ def run(
         fail(f"--memory {error}")
     software = None
     try:
+        desk = choose_desk(display, screenshot)
         software = choose_software(target, kernel, initrd, append, firmware, command)
         name = name or running.free_name(Path(target).stem if target else "kernel")
         if detach:
             raise typer.Exit(start_in_background(name, sys.argv[1:]))
-        with open_trace(trace) as file:
+        around = desk.opened(f"polyvisor {name}") if desk is not None else contextlib.nullcontext()
+        with open_trace(trace) as file, around:
+            makers = [*map(parse_disk, disk or ()), *(desk.makers() if desk is not None else ())]
 
             def make(**callbacks: Any) -> VM:
                 return VM(
                     software=software, name=name, memory=size, cpus=cpus, tier=tier, virtual_time=virtual_time,
-                    devices=tuple(map(parse_disk, disk or ())), reboot=not no_reboot, **callbacks,
+                    devices=makers, reboot=not no_reboot, **callbacks,
                 )
 
-            status = Session(make, Watched(file, gdb, stats, stats_json), background).run()
+            status = Session(make, Watched(file, gdb, stats, stats_json), background, desk).run()
     except LoadError as error:
         fail(f"{software.name}: {error}" if software else str(error))
-    except (OSError, ValueError, VMError) as error:
+    except (OSError, ValueError, VMError, WindowError) as error:
         fail(str(error))
     if threading.active_count() > 1:
         sys.stdout.flush()
