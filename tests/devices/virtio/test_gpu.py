@@ -351,5 +351,14 @@ def test_memory_is_bounded(display: Display) -> None:
     assert driver.create(1, g.MAX_SIDE, g.MAX_SIDE) == g.ERR_OUT_OF_MEMORY
 
 
+def test_large_pictures_are_not_on_many_displays() -> None:
+    driver = GpuDriver(GpuDevice(*(Display() for _ in range(3)), max_memory=1 << 20))
+    assert driver.create(1, 500, 250) == g.OK_NODATA
+    assert [driver.scanout(index, 1, 0, 0, 500, 250) for index in range(3)] == [g.OK_NODATA] * 2 + [g.ERR_OUT_OF_MEMORY]
+    assert driver.scanout(1, 1, 0, 0, 500, 250) == g.OK_NODATA
+    assert driver.scanout(0, 0, 0, 0, 0, 0) == g.OK_NODATA
+    assert driver.scanout(2, 1, 0, 0, 500, 250) == g.OK_NODATA
+
+
 def test_devices_with_default_limits_refuse_a_gigabyte(driver: GpuDriver) -> None:
     assert driver.create(1, g.MAX_SIDE, g.MAX_SIDE) == g.ERR_OUT_OF_MEMORY

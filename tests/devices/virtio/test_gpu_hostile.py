@@ -75,6 +75,7 @@ def check(device: GpuDevice, displays: tuple[Display, ...]) -> None:
             assert display.size == (scanout.rect.width, scanout.rect.height)
         frame = display.frame(cursor=True)
         assert len(frame.pixels) == BYTES_PER_PIXEL * frame.width * frame.height
+    assert sum(scanout.size for scanout in state.scanouts) <= MAX_MEMORY
 
 
 def test_any_command() -> None:

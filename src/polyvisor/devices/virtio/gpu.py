@@ -120,6 +120,11 @@ class Scanout:
     cursor_x: int = 0
     cursor_y: int = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes that the picture takes on the host, beside the resource."""
+        return BYTES_PER_PIXEL * self.rect.width * self.rect.height
+
 
 @dataclass
 class GpuState:
@@ -169,6 +174,8 @@ _Handler = Callable[[_Command], tuple[int, bytes]]
 class GpuDevice(VirtioDevice):
     """Draws on ``displays``, one for each scanout. The resources of the guest take ``max_memory`` bytes at most.
 
+    So do the pictures on the displays.
+
     There is no 3D, and there are no blob resources.
     """
 
@@ -180,7 +187,9 @@ class GpuDevice(VirtioDevice):
             raise ValueError(f"{len(displays)} displays; a graphics device takes 1 to {MAX_SCANOUTS}")
         self._displays = displays
         self._max_memory = max_memory
+        self._state = GpuState([Scanout() for _ in displays])
         self._unplug: list[Callable[[], None]] = []
+        super().__init__(F_EDID, QUEUE_SIZES, self._state)
         try:
             for display in displays:
                 self._unplug.append(display.plug(self._resized))
@@ -190,8 +199,6 @@ class GpuDevice(VirtioDevice):
         for display in displays:
             if display.active:
                 display.switch_off()  # the last picture of another machine
-        self._state = GpuState([Scanout() for _ in displays])
-        super().__init__(F_EDID, QUEUE_SIZES, self._state)
 
     @property
     def state(self) -> GpuState:
@@ -202,6 +209,8 @@ class GpuDevice(VirtioDevice):
     def state(self, state: GpuState) -> None:
         """Go on from ``state``, with the picture that it has."""
         before, self._state = self._state, state
+        if not self._unplug:
+            return  # the displays are another's
         for index, scanout in enumerate(state.scanouts):
             if scanout.resource:
                 self._show(index)
@@ -408,6 +417,10 @@ class GpuDevice(VirtioDevice):
             return
         if not self._resource(name).contains(rect):
             raise _RequestError(ERR_INVALID_PARAMETER)
+        # The displays have pictures of their own; together they may be as large as the resources.
+        others = sum(each.size for each in self._state.scanouts if each is not scanout)
+        if others + BYTES_PER_PIXEL * rect.width * rect.height > self._max_memory:
+            raise _RequestError(ERR_OUT_OF_MEMORY)
         scanout.resource, scanout.rect = name, rect
         self._show(index)
 
