@@ -204,12 +204,13 @@ class Display:
         with self._changed:
             width = self._size[0]
             row = BYTES_PER_PIXEL * rect.width
+            into = memoryview(self._pixels)  # a slice of a bytearray itself would be copied twice
             at = BYTES_PER_PIXEL * (rect.y * width + rect.x)
             if rect.width == width and stride == row:
-                self._pixels[at : at + row * rect.height] = pixels[: row * rect.height]
+                into[at : at + row * rect.height] = pixels[: row * rect.height]
             else:
                 for start in range(0, stride * rect.height, stride):
-                    self._pixels[at : at + row] = pixels[start : start + row]
+                    into[at : at + row] = pixels[start : start + row]
                     at += BYTES_PER_PIXEL * width
         self._tell(rect)
 
