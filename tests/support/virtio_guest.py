@@ -6,10 +6,11 @@ import struct
 from collections.abc import Callable, Sequence
 
 from polyvisor.devices.lines import NullLine
-from polyvisor.devices.virtio import transport as t
+from polyvisor.devices.virtio import mmio as t
+from polyvisor.devices.virtio import transport
 from polyvisor.devices.virtio.device import VirtioDevice
+from polyvisor.devices.virtio.mmio import VirtioMmio
 from polyvisor.devices.virtio.queue import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Chain, VirtQueue
-from polyvisor.devices.virtio.transport import VirtioMmio
 from polyvisor.engine.memory import Memory, Ram
 
 # Two areas of RAM that the driver uses, at numbers not met by chance and whose pages have 32-bit numbers; and canaries
@@ -174,15 +175,15 @@ class Guest:
 
     @property
     def needs_reset(self) -> bool:
-        return bool(self.status() & t.DEVICE_NEEDS_RESET)
+        return bool(self.status() & transport.DEVICE_NEEDS_RESET)
 
     def negotiate(self, features: int) -> bool:
         self.set_status(0)
-        self.set_status(t.ACKNOWLEDGE)
-        self.set_status(t.ACKNOWLEDGE | t.DRIVER)
+        self.set_status(transport.ACKNOWLEDGE)
+        self.set_status(transport.ACKNOWLEDGE | transport.DRIVER)
         self.set_features(features)
-        self.set_status(t.ACKNOWLEDGE | t.DRIVER | t.FEATURES_OK)
-        return bool(self.status() & t.FEATURES_OK)
+        self.set_status(transport.ACKNOWLEDGE | transport.DRIVER | transport.FEATURES_OK)
+        return bool(self.status() & transport.FEATURES_OK)
 
     def forget(self) -> None:
         """The rings are empty."""
@@ -197,7 +198,7 @@ class Guest:
         """Reset, negotiate (None: all that is offered), set up all queues and go."""
         assert self.negotiate(self.offered() if features is None else features)
         self.set_up_queues(size)
-        self.set_status(t.ACKNOWLEDGE | t.DRIVER | t.FEATURES_OK | t.DRIVER_OK)
+        self.set_status(transport.ACKNOWLEDGE | transport.DRIVER | transport.FEATURES_OK | transport.DRIVER_OK)
 
     def set_up_queues(self, size: int | None = None) -> None:
         self.size = size or self.size

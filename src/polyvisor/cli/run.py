@@ -26,8 +26,10 @@ from polyvisor.vm.errors import VMError
 from polyvisor.vm.sizes import parse_memory
 from polyvisor.vm.software import Software, check_file
 from polyvisor.vm.virtual_machine import VM
+from polyvisor.vm.window import WindowError
 
 from .background import start_in_background
+from .desk import Desk, parse_display
 from .image import errors as image_errors
 from .image import progress as image_progress
 from .net import HELP as NET_HELP
@@ -156,6 +158,12 @@ def capturing(path: Path | None, nets: list[NetOptions]) -> Iterator[None]:
         print(f"polyvisor: --capture {str(path)!r} is cut short: {capture.error.strerror}", file=sys.stderr)
 
 
+def choose_desk(display: str, screenshot: Path | None) -> Desk | None:
+    """The display that the options ask for; a screenshot needs one. Raises ValueError."""
+    kind, size = parse_display(display)
+    return None if kind == "none" and screenshot is None else Desk(kind == "window", size, screenshot)
+
+
 def run(
     target: Annotated[
         str | None, typer.Argument(metavar="[IMAGE|PROGRAM]", help="An image such as debian, or a bare-metal ELF file.")
@@ -205,6 +213,12 @@ def run(
     ] = False,
     background: Annotated[bool, typer.Option("--background", hidden=True)] = False,
     no_reboot: Annotated[bool, typer.Option("--no-reboot", help="End when the guest restarts.")] = False,
+    display: Annotated[
+        str, typer.Option(metavar="KIND", help="A display: window, headless or none; window,1280x800 gives a size.")
+    ] = "none",
+    screenshot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="When it has ended, save what the display showed, as PNG.")
+    ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="When it has ended, show where its time went.")] = False,
     stats_json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the same to this file, as JSON.")
@@ -219,7 +233,7 @@ def run(
         fail(f"--memory {error}")
     software = None
     try:
-        shares = parse_shares(share or [])
+        shares, desk = parse_shares(share or []), choose_desk(display, screenshot)
         software = add_mounts(choose_software(target, kernel, initrd, append, firmware, command), shares)
         nets = choose_nets(net, capture)
         if nets and command is not None:
@@ -227,8 +241,10 @@ def run(
         name = name or running.free_name(Path(target).stem if target else "kernel")
         if detach:
             raise typer.Exit(start_in_background(name, sys.argv[1:]))
-        devices = (*map(parse_disk, disk or ()), *(each.open for each in shares), *(each.make for each in nets))
-        with open_trace(trace) as file, capturing(capture, nets):
+        devices = [*map(parse_disk, disk or ()), *(each.open for each in shares), *(each.make for each in nets)]
+        around = desk.opened(f"polyvisor {name}") if desk is not None else contextlib.nullcontext()
+        with open_trace(trace) as file, capturing(capture, nets), around:
+            devices += desk.makers() if desk is not None else []
 
             def make(**callbacks: Any) -> VM:
                 return VM(
@@ -236,10 +252,10 @@ def run(
                     devices=devices, bus="pci" if pci else "mmio", reboot=not no_reboot, **callbacks,
                 )
 
-            status = Session(make, Watched(file, gdb, stats, stats_json), background).run()
+            status = Session(make, Watched(file, gdb, stats, stats_json), background, desk).run()
     except LoadError as error:
         fail(f"{software.name}: {error}" if software else str(error))
-    except (OSError, ValueError, VMError) as error:
+    except (OSError, ValueError, VMError, WindowError) as error:
         fail(str(error))
     if threading.active_count() > 1:
         sys.stdout.flush()

@@ -10,9 +10,8 @@ import pytest
 from net_driver import BUFFERS, CONTROL, HEADER, MAC, RX, SPACE, TX, NetDriver, Wire
 from virtio_driver import BASE, SIZE
 
-from polyvisor.devices.virtio import net, net_control
 from polyvisor.devices.virtio import mmio as t
-from polyvisor.devices.virtio import transport
+from polyvisor.devices.virtio import net, net_control, transport
 from polyvisor.network.frame import CSUM, EVERYTHING, GSO_TCP4, GSO_TCP6, Frame, parse_mac
 from polyvisor.network.switch import Switch
 
