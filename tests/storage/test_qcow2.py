@@ -222,7 +222,7 @@ def test_random_operations(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 200))
+@pytest.mark.parametrize("seed", range(100, 140))
 def test_many_random_operations(tmp_path: Path, seed: int) -> None:
     random_operations(tmp_path, seed, 500)
 
