@@ -35,15 +35,18 @@ class HungDevice(AssertionError):  # noqa: N818
 
 
 class WatchedMemory(Memory):
-    """Counts accesses, of which there may be ``most_steps`` while ``steps`` is not set to 0."""
+    """Counts accesses and looks at rings, of which there may be ``most_steps`` while ``steps`` is not set to 0."""
 
     steps = 0
     most_steps = 2_000_000
 
-    def _find(self, address: int, length: int) -> tuple[Ram, int]:
+    def count(self) -> None:
         self.steps += 1
         if self.steps > self.most_steps:
             raise HungDevice(f"{self.steps} accesses to memory in one operation")
+
+    def _find(self, address: int, length: int) -> tuple[Ram, int]:
+        self.count()
         return super()._find(address, length)
 
 
@@ -87,6 +90,7 @@ class Guest:
             pop = queue.pop
 
             def watched() -> Chain | None:
+                self.memory.count()
                 chain = pop()
                 if chain is not None:
                     named[index, chain.head] = chain.writable

@@ -45,13 +45,13 @@ SYN = (EV_SYN, 0, 0)
 class InputDriver(Driver):
     """Gives the device buffers of one event, as Linux does."""
 
-    offered = 0
+    given = 0
 
     def give(self, count: int = 1) -> None:
         for _ in range(count):
-            slot = self.offered % self.size
+            slot = self.given % self.size
             self.offer(self.chain([(DATA + 8 * slot, 8, True)], first=slot))
-            self.offered += 1
+            self.given += 1
         self.kick()
 
     def events(self) -> list[tuple[int, int, int]]:
@@ -229,7 +229,7 @@ def test_nobody_listens() -> None:
     with pytest.raises(TimeoutError):
         keyboard.press("b", timeout=0)
     keyboard.up("a")
-    driver.offered = 0
+    driver.given = 0
     driver.start(FULL)
     driver.give(2)
     assert driver.events() == []  # a driver that starts does not get what was for another one
