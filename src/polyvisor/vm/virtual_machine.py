@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ from polyvisor.guest import protocol
 from polyvisor.guest.client import GuestClient, Result
 from polyvisor.guest.files import get_path, put_path
 from polyvisor.guest.process import Process
+from polyvisor.network.switch import Switch
 
 from .console import Console
+from .equipment import Disk, Nic, Screen, Share
+from .equipment.share import check_tags, with_mounts
 from .errors import BootError, StoppedError, VMError, VMTimeoutError
 from .events import Depth, Events
 from .inspect import CpuView, PhysicalMemory, Symbols, VirtualMemory
@@ -56,6 +60,10 @@ class VM:
         program: str | os.PathLike[str] | None = None,
         memory: str | int = "512M",
         cpus: int = 1,
+        disks: Sequence[str | os.PathLike[str] | Disk] = (),
+        shares: Sequence[str | os.PathLike[str] | Share] = (),
+        networks: Sequence[str | Switch | Nic] = (),
+        display: bool | tuple[int, int] | Screen | None = None,
         devices: Sequence[Callable[[], VirtioDevice]] = (),
         bus: str = "mmio",
         tier: str = "jit",
@@ -72,17 +80,33 @@ class VM:
 
         ``image``: a name (fetched when it is not here), or an image; or else ``kernel`` with ``initrd``, or
         ``program``, an ELF file. ``append`` is added to the kernel's command line. ``memory``: ``"512M"``, ``"2G"``, or
-        bytes. ``devices`` makes further virtio devices, which are on ``bus``: ``"mmio"`` or ``"pci"``. ``agent``:
-        whether there is one in the guest to wait for and to run commands by (default: in images). ``software`` instead
-        of all that says what to run. ``reboot``: a guest that resets starts again. ``on_output`` gets the console's
-        bytes, ``progress`` the names of what is compiled on a first start. Raises ValueError, ImageError, LoadError.
+        bytes. ``disks``, ``shares`` and ``networks`` are those of :mod:`polyvisor.vm.equipment`, or what
+        ``polyvisor run`` takes as ``--disk``, ``--share`` and ``--net``, or a Switch to be plugged into; ``display``: a
+        size, or True. ``devices`` makes further virtio devices, which are on ``bus``: ``"mmio"`` or ``"pci"``.
+
+        ``agent``: whether there is one in the guest to wait for and to run commands by (default: in images).
+        ``software`` instead of all that says what to run. ``reboot``: a guest that resets starts again. ``on_output``
+        gets the console's bytes, ``progress`` the names of what is compiled on a first start. Raises ValueError,
+        ImageError, LoadError, and at the start OSError for what cannot be opened.
         """
         self.name = name or (image if isinstance(image, str) else image.name if image else "vm")
         self.timeout = timeout
-        self.software = software or _software(image, kernel, initrd, append, firmware, program, agent)
+        self.disks = [disk if isinstance(disk, Disk) else Disk.parse(os.fspath(disk)) for disk in disks]
+        self.shares = [share if isinstance(share, Share) else Share.parse(os.fspath(share)) for share in shares]
+        self.networks = [nic for each in networks if (nic := _nic(each, self.name)) is not None]
+        self.screen = _screen(display)
+        check_tags(self.shares)
+        found = software or _software(image, kernel, initrd, append, firmware, program, agent)
+        line = with_mounts(found.append, self.shares, found.kernel is not None)
+        self.software = replace(found, append=line)
+        makers = [
+            *(disk.make for disk in self.disks), *(share.make for share in self.shares),
+            *(nic.make for nic in self.networks), *(self.screen.makers() if self.screen else ()), *devices,
+        ]  # fmt: skip
+        if self.software.agent:
+            makers.append(self._make_sockets)
         self.config = VirtConfig(
-            memory=parse_memory(memory), cpus=cpus, tier=tier, virtual_time=virtual_time, bus=bus,
-            devices=(*devices, *((self._make_sockets,) if self.software.agent else ())),
+            memory=parse_memory(memory), cpus=cpus, tier=tier, virtual_time=virtual_time, bus=bus, devices=makers
         )
         self.reboot = reboot
         self.events = Events()
@@ -406,6 +430,20 @@ class VM:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def _nic(network: str | Switch | Nic, name: str) -> Nic | None:
+    if isinstance(network, Nic):
+        return network
+    return Nic(network, name=name) if isinstance(network, Switch) else Nic.parse(network)
+
+
+def _screen(display: bool | tuple[int, int] | Screen | None) -> Screen | None:
+    if isinstance(display, Screen):
+        return display
+    if isinstance(display, tuple):
+        return Screen(*display)
+    return Screen() if display else None
 
 
 def _software(
