@@ -30,6 +30,7 @@ from .background import start_in_background
 from .desk import Desk, parse_display
 from .image import errors as image_errors
 from .image import progress as image_progress
+from .lab import run_lab
 from .session import Session, Watched
 from .terminal import HELP
 
@@ -123,7 +124,10 @@ def choose_desk(display: str, screenshot: Path | None) -> Desk | None:
 
 def run(
     target: Annotated[
-        str | None, typer.Argument(metavar="[IMAGE|PROGRAM]", help="An image such as debian, or a bare-metal ELF file.")
+        str | None,
+        typer.Argument(
+            metavar="[IMAGE|PROGRAM|LAB]", help="An image such as debian, a bare-metal ELF file, or a lab.toml."
+        ),
     ] = None,
     kernel: Annotated[Path | None, typer.Option(help="Linux kernel: a RISC-V Image, Image.gz or vmlinux.")] = None,
     initrd: Annotated[Path | None, typer.Option(help="Initial RAM file system.")] = None,
@@ -190,6 +194,8 @@ def run(
         fail(f"--memory {error}")
     software = None
     try:
+        if target is not None and target.endswith(".toml"):
+            raise typer.Exit(run_lab(Path(target)))
         nic, desk = Nic.parse(net), choose_desk(display, screenshot)
         software = choose_software(target, kernel, initrd, append, firmware, command)
         if nic and command is not None:

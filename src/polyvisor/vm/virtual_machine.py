@@ -37,6 +37,13 @@ from .sizes import parse_memory
 from .software import Software, check_file
 
 _DEFAULT = object()  # stands for the machine's own timeout
+# Sets $ADDRESS on the interface whose hardware address is $MAC.
+_SET_ADDRESS = """
+for device in /sys/class/net/*; do
+    read -r mac < "$device/address" && [ "$mac" = "$MAC" ] || continue
+    ip addr add "$ADDRESS" dev "${device##*/}" && ip link set "${device##*/}" up
+done
+"""
 _POWER_OFF = "sync; poweroff -f || echo o > /proc/sysrq-trigger"
 
 
@@ -123,8 +130,8 @@ class VM:
         self._client = GuestClient(self.open_agent)
         self._ready = threading.Event()
         self._ended = threading.Event()
+        self._greeted = False
         self._stopping = False
-        self._closed = False
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._still = Depth()
@@ -188,6 +195,7 @@ class VM:
                 if not machine.reset_requested or not self.reboot or self._stopping:
                     break
                 self._ready.clear()
+                self._greeted = False
                 self.events.emit("reset")
                 self._begin()
             self.exit_code = machine.exit_code
@@ -395,12 +403,21 @@ class VM:
         """The agent is there; called with the device's lock held."""
 
         def changed() -> None:
-            if stream.take_received() and not self._ready.is_set():
-                self._ready.set()
-                # In a thread of its own: who listens may ask the guest for something.
-                threading.Thread(target=self.events.emit, args=("ready",), daemon=True).start()
+            if stream.take_received() and not self._greeted:
+                self._greeted = True
+                # In a thread of its own: it asks the guest for something, as may those who listen.
+                threading.Thread(target=self._greet, name=f"greeting {self.name}", daemon=True).start()
 
         stream.on_change = changed
+
+    def _greet(self) -> None:
+        """Prepare the guest, then say that it is ready."""
+        with contextlib.suppress(OSError, VMError):
+            for nic in self.networks:
+                if nic.address is not None:
+                    self._client.run(_SET_ADDRESS, env={"MAC": nic.mac, "ADDRESS": nic.address}, timeout=10)
+        self._ready.set()
+        self.events.emit("ready")
 
     def open_agent(self, timeout: float | None = None) -> Stream:
         """A new connection to the guest's agent; waits until there is one. See :mod:`polyvisor.guest.protocol`."""
@@ -408,7 +425,7 @@ class VM:
             raise VMError(f"{self.name} has no agent to ask: use an image, or agent=True and start /polyvisor/agent")
         if not self.running or self._sockets is None:
             raise StoppedError(f"{self.name} is not running")
-        if not self._ready.is_set():
+        if not self._greeted:
             self.boot(timeout)
         return self._sockets.open(protocol.PORT)
 

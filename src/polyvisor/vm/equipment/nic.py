@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,8 @@ class Nic:
     """A network card. ``to``: ``user`` or ``passt``, a way out of the host without root, or a Switch of this process.
 
     ``forwards``, and for ``user`` ``restricted``, ``subnet`` and ``hostname``, are those of
-    :class:`~polyvisor.network.user.UserNetwork`; ``name`` is that of the switch's port, and of captures.
+    :class:`~polyvisor.network.user.UserNetwork`; ``name`` is that of the switch's port, and of captures; ``address``,
+    such as ``10.0.0.1/24``, is given to the interface in the guest by its agent.
     """
 
     to: str | Switch = "user"
@@ -33,6 +35,7 @@ class Nic:
     restricted: bool = False
     subnet: str = "10.0.2.0/24"
     hostname: str | None = None
+    address: str | None = None
     captures: list[Capture] = field(default_factory=list, repr=False)
     _port: Port | None = field(default=None, repr=False, compare=False)
     _outgoing: Conditions | None = field(default=None, repr=False, compare=False)
@@ -41,6 +44,8 @@ class Nic:
     def __post_init__(self) -> None:
         """Raises ValueError for an address or a kind of network that cannot be."""
         parse_mac(self.mac)
+        if self.address is not None:
+            ipaddress.ip_interface(self.address)
         if isinstance(self.to, str) and self.to not in KINDS[1:]:
             raise ValueError(f"network {self.to!r}: there are {', '.join(KINDS[1:])}, or give a Switch")
 
