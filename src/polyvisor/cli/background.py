@@ -19,10 +19,12 @@ _LONGEST = 300.0  # seconds a boot may take, first start and download included
 def start_in_background(name: str, arguments: list[str]) -> int:
     """Run ``polyvisor`` with ``arguments`` in a process that outlives this one; returns when its guest is ready.
 
-    Prints the name of the machine, or what went wrong; gives the exit status.
+    The first of them is the command, ``run``. Prints the name of the machine, or what went wrong; gives the exit
+    status. Raises VMError.
     """
-    kept = [word for word in arguments if word not in ("-d", "--detach")]
-    command = [sys.executable, "-m", "polyvisor", *kept, "--background", "--name", name]
+    # First, because behind `--` they would be no options; a --name behind them is the same.
+    words = [arguments[0], "--background", "--name", name, *arguments[1:]]
+    command = [sys.executable, "-m", "polyvisor", *words]
     with tempfile.NamedTemporaryFile(prefix="polyvisor-", suffix=".err") as errors:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
@@ -38,6 +40,9 @@ def start_in_background(name: str, arguments: list[str]) -> int:
             if path.exists() and running.is_alive(path):
                 break
             time.sleep(0.02)
+        else:
+            child.terminate()
+            raise VMError(f"{name} did not start within {_LONGEST:g} seconds")
         machine = RemoteVM(name)
         if machine.ask("status")["agent"]:
             machine.ask("wait_ready", timeout=max(1.0, end - time.monotonic()))

@@ -185,13 +185,12 @@ def _attend(process: Process, tty: bool, timeout: float | None) -> int:
     """Carry standard streams, keys and signals to and from a command; gives its exit code."""
     end = None if timeout is None else time.monotonic() + timeout
     printers = [
-        threading.Thread(target=_print, args=(reader, fd), daemon=True)
+        threading.Thread(target=_print, args=(process, reader, fd), daemon=True)
         for reader, fd in ((process.stdout, 1), (process.stderr, 2))
     ]
     for printer in printers:
         printer.start()
-    if not (sys.stdin.isatty() and not tty):
-        threading.Thread(target=_feed, args=(process,), daemon=True).start()
+    threading.Thread(target=_feed, args=(process,), daemon=True).start()
     if not tty:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda n, _: _pass_on(process, n))
@@ -217,11 +216,15 @@ def _resize(process: Process) -> None:
     threading.Thread(target=process.resize, args=(size.lines, size.columns), daemon=True).start()
 
 
-def _print(reader: Any, descriptor: int) -> None:
-    with contextlib.suppress(OSError):
+def _print(process: Process, reader: Any, descriptor: int) -> None:
+    with contextlib.suppress(ConnectionError):
         while data := reader.read_some():
-            while data:
-                data = data[os.write(descriptor, data) :]
+            try:
+                while data:
+                    data = data[os.write(descriptor, data) :]
+            except OSError:  # nobody reads it, and the command would wait for ever
+                process.kill()
+                return
 
 
 def _feed(process: Process) -> None:

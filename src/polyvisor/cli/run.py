@@ -151,8 +151,9 @@ def run(
     software = None
     try:
         software = choose_software(target, kernel, initrd, append, firmware, command)
+        named = name is not None
         name = name or running.free_name(Path(target).stem if target else "kernel")
-        if detach:
+        if detach and not background:
             raise typer.Exit(start_in_background(name, sys.argv[1:]))
         with open_trace(trace) as file:
 
@@ -162,7 +163,7 @@ def run(
                     devices=tuple(map(parse_disk, disk or ())), reboot=not no_reboot, **callbacks,
                 )
 
-            status = Session(make, Watched(file, gdb, stats, stats_json), background).run()
+            status = Session(make, Watched(file, gdb, stats, stats_json), background, named).run()
     except LoadError as error:
         fail(f"{software.name}: {error}" if software else str(error))
     except (OSError, ValueError, VMError) as error:

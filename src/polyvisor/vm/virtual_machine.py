@@ -149,8 +149,11 @@ class VM:
             machine.close()
             raise
         self.console.begin()
+        self._symbols = None
         self._machine = machine
         machine.start()
+        if self._stopping:  # kill() may have looked before this machine was there
+            machine.stop()
         self.events.emit("started")
 
     def _live(self) -> None:
