@@ -136,7 +136,7 @@ def test_nothing_is_the_default_input(vm: VM) -> None:
 
 
 def test_a_command_that_takes_too_long_is_killed(vm: VM) -> None:
-    with pytest.raises(polyvisor.VMTimeoutError, match="within 0.5 seconds: sleep 4321 & sleep 4321"):
+    with pytest.raises(polyvisor.VMTimeoutError, match=r"within 0.5 seconds: sleep 4321 & sleep 4321"):
         vm.run("sleep 4321 & sleep 4321", timeout=0.5)
     assert gone(vm, "sleep 4321")
 
@@ -543,7 +543,7 @@ def test_a_boot_that_fails_says_what_the_console_said(tmp_path: Path) -> None:
 
 def test_a_boot_that_takes_too_long() -> None:
     vm = VM(guest_image(), timeout=0.1)
-    with pytest.raises(polyvisor.VMTimeoutError, match="no agent answered within 0.1 seconds"), vm:
+    with pytest.raises(polyvisor.VMTimeoutError, match=r"no agent answered within 0.1 seconds"), vm:
         pass
     assert not vm.running
 

@@ -153,6 +153,8 @@ def execute(
 
     Options of polyvisor come before NAME; everything behind it is the guest's.
     """
+    if command[0] == "--":  # as one may write before what is the guest's
+        command = command[1:]
     variables = dict(each.partition("=")[::2] for each in env or ())
     with errors():
         client = RemoteVM(name).client
@@ -188,14 +190,15 @@ def _attend(process: Process, tty: bool, timeout: float | None) -> int:
         threading.Thread(target=_print, args=(process, reader, fd), daemon=True)
         for reader, fd in ((process.stdout, 1), (process.stderr, 2))
     ]
-    for printer in printers:
-        printer.start()
-    threading.Thread(target=_feed, args=(process,), daemon=True).start()
+    # Before anything is printed, which others may answer by a signal.
     if not tty:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda n, _: _pass_on(process, n))
     else:
         signal.signal(signal.SIGWINCH, lambda *_: _resize(process))
+    for printer in printers:
+        printer.start()
+    threading.Thread(target=_feed, args=(process,), daemon=True).start()
     with raw_terminal(0) if tty else contextlib.nullcontext():
         while process.running:
             if end is not None and time.monotonic() > end:
