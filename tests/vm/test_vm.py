@@ -415,6 +415,8 @@ def test_console_output_since(vm: VM) -> None:
 
 def test_registers_and_symbols(vm: VM) -> None:
     with vm.paused():
+        with pytest.raises(polyvisor.VMError, match="stands still"):
+            _ = vm.symbols
         pc = vm.cpu[0].pc
         assert pc == vm.cpu[0].pc and vm.cpu[1].started
         vm.cpu[0].x["t6"], before = 0x1234, vm.cpu[0].x["t6"]
