@@ -211,7 +211,7 @@ def test_a_reader_that_is_slow_holds_the_command_up(vm: VM) -> None:
 
 
 def test_signals_reach_the_command_and_its_children(vm: VM) -> None:
-    with vm.popen("trap 'echo caught; exit 9' TERM; echo ready; sleep 4323 & wait") as process:
+    with vm.popen("trap 'echo caught; exit 9' TERM; sleep 4323 & echo ready; wait") as process:
         assert process.stdout.readline(30) == "ready\n"
         process.terminate(30)
         assert process.wait(30) == 9 and process.stdout.read() == "caught\n"
@@ -550,6 +550,7 @@ def test_a_boot_that_takes_too_long() -> None:
     assert not vm.running
 
 
+@pytest.mark.slow
 def test_an_initramfs_of_ones_own_with_the_agent() -> None:
     image = guest_image()
     vm = VM(kernel=image.kernel, initrd=image.initrd, append="quiet", agent=True, timeout=60)
@@ -557,6 +558,7 @@ def test_an_initramfs_of_ones_own_with_the_agent() -> None:
         assert vm.run("echo hi").stdout == "hi\n"
 
 
+@pytest.mark.slow
 def test_machines_without_an_agent() -> None:
     with VM(guest_image(), agent=False, timeout=60) as vm:
         vm.console.expect("powers the machine off")
