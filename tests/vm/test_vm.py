@@ -163,10 +163,10 @@ def test_many_commands_at_once(vm: VM) -> None:
 
 
 def test_a_background_process_outlives_its_command_and_holds_up_nobody(vm: VM) -> None:
-    command = "(while echo chatter; do sleep 0.02; done) & echo $!; exit 5"
+    command = "(while echo chatter; do sleep 0.02; done) & echo $! >&2; exit 5"
     result = vm.run(command)
     assert result.exit_code == 5
-    pid = result.stdout.split()[0]
+    pid = result.stderr.strip()
     vm.run("sleep 0.2")
     assert vm.run(f"kill -0 {pid}").ok, "it ended, of a full or closed pipe perhaps"
     assert vm.run(f"kill {pid}").ok
