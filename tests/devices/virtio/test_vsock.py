@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 from virtio_driver import BASE, FULL, Driver
 
-from polyvisor.devices.virtio import transport as t
+from polyvisor.devices.virtio import mmio as t
 from polyvisor.devices.virtio import vsock as v
 from polyvisor.devices.virtio.queue import DESC_F_WRITE
 from polyvisor.devices.virtio.stream import BUFFER
