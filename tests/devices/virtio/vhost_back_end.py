@@ -5,16 +5,23 @@ It shares no code with the front end but the numbers' names: messages and rings 
 
 from __future__ import annotations
 
-import array
+import contextlib
 import mmap
 import os
 import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
+
+from virtio_driver import DATA, Driver
+
+from polyvisor.devices.virtio.vhost_backend import ListeningBackEnd
+from polyvisor.devices.virtio.vhost_user import VhostUserDevice
 
 VERSION_1 = 1 << 32
 PROTOCOL_FEATURES = 1 << 30
@@ -125,17 +132,13 @@ class TestBackEnd:
     def die(self) -> None:
         """End the connection; the next one is accepted."""
         if self.connection is not None:
-            try:
+            with contextlib.suppress(OSError):
                 self.connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                return
 
     def close(self) -> None:
         self.closed = True
-        try:
+        with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self.listener.close()
         self.die()
         self.thread.join(20)
@@ -151,7 +154,10 @@ class TestBackEnd:
                     with self.lock:
                         self.run(kicks[fd])
             if connection in ready:
-                data, fds, _, _ = socket.recv_fds(connection, 12, 8)
+                try:
+                    data, fds, _, _ = socket.recv_fds(connection, 12, 8)
+                except ConnectionResetError:
+                    return
                 while data and len(data) < 12:
                     data += connection.recv(12 - len(data))
                 if not data:
@@ -291,3 +297,55 @@ class TestBackEnd:
             self.config[:] = config
         self.channel.sendall(struct.pack("=III", 2, 9 if need_reply else 1, 0))
         return self.channel.recv(20) if need_reply else b""
+
+
+class Echo(VhostUserDevice):
+    """Its queues do what the back end likes."""
+
+    device_id = 42
+    sizes: ClassVar[tuple[int, ...]] = (16, 16)
+
+    def __init__(self, path: Path, config_size: int = 0, sizes: tuple[int, ...] = sizes) -> None:
+        super().__init__(ListeningBackEnd(path), sizes, config_size)
+
+
+def reverse(index: int, request: Request) -> int:
+    """Give what was read, backwards."""
+    return request.fill(b"".join(bytes(part) for part in request.readable)[::-1])
+
+
+def eventually(true: Callable[[], object]) -> None:
+    """Wait until ``true()`` is; fails after long."""
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.002)
+
+
+def answers(driver: Driver, count: int = 1) -> list[tuple[int, int]]:
+    """Wait for ``count`` used buffers."""
+    found: list[tuple[int, int]] = []
+    eventually(lambda: len(found) >= count or found.extend(driver.used()) or len(found) >= count)
+    return found
+
+
+Make = Callable[..., TestBackEnd]
+"""The fixture ``back_end``."""
+
+
+def request(driver: Driver, data: bytes, room: int, first: int = 0, at: int = DATA) -> None:
+    """Offer ``data`` in two parts, and room in two."""
+    driver.memory.write(at, data)
+    half = len(data) // 2
+    parts = [(at, half, False), (at + half, len(data) - half, False)]
+    driver.offer(driver.chain([*parts, (at + 0x800, 1, True), (at + 0x900, room - 1, True)], first))
+
+
+def reply(driver: Driver, length: int, at: int = DATA) -> bytes:
+    """What was written in the room of :func:`request`."""
+    return (driver.memory.read(at + 0x800, 1) + driver.memory.read(at + 0x900, length))[:length]
+
+
+def kinds(server: TestBackEnd) -> list[int]:
+    """Of all messages."""
+    return [kind for kind, _, _ in server.log]
