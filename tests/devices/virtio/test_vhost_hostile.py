@@ -154,13 +154,15 @@ def test_it_dies_with_requests(back_end: Make) -> None:
     kept: list[int] = []
     server = back_end(lambda index, request: kept.append(request.head))
     device = Echo(server.path)
+    told: list[str] = []
+    device.on_failure = lambda error: told.append(str(error))
     driver = Driver(device)
     request(driver, b"12", 10)
     driver.kick()
     eventually(lambda: kept)
     server.die()
-    eventually(lambda: driver.needs_reset)
-    assert str(device.failure) == f"the back end at {server.path} ended the connection"
+    eventually(lambda: driver.needs_reset and told)
+    assert told == [str(device.failure)] == [f"the back end at {server.path} ended the connection"]
     recovers(driver, server)
 
 
@@ -225,9 +227,12 @@ def test_the_next_one_can_do_less(back_end: Make) -> None:
 def test_it_refuses_a_step(back_end: Make, refused: int) -> None:
     server = back_end(spoil=lambda kind, data: data[:-1] + b"\1" if kind == refused else data)
     device = Echo(server.path)
+    told: list[str] = []
+    device.on_failure = lambda error: told.append(str(error))
     driver = Driver(device)
     request(driver, b"12", 10)
     driver.kick()
+    assert told == [str(device.failure)]
     assert driver.needs_reset and "refuses SET_" in str(device.failure)
     assert refused in kinds(server)
     server.spoil = lambda kind, data: data

@@ -9,7 +9,7 @@ sees no nonsense, and the engine hears of all that was written.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -60,6 +60,9 @@ class VhostUserDevice(VirtioDevice):
         self._restored: list[list[Chain]] = []
         self.failure: VhostUserError | None = None
         """Why there is no back end, if there is none."""
+        self.on_failure: Callable[[VhostUserError], object] | None = None
+        """Called with each new ``failure``, on any thread, without the lock."""
+        self._unreported: VhostUserError | None = None
         try:
             session = self._connect(queue_sizes)
         except BaseException:
@@ -149,6 +152,12 @@ class VhostUserDevice(VirtioDevice):
             session.join()
         self._back_end.close()
 
+    def unlocked(self) -> None:
+        """Report a failure."""
+        error, self._unreported = self._unreported, None
+        if error is not None and self.on_failure is not None:
+            self.on_failure(error)
+
     # From the guest to the back end
 
     def notify(self, index: int) -> None:
@@ -182,7 +191,7 @@ class VhostUserDevice(VirtioDevice):
                 session.end()
                 raise self._back_end.explain(VhostUserError("no longer offers the features it had"))
         except VhostUserError as error:
-            self.failure = error
+            self.failure = self._unreported = error
             return None
         self.failure = None
         self._adopt(session)
@@ -296,7 +305,7 @@ class VhostUserDevice(VirtioDevice):
                     self.serve(index, self.refuse)
 
     def _drop(self, session: Session, error: VhostUserError) -> None:
-        self.failure = error
+        self.failure = self._unreported = error
         self._session = None
         session.end()
 
