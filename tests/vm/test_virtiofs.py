@@ -118,10 +118,10 @@ def test_a_day_of_work(tmp_path: Path, options: dict[str, object]) -> None:
     other.mkdir()
     for i in range(12):
         (shared / "src" / f"d{i}").mkdir()
-        for j in range(20):
+        for j in range(12):
             (shared / "src" / f"d{i}" / f"f{j}").write_bytes(rng.randbytes(rng.randrange(3000)))
     (shared / "src" / "link").symlink_to("d0/f0")
-    large = rng.randbytes(20_000_001)
+    large = rng.randbytes(6_000_001)
     (shared / "src" / "large").write_bytes(large)
     (shared / "seen").write_text("one")
     (shared / "work").write_text(WORK)
