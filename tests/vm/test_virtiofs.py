@@ -198,3 +198,27 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(b"shared") == 1 and (tmp_path / "copy").read_text() == "shared\n"
     assert not (tmp_path / "no").exists() and not done.stderr
+
+
+def test_the_command_says_that_virtiofsd_ended(tmp_path: Path) -> None:
+    image = guest_image()
+    command = "cd /mnt/host; touch kill; while : 2>/dev/null > again; do sleep 0.05; done; exit 5"
+    arguments = [
+        *(sys.executable, "-m", "polyvisor", "run", "--kernel", str(image.kernel), "--initrd", str(image.initrd)),
+        *("--append", image.command_line(run=command), "--share", f"{tmp_path},via=virtiofs"),
+    ]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as running:
+        while not (tmp_path / "kill").exists():
+            with pytest.raises(subprocess.TimeoutExpired):
+                running.wait(0.05)
+        children = [
+            int(child)
+            for thread in Path(f"/proc/{running.pid}/task").iterdir()
+            for child in (thread / "children").read_text().split()
+            if Path(f"/proc/{child}/comm").read_text().strip() == "virtiofsd"
+        ]
+        os.kill(children[0], signal.SIGKILL)
+        out, errors = running.communicate(timeout=120)
+    assert running.returncode, out
+    assert errors == b"polyvisor: virtiofsd was ended by SIGKILL\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import struct
+import threading
 from pathlib import Path
 
 import pytest
@@ -236,4 +238,45 @@ def test_it_refuses_a_step(back_end: Make, refused: int) -> None:
     assert driver.needs_reset and "refuses SET_" in str(device.failure)
     assert refused in kinds(server)
     server.spoil = lambda kind, data: data
+    recovers(driver, server)
+
+
+@every_wiring
+def test_deaths_and_resets_at_any_time(back_end: Make) -> None:
+    """While other harts kick and acknowledge: nothing is stuck, and nothing is raised."""
+    rng = random.Random(4)
+    server = back_end(features=VERSION_1 | PROTOCOL_FEATURES)
+    driver = Driver(Echo(server.path))
+    ended = threading.Event()
+    errors: list[BaseException] = []
+
+    def hart() -> None:
+        try:
+            while not ended.wait(0.0005):
+                driver.mmio.write(t.QUEUE_NOTIFY, 4, 0)
+                driver.ack()
+                driver.reg(t.STATUS)
+        except BaseException as error:
+            errors.append(error)
+
+    harts = [threading.Thread(target=hart) for _ in range(2)]
+    for thread in harts:
+        thread.start()
+    try:
+        for _ in range(150):
+            for i in range(3):
+                request(driver, rng.randbytes(rng.randrange(2, 50)), 100, 4 * i, DATA + 0x1000 * i)
+            driver.kick()
+            happens = rng.random()
+            if happens < 0.3:
+                server.die()
+            if happens > 0.2:
+                driver.used()
+                driver.set(t.STATUS, 0)
+                driver.start(driver.features)
+    finally:
+        ended.set()
+        for thread in harts:
+            thread.join(30)
+    assert not errors and not any(thread.is_alive() for thread in harts)
     recovers(driver, server)
