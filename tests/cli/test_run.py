@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import socket
 import subprocess
 import sys
 import termios
@@ -87,6 +88,8 @@ def test_what_share_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     for name in ("odd:name", "odd,ro"):
         (tmp_path / name).mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("odd:socket")
     for text, wanted in {
         ".": Share(".", "host", None, False, "guest"),
         "/a/b:src": Share("/a/b", "src", None, False, "guest"),
@@ -96,6 +99,10 @@ def test_what_share_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "odd:name:x,rw": Share("odd:name", "x", None, False, "guest"),
         "odd,ro": Share("odd,ro", "host", None, False, "guest"),
         "odd,ro,ro": Share("odd,ro", "host", None, True, "guest"),
+        ".:src,via=virtiofs,ro": Share(".", "src", None, True, "host", "virtiofs"),
+        ".,owner=host,via=9p": Share(".", "host", None, False, "host", "9p"),
+        "odd:socket,via=virtiofs": Share("odd:socket", "host", None, False, "host", "virtiofs"),
+        "odd:socket:x,via=virtiofs": Share("odd:socket", "x", None, False, "host", "virtiofs"),
     }.items():
         assert Share.parse(text) == wanted
 
@@ -108,6 +115,8 @@ def test_what_share_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ([":tag"], "give a directory"),
         ([""], "give a directory"),
         ([".", ".,ro"], "shared as 'host': name them"),
+        ([".,via=nfs"], "via=9p and via=virtiofs"),
+        ([".,via=virtiofs,owner=guest"], "always the host's"),
     ],
 )
 def test_shares_that_make_no_sense(texts: list[str], says: str) -> None:
@@ -232,6 +241,8 @@ def test_a_signal_restores_the_terminal() -> None:
         (["--kernel", "{linux}", "--disk", "/nonexistent/disk"], "/nonexistent/disk"),
         (["--kernel", "{linux}", "--share", "/nonexistent"], "/nonexistent: cannot share the directory: No such file"),
         (["--kernel", "{linux}", "--share", ".:a tag"], "tag 'a tag': give up to 64"),
+        (["--kernel", "{linux}", "--share", ".:a tag,via=virtiofs"], "tag 'a tag': give up to 36"),
+        (["--kernel", "{linux}", "--share", "/nonexistent,via=virtiofs"], "'/nonexistent' is not a directory"),
         (["--kernel", "{linux}", "--share", ".:/" + "x" * 60, "--append", "y" * 1000], "do not fit"),
         (["{x86elf}", "--share", ".:/src"], "goes with an image"),
         (["--kernel", "{linux}", "--net", "tap"], "none, user, passt"),

@@ -145,7 +145,7 @@ def run(
     share: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="DIR[:TAG][,ro]",
+            metavar="DIR[:TAG][,ro][,via=virtiofs]",
             help="Share a directory: images mount it at /mnt/TAG (/mnt/host), or at /PATH with DIR:/PATH.",
         ),
     ] = None,

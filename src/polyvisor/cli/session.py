@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from polyvisor.devices.virtio.vhost_user import VhostUserDevice
 from polyvisor.vm import running
 from polyvisor.vm.control import ControlServer
 from polyvisor.vm.events import Event
@@ -107,6 +108,9 @@ class Session:
 
     def _prepare(self, machine: Machine) -> None:
         """A machine is about to run."""
+        for device in machine.board.virtio_devices:
+            if isinstance(device, VhostUserDevice):
+                device.on_failure = lambda error: self.output.message(f"polyvisor: {error}\n")
         if self.watched.trace is not None:
             start_trace(machine, self.watched.trace)
         if self.watched.gdb_port is not None:

@@ -55,9 +55,9 @@ for file in /sys/bus/virtio/devices/*/modalias; do
 done
 [ -z "$aliases" ] || modprobe -q -b -a $aliases
 
-# Directories that the host shares. With cache=mmap files can be mapped and written through, and what the host changes
-# is seen when a file is opened again.
-for file in /sys/bus/virtio/drivers/9pnet_virtio/*/mount_tag; do
+# Directories that the host shares. By 9P with cache=mmap, files can be mapped and written through, and what the host
+# changes is seen when a file is opened again.
+for file in /sys/bus/virtio/drivers/9pnet_virtio/*/mount_tag /sys/fs/virtiofs/*/tag; do
     [ -e "$file" ] || continue
     tag=
     read -r tag < "$file"
@@ -65,9 +65,12 @@ for file in /sys/bus/virtio/drivers/9pnet_virtio/*/mount_tag; do
     for share in $shares; do
         [ "${share%%:*}" = "$tag" ] && path=${share#*:}
     done
+    case $file in
+        */mount_tag) type="9p -o trans=virtio,version=9p2000.L,msize=512000,cache=mmap" ;;
+        *) type=virtiofs ;;
+    esac
     mkdir -p "$path"
-    mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=mmap "$tag" "$path" ||
-        echo "cannot mount the shared directory $tag at $path" > "$tty"
+    mount -t $type "$tag" "$path" || echo "cannot mount the shared directory $tag at $path" > "$tty"
 done
 
 # Put there by the host, if it wants to run commands here.

@@ -18,13 +18,19 @@ from polyvisor.storage.p9.fids import SessionState
 from polyvisor.storage.p9.server import Server
 from polyvisor.storage.p9.tree import Tree
 
-__all__ = ["P9Device", "P9State", "ShareError"]
+__all__ = ["P9Device", "P9State", "ShareError", "check_tag"]
 
 QUEUE_SIZE = 128
 F_MOUNT_TAG = 1 << 0
 MAX_TAG = 64
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+def check_tag(tag: str, longest: int) -> None:
+    """Raise ShareError for a tag that is not up to ``longest`` letters, digits, dots, dashes and underscores."""
+    if not _TAG.fullmatch(tag) or len(tag) > longest:
+        raise ShareError(f"tag {tag!r}: give up to {longest} letters, digits, '.', '-' and '_'")
 
 
 @dataclass
@@ -46,8 +52,7 @@ class P9Device(VirtioDevice):
 
     def __init__(self, server: Server, tag: str) -> None:
         """Raises ShareError for a tag that is not up to 64 letters, digits, dots, dashes and underscores."""
-        if not _TAG.fullmatch(tag) or len(tag) > MAX_TAG:
-            raise ShareError(f"tag {tag!r}: give up to {MAX_TAG} letters, digits, '.', '-' and '_'")
+        check_tag(tag, MAX_TAG)
         self._server = server
         self._waiting: dict[int, Chain] = {}
         super().__init__(F_MOUNT_TAG, (QUEUE_SIZE,), P9State())

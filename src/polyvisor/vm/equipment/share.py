@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from polyvisor.devices.virtio.device import VirtioDevice
+from polyvisor.devices.virtio.fs import VirtioFsDevice
 from polyvisor.devices.virtio.p9 import P9Device
 
 # Some kernels cut what is longer, without a word.
@@ -18,6 +20,8 @@ class Share:
     """A directory of the host for the guest, where images mount it at /mnt/TAG, or at ``mount``.
 
     ``owner``: whose its files are for the guest: ``guest`` (its own users', as it likes), or ``host`` (as they are).
+    ``via``: ``9p``, or ``virtiofs``: by a virtiofsd, where owners are as on the host. It is started for this share,
+    unless ``directory`` is the socket of one.
     """
 
     directory: str
@@ -25,29 +29,36 @@ class Share:
     mount: str | None = None
     read_only: bool = False
     owner: str = "guest"
+    via: str = "9p"
 
-    def make(self) -> P9Device:
-        """The device. Raises ShareError, an OSError with a line for the user."""
+    def make(self) -> VirtioDevice:
+        """The device. Raises ShareError or VhostUserError, OSErrors with a line for the user."""
+        if self.via == "virtiofs":
+            if Path(self.directory).is_socket():
+                return VirtioFsDevice(self.directory, self.tag)
+            return VirtioFsDevice.spawn(self.directory, self.tag, self.read_only)
         return P9Device.open(self.directory, self.tag, self.read_only, self.owner)
 
     @classmethod
     def parse(cls, text: str) -> Share:
-        """``DIR[:TAG][,ro][,owner=host]`` or ``DIR:/PATH...``. Raises ValueError, with a line for the user."""
+        """``DIR[:TAG][,ro][,owner=host][,via=virtiofs]`` or ``DIR:/PATH...``. Raises ValueError, for the user."""
         return _parse(text)
 
 
 def _parse(text: str) -> Share:
-    directory, read_only, owner = text, False, "guest"
+    directory, read_only, owner, via = text, False, None, "9p"
     # A directory whose own name looks like that is what is meant where there is one.
-    while not Path(directory).is_dir() and (found := re.fullmatch(r"(.*),(ro|rw|owner=\w*)", directory, re.DOTALL)):
+    while not _is_there(directory) and (found := re.fullmatch(r"(.*),(ro|rw|(?:owner|via)=\w*)", directory, re.DOTALL)):
         directory, word = found.groups()
         if word.startswith("owner="):
             owner = word.removeprefix("owner=")
+        elif word.startswith("via="):
+            via = word.removeprefix("via=")
         else:
             read_only = word == "ro"
     tag, mount = "host", None
     place, colon, name = directory.rpartition(":")
-    if colon and not Path(directory).is_dir():
+    if colon and not _is_there(directory):
         directory = place
         if name.startswith("/"):
             mount = name
@@ -58,7 +69,18 @@ def _parse(text: str) -> Share:
             tag = name
     if not directory:
         raise ValueError(f"share {text!r}: give a directory, as in .:src")
-    return Share(directory, tag, mount, read_only, owner)
+    if via not in ("9p", "virtiofs"):
+        raise ValueError(f"share {text!r}: there are via=9p and via=virtiofs")
+    if via == "virtiofs" and owner not in (None, "host"):
+        raise ValueError(f"share {text!r}: with via=virtiofs the owners are always the host's")
+    if via == "virtiofs" and read_only and Path(directory).is_socket():
+        raise ValueError(f"share {text!r}: only who starts virtiofsd can make it read-only")
+    return Share(directory, tag, mount, read_only, owner or ("host" if via == "virtiofs" else "guest"), via)
+
+
+def _is_there(path: str) -> bool:
+    """Whether it is what can be shared: a directory, or the socket of one who shares."""
+    return Path(path).is_dir() or Path(path).is_socket()
 
 
 def check_tags(shares: Sequence[Share]) -> None:
