@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from polyvisor.devices.virtio.vhost_user import VhostUserDevice
 from polyvisor.vm import running
 from polyvisor.vm.control import ControlServer
 from polyvisor.vm.events import Event
@@ -109,7 +108,7 @@ class Session:
     def _prepare(self, machine: Machine) -> None:
         """A machine is about to run."""
         for device in machine.board.virtio_devices:
-            if isinstance(device, VhostUserDevice):
+            if hasattr(device, "on_failure"):  # what is served by another process, which may end
                 device.on_failure = lambda error: self.output.message(f"polyvisor: {error}\n")
         if self.watched.trace is not None:
             start_trace(machine, self.watched.trace)

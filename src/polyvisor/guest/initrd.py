@@ -9,7 +9,7 @@ from pathlib import Path
 
 from polyvisor.engine.codecache import CodeCache
 from polyvisor.engine.objectcode import cache_key
-from polyvisor.images import cpio, initramfs
+from polyvisor.images import cpio, guest_files
 
 from .program import Platform
 
@@ -35,7 +35,7 @@ def _agent(platform: Platform) -> bytes:
 @cache
 def _archive(platform: Platform | None, scripts: bool) -> bytes:
     stream = io.BytesIO()
-    added = list(initramfs.scripts()) if scripts else []
+    added = list(guest_files.scripts()) if scripts else []
     if platform is not None:
         added.append(cpio.file(AGENT_PATH.lstrip("/"), _agent(platform), 0o755))
     cpio.write(stream, added)

@@ -4,6 +4,12 @@ They are busybox sh. On an emulator every process the guest starts costs time, s
 means where it can, and loads only the drivers of devices that are there.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from . import cpio
+
 INIT = r"""#!/bin/sh
 # First process of a polyvisor image. It understands these words of the kernel's command line:
 #   polyvisor.run=BASE64       run this shell command, then power off with its exit status
@@ -160,3 +166,11 @@ esac
 PASSWD = "root::0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"
 GROUP = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"
 HOSTS = "127.0.0.1 localhost debian\n::1 localhost\n"
+
+
+def scripts() -> Iterable[cpio.Entry]:
+    """Our own scripts in the archive. A machine puts those of its version over those that the image was built with."""
+    yield cpio.file("init", INIT.encode(), 0o755)
+    yield cpio.file("etc/profile", PROFILE.encode())
+    # Debian's busybox looks in /etc, upstream's in /usr/share.
+    yield cpio.file("etc/udhcpc/default.script", UDHCPC.encode(), 0o755)

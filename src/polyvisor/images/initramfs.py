@@ -31,14 +31,6 @@ def applets(busybox: bytes) -> list[str]:
     return names if "sh" in names else []
 
 
-def scripts() -> Iterable[cpio.Entry]:
-    """Our own scripts in the archive. A machine puts those of its version over those that the image was built with."""
-    yield cpio.file("init", guest_files.INIT.encode(), 0o755)
-    yield cpio.file("etc/profile", guest_files.PROFILE.encode())
-    # Debian's busybox looks in /etc, upstream's in /usr/share.
-    yield cpio.file("etc/udhcpc/default.script", guest_files.UDHCPC.encode(), 0o755)
-
-
 def entries(
     busybox: bytes, kernel_version: str, modules: Iterable[Module], builtin: str | None
 ) -> Iterable[cpio.Entry]:
@@ -51,7 +43,7 @@ def entries(
     # The kernel opens this one for init's standard streams, before there is a devtmpfs.
     yield cpio.character_device("dev/console", 5, 1, 0o600)
     yield cpio.character_device("dev/null", 1, 3, 0o666)
-    yield from scripts()
+    yield from guest_files.scripts()
     yield cpio.file("etc/passwd", guest_files.PASSWD.encode())
     yield cpio.file("etc/group", guest_files.GROUP.encode())
     yield cpio.file("etc/hosts", guest_files.HOSTS.encode())

@@ -6,6 +6,7 @@ another as it is, and :mod:`polyvisor.network.offload` does the work where a rec
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 ETHERNET_HEADER = 14
@@ -148,3 +149,8 @@ def parse_mac(text: str) -> bytes:
     if mac[0] & 1 or not any(mac):
         raise ValueError(f"MAC address {text!r}: is not the address of one machine")
     return mac
+
+
+def random_mac() -> str:
+    """A new address, of those that anybody may use."""
+    return format_mac(b"\x52\x54\x00" + os.urandom(3))

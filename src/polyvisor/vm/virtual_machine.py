@@ -245,6 +245,7 @@ class VM:
         """Press the reset button; returns at once. The events tell when it is ready again."""
         self.machine.reset_requested = True
         self._ready.clear()
+        self._greeted = False
         self.machine.stop()
 
     @property

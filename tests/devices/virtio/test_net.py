@@ -12,7 +12,7 @@ from virtio_driver import BASE, SIZE
 
 from polyvisor.devices.virtio import mmio as t
 from polyvisor.devices.virtio import net, net_control, transport
-from polyvisor.network.frame import CSUM, EVERYTHING, GSO_TCP4, GSO_TCP6, Frame, parse_mac
+from polyvisor.network.frame import CSUM, EVERYTHING, GSO_TCP4, GSO_TCP6, Frame, parse_mac, random_mac
 from polyvisor.network.switch import Switch
 
 ME = parse_mac(MAC)
@@ -76,7 +76,7 @@ def test_it_can_be_asked_to_announce_itself() -> None:
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"MAC|MTU"):
         net.NetDevice(Wire(), **wrong)  # type: ignore[arg-type]
-    assert net.random_mac() != net.random_mac()
+    assert random_mac() != random_mac()
 
 
 def test_closing_unplugs() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections import deque
 from dataclasses import dataclass, field
@@ -31,8 +30,8 @@ from polyvisor.network.frame import (
     USO6,
     Frame,
     FrameError,
-    format_mac,
     parse_mac,
+    random_mac,
 )
 from polyvisor.network.offload import adapted
 from polyvisor.network.port import Port
@@ -100,11 +99,6 @@ class NetState:
     """Feature bits of the offloads that the driver takes now; None: all that were negotiated."""
     announce: int = 0
     """1 while the driver is asked to announce itself, and has not acknowledged that."""
-
-
-def random_mac() -> str:
-    """A new address, of those that anybody may use."""
-    return format_mac(b"\x52\x54\x00" + os.urandom(3))
 
 
 class NetDevice(VirtioDevice):

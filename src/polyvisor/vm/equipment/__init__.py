@@ -1,6 +1,7 @@
 """What is plugged into a machine: each piece says in words or in Python what it is, and makes its devices.
 
-A guest that restarts gets new devices; what the pieces keep (a disk's overlay, a card's address) outlives that.
+A guest that restarts gets new devices; what the pieces keep (a disk's overlay, a card's address) outlives that. What
+a device needs is imported when it is made: most machines have few of them.
 """
 
 from __future__ import annotations

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from polyvisor.devices.virtio.net import NetDevice, random_mac
-from polyvisor.network.capture import Capture
-from polyvisor.network.conditions import Conditions
-from polyvisor.network.frame import parse_mac
-from polyvisor.network.passt import PasstNetwork
-from polyvisor.network.port import Port
+from polyvisor.network.frame import parse_mac, random_mac
 from polyvisor.network.switch import Switch, SwitchPort
-from polyvisor.network.user import Forward, UserNetwork
+
+if TYPE_CHECKING:
+    from polyvisor.devices.virtio.net import NetDevice
+    from polyvisor.network.capture import Capture
+    from polyvisor.network.conditions import Conditions
+    from polyvisor.network.port import Port
+    from polyvisor.network.user import Forward
 
 KINDS = ("none", "user", "passt")
 HELP = "user, passt or none; user[,forward=tcp:8080:80][,restricted][,mac=ADDRESS][,subnet=10.0.2.0/24][,hostname=NAME]"
@@ -70,13 +71,19 @@ class Nic:
 
     def make(self) -> NetDevice:
         """A network device, and the network behind it. Raises OSError or ValueError with a line for the user."""
+        from polyvisor.devices.virtio.net import NetDevice
+
         port: Port
         if isinstance(self.to, Switch):
             port = switch_port = self.to.port(self.name)
             switch_port.outgoing, switch_port.incoming = self._outgoing, self._incoming
         elif self.to == "passt":
+            from polyvisor.network.passt import PasstNetwork
+
             port = PasstNetwork(forwards=self.forwards)
         else:
+            from polyvisor.network.user import UserNetwork
+
             port = UserNetwork(
                 forwards=self.forwards, restricted=self.restricted, subnet=self.subnet, hostname=self.hostname
             )
@@ -113,6 +120,8 @@ class Nic:
 
 def parse_forward(text: str) -> Forward:
     """``tcp:8080:80`` or ``tcp:0.0.0.0:8080:80``. Raises ValueError."""
+    from polyvisor.network.user import Forward
+
     protocol, *rest = text.split(":")
     if len(rest) not in (2, 3) or not all(part.isdecimal() for part in rest[-2:]):
         raise ValueError(f"forward={text}: give protocol, host's and guest's port, for example forward=tcp:8080:80")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
-from polyvisor.devices.display import Display
-from polyvisor.devices.input import Keyboard, Tablet
 from polyvisor.devices.virtio.device import VirtioDevice
-from polyvisor.devices.virtio.gpu import GpuDevice
-from polyvisor.devices.virtio.input import InputDevice
+
+if TYPE_CHECKING:
+    from polyvisor.devices.display import Display
+    from polyvisor.devices.input import Keyboard, Tablet
 
 
 @dataclass
@@ -26,11 +27,17 @@ class Screen:
 
     def __post_init__(self) -> None:
         """Raises ValueError for an impossible size."""
+        from polyvisor.devices.display import Display
+        from polyvisor.devices.input import Keyboard, Tablet
+
         self.display = Display(self.width, self.height)
         self.keyboard, self.pointer = Keyboard(), Tablet(self.display)
 
     def makers(self) -> list[Callable[[], VirtioDevice]]:
         """What makes the devices."""
+        from polyvisor.devices.virtio.gpu import GpuDevice
+        from polyvisor.devices.virtio.input import InputDevice
+
         makers: list[Callable[[], VirtioDevice]] = [partial(GpuDevice, self.display)]
         if not self.bare:
             makers += [partial(InputDevice, self.keyboard), partial(InputDevice, self.pointer)]

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polyvisor.devices.virtio.device import VirtioDevice
-from polyvisor.devices.virtio.fs import VirtioFsDevice
-from polyvisor.devices.virtio.p9 import P9Device
 
 # Some kernels cut what is longer, without a word.
 _COMMAND_LINE = 1024
@@ -34,9 +32,13 @@ class Share:
     def make(self) -> VirtioDevice:
         """The device. Raises ShareError or VhostUserError, OSErrors with a line for the user."""
         if self.via == "virtiofs":
+            from polyvisor.devices.virtio.fs import VirtioFsDevice
+
             if Path(self.directory).is_socket():
                 return VirtioFsDevice(self.directory, self.tag)
             return VirtioFsDevice.spawn(self.directory, self.tag, self.read_only)
+        from polyvisor.devices.virtio.p9 import P9Device
+
         return P9Device.open(self.directory, self.tag, self.read_only, self.owner)
 
     @classmethod
