@@ -77,6 +77,8 @@ _DATA_VALID = 2
 _PLAIN = _HEADER.pack(0, 0, 0, 0, 0, 0, 1)
 _PLAIN_VALID = _HEADER.pack(_DATA_VALID, 0, 0, 0, 0, 0, 1)
 _NUM_BUFFERS = 10
+# Two VLAN tags in front of what the MTU counts.
+_TAGS = 8
 # Frames up to this are copied when they are sent; of longer ones, that much of the start, where all headers are.
 _COPIED = 2048
 _HEAD = 256
@@ -110,7 +112,7 @@ def random_mac() -> str:
 class NetDevice(VirtioDevice):
     """A network card plugged into ``port``, which the device closes; ``mac``: a random one if None.
 
-    ``mtu`` is told to the driver unless it is None.
+    ``mtu`` is told to the driver unless it is None; longer frames for it are dropped, but for those it has cut itself.
 
     Frames are sent by the thread of the hart that notifies, after it released the device's lock (:meth:`unlocked`), so
     two machines that send to each other never wait for each other; the buffers are given back when all in a turn were
@@ -134,6 +136,7 @@ class NetDevice(VirtioDevice):
         super().__init__(features, (QUEUE_SIZE, QUEUE_SIZE, CONTROL_QUEUE_SIZE), NetState())
         self.state.filter.mac = self.mac
         self._mtu = mtu or 0
+        self._longest = ETHERNET_HEADER + _TAGS + mtu if mtu else MAX_FRAME
         self._to_send = False
         self._sending = False
         self._epoch = 0
@@ -174,6 +177,7 @@ class NetDevice(VirtioDevice):
         """Forget what the driver set, and what waited for it."""
         self.state = NetState()
         self.state.filter.mac = self.mac
+        self._known_features = -1
         self._to_send = False
         self._epoch += 1
         self._drop_backlog()
@@ -310,13 +314,28 @@ class NetDevice(VirtioDevice):
 
     def _accept(self, frame: Frame) -> None:
         """Put a frame into buffers, or let it wait for some. Raises QueueError."""
+        if frame.length > self._longest and not frame.gso_type:
+            self.dropped_received += 1
+            return
+        if self._is_full(frame) and self._backlog and self.link.queues[RX].has_more():
+            # The oldest needs more room than the driver has given by now, and may ever give: it blocks the others.
+            self._drop_oldest()
+            self._deliver_backlog()
         if not self._backlog and self._put(frame):
             return
-        if len(self._backlog) >= MAX_BACKLOG or self._backlog_bytes + frame.length > MAX_BACKLOG_BYTES:
+        if self._is_full(frame):
             self.dropped_received += 1
             return
         self._backlog.append(frame.kept())
         self._backlog_bytes += frame.length
+
+    def _is_full(self, frame: Frame) -> bool:
+        """Whether there is no place for ``frame`` to wait."""
+        return len(self._backlog) >= MAX_BACKLOG or self._backlog_bytes + frame.length > MAX_BACKLOG_BYTES
+
+    def _drop_oldest(self) -> None:
+        self._backlog_bytes -= self._backlog.popleft().length
+        self.dropped_received += 1
 
     def _deliver_backlog(self) -> None:
         """Put what waits into buffers. Raises QueueError."""
