@@ -10,16 +10,27 @@ from polyvisor.devices.virtio.rng import RngDevice
 from polyvisor.devices.virtio.split import SplitQueue
 from support.device_fuzz import Failure, fuzz
 from support.device_grammars import GRAMMARS
+from support.pci_fuzz import PciFuzzer
 
 OPERATIONS = 8000
 
 
 @pytest.mark.parametrize("name", sorted(GRAMMARS))
-def test_hostile_drivers(name: str) -> None:
-    result = fuzz(name, OPERATIONS, seed=3)
-    assert result.operations == OPERATIONS and result.proofs > 5
+@pytest.mark.parametrize(
+    ("bus", "packed", "operations"),
+    [("mmio", False, OPERATIONS), ("mmio", True, 4000), ("pci", False, 4000), ("pci", True, 4000)],
+)
+def test_hostile_drivers(name: str, bus: str, packed: bool, operations: int) -> None:
+    result = fuzz(name, operations, 3, bus, packed)
+    assert result.operations == operations and result.proofs > 3
     # Most of it reaches the device.
-    assert result.answered > OPERATIONS // 4 and result.resets < OPERATIONS // 5
+    assert result.answered > operations // 4 and result.resets < operations // 5
+
+
+def test_a_hostile_guest_of_the_pci_bridge() -> None:
+    fuzzer = PciFuzzer(3)
+    fuzzer.run(OPERATIONS)
+    fuzzer.close()
 
 
 def test_the_same_seed_does_the_same() -> None:
@@ -52,7 +63,7 @@ def test_it_notices_a_silent_write(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(BlockDevice, "_read", read)
     with pytest.raises(Failure, match="without a word"):
-        fuzz("block", OPERATIONS, 1)
+        fuzz("block", OPERATIONS, 2)
 
 
 def test_it_notices_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,8 @@ _HEAD = 256
 # Frames are sent in turns of so many, and after so many turns the driver's next ones wait for an interrupt.
 _TURN = 64
 _TURNS = 16
+# Nor does a turn have frames that make more segments than this: cutting them takes long. 64 of 64 KiB have fewer.
+_PIECES = 4096
 
 _GUEST_OFFLOADS = {
     F_GUEST_CSUM: CSUM, F_GUEST_TSO4: TSO4, F_GUEST_TSO6: TSO6, F_GUEST_ECN: ECN, F_GUEST_USO4: USO4,
@@ -239,6 +241,7 @@ class NetDevice(VirtioDevice):
         """One turn; gives whether there may be more to send."""
         chains: list[tuple[Chain, int]] = []
         frames: list[Frame] = []
+        pieces = 0
         with self.guard():
             self._to_send = False
             if not self.link.running or self._closed:
@@ -248,12 +251,16 @@ class NetDevice(VirtioDevice):
             queue.suppress_notifications()
             if self._known_features != self.link.features:
                 self._look_at_features()
-            while len(chains) < _TURN and (chain := queue.pop()) is not None:
+            while len(chains) < _TURN and pieces < _PIECES and (chain := queue.pop()) is not None:
                 chains.append((chain, 0))
                 try:
-                    frames.append(self._frame(chain.readable))
+                    frame = self._frame(chain.readable)
                 except FrameError:
                     self.dropped_sent += 1
+                    continue
+                frames.append(frame)
+                if frame.gso_type:
+                    pieces += frame.length // frame.gso_size
         for frame in frames:
             self.port.send(frame)
         with self.guard():
@@ -264,7 +271,7 @@ class NetDevice(VirtioDevice):
                 queue.push_all(chains)
                 if queue.should_interrupt():
                     self.link.interrupt()
-            if len(chains) == _TURN or queue.request_notification():
+            if len(chains) == _TURN or pieces >= _PIECES or queue.request_notification():
                 self._to_send = True
             return self._to_send
         return False  # the driver made a mistake
