@@ -269,7 +269,10 @@ class Vsock(Grammar):
 
     def host(self) -> None:
         with suppress(ConnectionError, TimeoutError):
-            if len(self.streams) > 8:
+            if self.random() < 0.001:
+                for _ in range(600):  # more than the device keeps answers for
+                    self.made.open(50).abort()
+            elif len(self.streams) > 8:
                 self.streams.pop(0).abort()
             elif self.random() < 0.2 or not self.streams:
                 self.streams.append(self.made.open(50 + self.below(4)))

@@ -148,7 +148,7 @@ class Net(Grammar):
         elif chance < 0.5:
             # As if another machine had sent it, which leaves the work to this one.
             to = self.pick((_MAC, _MAC, _MAC, _ALL, _GROUP, _PEER))
-            for _ in range(self.pick((1, 1, 3, 30))):
+            for _ in range(self.pick((1, 1, 3, 30)) if self.random() < 0.98 else 600):
                 self.port.deliver(self.any_frame(to, b"\2\0\0\0\0\3"))
         elif chance < 0.6:
             self.peer.send(_MAC + _PEER + b"\x88\xb5" + b"\x77" * self.pick((46, 1000)))

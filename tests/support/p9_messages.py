@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
 import stat
 import struct
@@ -53,9 +54,16 @@ class Messages:
     def fill(self) -> None:
         """Make the shared directory, or what is missing in it."""
         (self.shared / "dir" / "d").mkdir(parents=True, exist_ok=True)
-        if not os.path.lexists(self.shared / "file"):
-            (self.shared / "file").write_bytes(b"contents")
+        self.replace_file()
         self.traps()
+
+    def replace_file(self) -> None:
+        """Have a regular file where one may have been, or something else."""
+        file = self.shared / "file"
+        if file.is_symlink() or not file.is_file():
+            if os.path.lexists(file):
+                shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
+            file.write_bytes(b"contents")
 
     def traps(self) -> None:
         for name, target in (("link", "dir"), ("out", self.outside)):

@@ -59,7 +59,7 @@ class Gpu(Grammar):
     def body(self, kind: int) -> bytes:
         name = self.pick((0, 1, 1, 1, 2, 2, 3, 4, 5))
         if kind == g.RESOURCE_CREATE_2D:
-            width = self.pick((8, 12, 64, 64, 64, 200, g.MAX_SIDE))
+            width = self.pick((8, 12, 64, 64, 64, 200, 400, g.MAX_SIDE))
             height = self.pick((width, width, width, 1, self.number()))
             return self.command(kind, name, self.pick((*g.FORMATS, 5)), width, height, form="4I")
         if kind == g.RESOURCE_ATTACH_BACKING:
@@ -76,7 +76,7 @@ class Gpu(Grammar):
             offset = self.pick((0, 0, 0, 4 * self.below(64), self.below(5000), 2**64 - 1))
             return self.command(kind, *self.rect(), offset, name, form="4IQI4x")
         if kind == g.SET_SCANOUT:
-            rect = self.rect() if self.random() < 0.5 else (0, 0, self.pick((64, 16, 8)), self.pick((64, 16, 8)))
+            rect = self.rect() if self.random() < 0.5 else (0, 0, *(self.pick((64, 16, 8, 400)),) * 2)
             return self.command(kind, *rect, self.pick((0, 0, 1, 1, 2)), name, form="6I")
         if kind == g.RESOURCE_FLUSH:
             rect = self.rect() if self.random() < 0.5 else (0, 0, 8, 8)

@@ -22,6 +22,7 @@ from .virtio_guest import Guest
 
 # The directory is made anew after so many proofs that the device works.
 _FRESH = 20
+_LOCKERS = (100, 101, 102)
 
 
 class Share(Grammar):
@@ -49,15 +50,40 @@ class Share(Grammar):
         return any(at <= address and address + length <= at + size for parts in self.recent for at, size in parts)
 
     def request(self, guest: Guest) -> Request:
-        data = self.messages.message() if self.random() < 0.97 else self.pick(self.messages.beginning())
+        chance = self.random()
+        if chance < 0.75:
+            data = self.messages.message()
+        elif chance < 0.78:
+            data = self.pick(self.messages.beginning())
+        else:
+            data = self.lock()
         pieces = [data[:23], data[23:]] if self.random() < 0.4 and len(data) > 23 else [data]
         return 0, pieces, [self.pick((4096, 4096, 4096, 200, 11, 30, 9000)) for _ in range(self.pick((1, 1, 2)))]
 
     def started(self, guest: Guest, polite: bool) -> None:
         if polite:
-            for message in self.messages.beginning():
+            self.messages.replace_file()
+            opening = [part for fid in _LOCKERS for part in (self.walk(fid), self.message("<BHII", 12, 0, fid, 2))]
+            for message in (*self.messages.beginning(), *opening):
                 guest.post(0, [message], [200])
                 guest.kick(0)
+
+    def message(self, form: str, *fields: int, more: bytes = b"") -> bytes:
+        body = struct.pack(form, *fields) + more
+        return struct.pack("<I", 4 + len(body)) + body
+
+    def walk(self, fid: int) -> bytes:
+        return self.message("<BHIIH", 110, 0, 0, fid, 1, more=string(b"file"))
+
+    def lock(self) -> bytes:
+        """Owners lock the same file, and wait for each other; or that is given up."""
+        fid, tag, chance = self.pick(_LOCKERS), self.below(40), self.random()
+        if chance < 0.05:
+            return self.message("<BHH", 108, tag, self.below(40))
+        if chance < 0.08:
+            return self.message("<BHI", 120, tag, fid)
+        lock = (self.pick((1, 1, 1, 2, 0)), 1, self.pick((0, 5)), self.pick((0, 3)), fid)
+        return self.message("<BHIBIQQI", 52, tag, fid, *lock, more=string(b"guest"))
 
     def host(self) -> None:
         self.messages.traps()
@@ -77,7 +103,7 @@ class Share(Grammar):
 
     def check(self) -> None:
         self.messages.check()
-        assert descriptors.held() - self.held <= 2 * FIDS + 8
+        assert descriptors.held() - self.held <= 2 * (FIDS + len(_LOCKERS)) + 8
 
     def end(self) -> None:
         shutil.rmtree(self.base)
