@@ -175,6 +175,10 @@ class PciFuzzer:
         touching = [each for each in ranges if any(a[0] < each[1] and each[0] < a[1] for a in there)]
         if len(there) == 1 and len(touching) == 1:
             assert len(answered) == 1, f"nobody answers at {address:#x}"
+        for start, _, recorder in there:
+            # Of ranges that overlap the lowest is there.
+            if all(other is recorder or at > start or to <= start for at, to, other in ranges):
+                assert recorder.last is not None, f"another one answers at {address:#x}"
         assert len(answered) <= 1
         if answered:
             start, recorder = answered[0]
@@ -192,7 +196,8 @@ class PciFuzzer:
         if rng.random() < 0.5:
             self.write(address, size, rng.getrandbits(64))
         else:
-            self.read(address, size)
+            value = self.read(address, size)
+            assert base != ECAM or not address % size or value == (1 << 8 * size) - 1
 
     def check_lines(self) -> None:
         wanted = [False] * PINS

@@ -64,13 +64,12 @@ class Gpu(Grammar):
             return self.command(kind, name, self.pick((*g.FORMATS, 5)), width, height, form="4I")
         if kind == g.RESOURCE_ATTACH_BACKING:
             count = self.pick((0, 1, 1, 3, 40, 300))
-            entries = b""
-            for _ in range(count):
-                size = self.pick((0, 1, 100, 5000, 8, 4096))
-                place = DATA + self.below(AREA - size)
-                if self.random() < 0.002:
-                    place, size = self.pick(((DATA + AREA - 8, 16), (0, 1), (DATA, 2**32 - 1), (2**64 - 8, 16)))
-                entries += struct.pack("<QI4x", place, size)
+            sizes = [self.pick((0, 1, 100, 5000, 8, 4096)) for _ in range(count)]
+            places = [(DATA + self.below(AREA - size), size) for size in sizes]
+            if self.random() < 0.1:
+                places.append(self.pick(((DATA + AREA - 8, 16), (0, 1), (DATA, 2**32 - 1), (2**64 - 8, 16))))
+                count += 1
+            entries = b"".join(struct.pack("<QI4x", *place) for place in places)
             return self.command(kind, name, count if self.random() < 0.97 else self.number(), form="2I", more=entries)
         if kind == g.TRANSFER_TO_HOST_2D:
             offset = self.pick((0, 0, 0, 4 * self.below(64), self.below(5000), 2**64 - 1))
@@ -86,6 +85,20 @@ class Gpu(Grammar):
             fields = (self.pick((0, 1, 2)), *place, name, self.number(), self.below(70))
             return self.command(kind, *fields, form="3I4x3I4x")
         return self.command(kind, name if kind != g.GET_EDID else self.below(3), self.number(), form="2I")
+
+    def started(self, guest: Guest, polite: bool) -> None:
+        if polite:
+            for name, side, *sizes in ((1, 8, 100, 1, 99), (2, 64, 4096, 12288)):
+                entries = b"".join(struct.pack("<QI4x", DATA + self.below(16), size) for size in sizes)
+                for data in (
+                    self.command(g.RESOURCE_CREATE_2D, name, self.pick(tuple(g.FORMATS)), side, side, form="4I"),
+                    self.command(g.RESOURCE_ATTACH_BACKING, name, len(sizes), form="2I", more=entries),
+                    self.command(g.SET_SCANOUT, 0, 0, side, side, name - 1, name, form="6I"),
+                ):
+                    guest.post(g.CONTROL_QUEUE, [data], [24])
+                    guest.kick(g.CONTROL_QUEUE)
+
+            guest.post(g.CONTROL_QUEUE, [self.command(g.RESOURCE_CREATE_2D, 3, 1, 8, 8, form="4I")], [24])
 
     def host(self) -> None:
         display = self.pick(self.displays)
@@ -118,6 +131,8 @@ class Gpu(Grammar):
             len(r.pixels) + g._RESOURCE_COST + g._ENTRY_COST * len(r.backing or ()) for r in state.resources.values()
         )
         assert state.memory == used <= _MAX_MEMORY
+        backing = [entry for resource in state.resources.values() for entry in resource.backing or ()]
+        assert all(self.made.link.memory.is_ram(*entry) for entry in backing)
         for scanout, display in zip(state.scanouts, self.displays, strict=True):
             assert display.active == bool(scanout.resource)
             if scanout.resource:
@@ -148,6 +163,11 @@ class _Input(Grammar):
         raise NotImplementedError
 
     def request(self, guest: Guest) -> Request:
+        if self.random() < 0.1:
+            select = self.pick((i.CFG_ID_NAME, i.CFG_ID_DEVIDS, i.CFG_EV_BITS, i.CFG_ABS_INFO, i.CFG_PROP_BITS))
+            guest.set_config(0, 1, select)
+            guest.set_config(1, 1, self.pick((0, 1, EV_KEY, EV_LED, EV_REP, self.below(256))))
+            guest.config(0, 8)
         if self.random() < 0.3:
             count = self.pick((1, 1, 2, 100))
             return i.STATUS_QUEUE, [b"".join(self.event() for _ in range(count))], []

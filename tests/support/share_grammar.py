@@ -89,6 +89,7 @@ class Share(Grammar):
         self.messages.traps()
 
     def works(self, guest: Guest) -> None:
+        assert not self.known() and not self.made._waiting, "something is left from before the reset"
         self.proofs += 1
         if self.proofs % _FRESH == 0:
             for path in self.messages.shared.iterdir():
