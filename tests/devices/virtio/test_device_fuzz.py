@@ -25,7 +25,7 @@ OPERATIONS = 8000
 @pytest.mark.parametrize("name", sorted(GRAMMARS))
 @pytest.mark.parametrize(
     ("bus", "packed", "operations"),
-    [("mmio", False, OPERATIONS), ("mmio", True, 4000), ("pci", False, 4000), ("pci", True, 4000)],
+    [("mmio", False, OPERATIONS), ("mmio", True, 3000), ("pci", False, 3000), ("pci", True, 3000)],
 )
 def test_hostile_drivers(name: str, bus: str, packed: bool, operations: int) -> None:
     result = fuzz(name, operations, 3, bus, packed)
