@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from polyvisor.cli.share import Share, parse_share, parse_shares
 from polyvisor.network.slirp import SlirpMissingError, library
+from polyvisor.vm.equipment import Share
+from polyvisor.vm.equipment.share import check_tags
 from support.guests import guest_image
 
 FIRMWARE = Path("/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin")
@@ -96,7 +97,7 @@ def test_what_share_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "odd,ro": Share("odd,ro", "host", None, False, "guest"),
         "odd,ro,ro": Share("odd,ro", "host", None, True, "guest"),
     }.items():
-        assert parse_share(text) == wanted
+        assert Share.parse(text) == wanted
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_what_share_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_shares_that_make_no_sense(texts: list[str], says: str) -> None:
     with pytest.raises(ValueError, match=says) as caught:
-        parse_shares(texts)
+        check_tags([Share.parse(text) for text in texts])
     assert "\n" not in str(caught.value)
 
 

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from polyvisor.devices.display import Display
-from polyvisor.devices.input import Keyboard, Tablet
-from polyvisor.devices.virtio.device import VirtioDevice
-from polyvisor.devices.virtio.gpu import GpuDevice
-from polyvisor.devices.virtio.input import InputDevice
+from polyvisor.vm.equipment import Screen
 from polyvisor.vm.window import Window
 
 KINDS = ("none", "headless", "window")
@@ -25,18 +20,10 @@ class Desk:
 
     def __init__(self, windowed: bool, size: tuple[int, int] = _SIZE, file: Path | None = None) -> None:
         """``file``: where the picture is saved when all has ended. Raises ValueError for an impossible size."""
-        self.display = Display(*size)
+        self.screen = Screen(*size, bare=not windowed)
         self.file = file
         self.windowed = windowed
         self.window: Window | None = None
-        self._keyboard, self._tablet = Keyboard(), Tablet(self.display)
-
-    def makers(self) -> list[Callable[[], VirtioDevice]]:
-        """What makes the devices of a machine that stands here."""
-        makers: list[Callable[[], VirtioDevice]] = [partial(GpuDevice, self.display)]
-        if self.windowed:
-            makers += [partial(InputDevice, self._keyboard), partial(InputDevice, self._tablet)]
-        return makers
 
     @contextlib.contextmanager
     def opened(self, title: str) -> Iterator[None]:
@@ -51,7 +38,7 @@ class Desk:
             if new:
                 self.file.unlink()
         if self.windowed:
-            self.window = Window(self.display, self._keyboard, self._tablet, title)
+            self.window = Window(self.screen.display, self.screen.keyboard, self.screen.pointer, title)
         try:
             yield
         finally:
@@ -69,7 +56,7 @@ class Desk:
 
     def _write(self, path: Path) -> None:
         with _told(path):
-            path.write_bytes(self.display.screenshot())
+            path.write_bytes(self.screen.display.screenshot())
 
 
 @contextlib.contextmanager

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
 
@@ -18,10 +16,10 @@ import typer
 from polyvisor import images
 from polyvisor.boards.loader import LoadError
 from polyvisor.boards.virt import TIERS
-from polyvisor.devices.virtio.block import BlockDevice
-from polyvisor.storage.open import FORMATS, open_disk
-from polyvisor.storage.overlay import Overlay
+from polyvisor.network.capture import Capture
 from polyvisor.vm import running
+from polyvisor.vm.equipment import Nic
+from polyvisor.vm.equipment.nic import HELP as NET_HELP
 from polyvisor.vm.errors import VMError
 from polyvisor.vm.sizes import parse_memory
 from polyvisor.vm.software import Software, check_file
@@ -32,10 +30,8 @@ from .background import start_in_background
 from .desk import Desk, parse_display
 from .image import errors as image_errors
 from .image import progress as image_progress
-from .net import HELP as NET_HELP
-from .net import NetOptions, open_capture, parse_net
+from .lab import run_lab
 from .session import Session, Watched
-from .share import add_mounts, parse_shares
 from .terminal import HELP
 
 
@@ -43,43 +39,6 @@ def fail(message: str, status: int = 2) -> NoReturn:
     """Say in one line what is wrong, and end."""
     print(f"polyvisor: {message}", file=sys.stderr)
     raise typer.Exit(status)
-
-
-class KeptOverlay(Overlay):
-    """Changes that last as long as the process: a guest that restarts finds them again."""
-
-    def close(self) -> None:
-        """The next machine needs it."""
-
-
-def parse_disk(text: str) -> Callable[[], BlockDevice]:
-    """What opens the disk of ``FILE`` with any of ``,ro``, ``,rw``, ``,snapshot`` and ``,format=FORMAT`` after it.
-
-    Where a file has all of ``text`` as its name, that is meant.
-    """
-    path, words = text, set[str]()
-    while not Path(path).exists():
-        rest, _, word = path.rpartition(",")
-        if not rest or not re.fullmatch(r"ro|rw|snapshot|format=\w*", word):
-            break
-        path = rest
-        words.add(word)
-    formats = [word.removeprefix("format=") for word in words if word.startswith("format=")]
-    if len(formats) > 1 or {"ro", "rw"} <= words:
-        fail(f"--disk {text!r}: says two different things about the disk")
-    form = formats[0] if formats else None
-    if form is not None and form not in FORMATS:
-        fail(f"--disk {text!r}: the format is one of {', '.join(FORMATS)}")
-    if "ro" in words or "snapshot" not in words:
-        return partial(BlockDevice.open, path, "ro" in words, format=form)
-    kept: list[Overlay] = []
-
-    def make() -> BlockDevice:
-        if not kept:
-            kept.append(KeptOverlay(open_disk(path, True, form, shared=True)))
-        return BlockDevice(kept[0])
-
-    return make
 
 
 def choose_software(
@@ -138,21 +97,20 @@ def open_trace(path: Path | None) -> contextlib.AbstractContextManager[TextIO | 
         fail(f"--trace {str(path)!r}: {error.strerror}")
 
 
-def choose_nets(net: str, capture: Path | None) -> list[NetOptions]:
-    """What ``--net`` names, none or one. Raises ValueError."""
-    chosen = parse_net(net)
-    if chosen is None and capture is not None:
-        fail("--capture goes with a network, for example: --net user --capture out.pcapng")
-    return [chosen] if chosen else []
-
-
 @contextlib.contextmanager
-def capturing(path: Path | None, nets: list[NetOptions]) -> Iterator[None]:
-    """Write what passes the networks to a file. Raises ValueError if that cannot be; says if it ended early."""
+def capturing(path: Path | None, nic: Nic | None) -> Iterator[None]:
+    """Write what passes the card to a file. Says if that ended early."""
     if path is None:
         yield
         return
-    with open_capture(path, nets) as capture:
+    if nic is None:
+        fail("--capture goes with a network, for example: --net user --capture out.pcapng")
+    try:
+        capture = Capture(path)
+    except OSError as error:
+        fail(f"--capture {str(path)!r}: {error.strerror}")
+    nic.captures.append(capture)
+    with capture:
         yield
     if capture.error is not None:
         print(f"polyvisor: --capture {str(path)!r} is cut short: {capture.error.strerror}", file=sys.stderr)
@@ -166,7 +124,10 @@ def choose_desk(display: str, screenshot: Path | None) -> Desk | None:
 
 def run(
     target: Annotated[
-        str | None, typer.Argument(metavar="[IMAGE|PROGRAM]", help="An image such as debian, or a bare-metal ELF file.")
+        str | None,
+        typer.Argument(
+            metavar="[IMAGE|PROGRAM|LAB]", help="An image such as debian, a bare-metal ELF file, or a lab.toml."
+        ),
     ] = None,
     kernel: Annotated[Path | None, typer.Option(help="Linux kernel: a RISC-V Image, Image.gz or vmlinux.")] = None,
     initrd: Annotated[Path | None, typer.Option(help="Initial RAM file system.")] = None,
@@ -233,26 +194,28 @@ def run(
         fail(f"--memory {error}")
     software = None
     try:
-        shares, desk = parse_shares(share or []), choose_desk(display, screenshot)
-        software = add_mounts(choose_software(target, kernel, initrd, append, firmware, command), shares)
-        nets = choose_nets(net, capture)
-        if nets and command is not None:
+        if target is not None and target.endswith(".toml"):
+            raise typer.Exit(run_lab(Path(target)))
+        nic, desk = Nic.parse(net), choose_desk(display, screenshot)
+        software = choose_software(target, kernel, initrd, append, firmware, command)
+        if nic and command is not None:
             software = replace(software, append=f"{software.append} polyvisor.net=wait")
+        named = name is not None
         name = name or running.free_name(Path(target).stem if target else "kernel")
-        if detach:
+        if detach and not background:
             raise typer.Exit(start_in_background(name, sys.argv[1:]))
-        devices = [*map(parse_disk, disk or ()), *(each.open for each in shares), *(each.make for each in nets)]
         around = desk.opened(f"polyvisor {name}") if desk is not None else contextlib.nullcontext()
-        with open_trace(trace) as file, capturing(capture, nets), around:
-            devices += desk.makers() if desk is not None else []
+        with open_trace(trace) as file, capturing(capture, nic), around:
 
             def make(**callbacks: Any) -> VM:
                 return VM(
                     software=software, name=name, memory=size, cpus=cpus, tier=tier, virtual_time=virtual_time,
-                    devices=devices, bus="pci" if pci else "mmio", reboot=not no_reboot, **callbacks,
+                    disks=disk or (), shares=share or (), networks=[nic] if nic else (),
+                    display=desk.screen if desk else None, bus="pci" if pci else "mmio", reboot=not no_reboot,
+                    **callbacks,
                 )
 
-            status = Session(make, Watched(file, gdb, stats, stats_json), background, desk).run()
+            status = Session(make, Watched(file, gdb, stats, stats_json), background, named, desk).run()
     except LoadError as error:
         fail(f"{software.name}: {error}" if software else str(error))
     except (OSError, ValueError, VMError, WindowError) as error:

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ from polyvisor.guest import protocol
 from polyvisor.guest.client import GuestClient, Result
 from polyvisor.guest.files import get_path, put_path
 from polyvisor.guest.process import Process
+from polyvisor.network.switch import Switch
 
 from .console import Console
+from .equipment import Disk, Nic, Screen, Share
+from .equipment.share import check_tags, with_mounts
 from .errors import BootError, StoppedError, VMError, VMTimeoutError
 from .events import Depth, Events
 from .inspect import CpuView, PhysicalMemory, Symbols, VirtualMemory
@@ -33,6 +37,13 @@ from .sizes import parse_memory
 from .software import Software, check_file
 
 _DEFAULT = object()  # stands for the machine's own timeout
+# Sets $ADDRESS on the interface whose hardware address is $MAC.
+_SET_ADDRESS = """
+for device in /sys/class/net/*; do
+    read -r mac < "$device/address" && [ "$mac" = "$MAC" ] || continue
+    ip addr add "$ADDRESS" dev "${device##*/}" && ip link set "${device##*/}" up
+done
+"""
 _POWER_OFF = "sync; poweroff -f || echo o > /proc/sysrq-trigger"
 
 
@@ -56,6 +67,10 @@ class VM:
         program: str | os.PathLike[str] | None = None,
         memory: str | int = "512M",
         cpus: int = 1,
+        disks: Sequence[str | os.PathLike[str] | Disk] = (),
+        shares: Sequence[str | os.PathLike[str] | Share] = (),
+        networks: Sequence[str | Switch | Nic] = (),
+        display: bool | tuple[int, int] | Screen | None = None,
         devices: Sequence[Callable[[], VirtioDevice]] = (),
         bus: str = "mmio",
         tier: str = "jit",
@@ -72,17 +87,33 @@ class VM:
 
         ``image``: a name (fetched when it is not here), or an image; or else ``kernel`` with ``initrd``, or
         ``program``, an ELF file. ``append`` is added to the kernel's command line. ``memory``: ``"512M"``, ``"2G"``, or
-        bytes. ``devices`` makes further virtio devices, which are on ``bus``: ``"mmio"`` or ``"pci"``. ``agent``:
-        whether there is one in the guest to wait for and to run commands by (default: in images). ``software`` instead
-        of all that says what to run. ``reboot``: a guest that resets starts again. ``on_output`` gets the console's
-        bytes, ``progress`` the names of what is compiled on a first start. Raises ValueError, ImageError, LoadError.
+        bytes. ``disks``, ``shares`` and ``networks`` are those of :mod:`polyvisor.vm.equipment`, or what
+        ``polyvisor run`` takes as ``--disk``, ``--share`` and ``--net``, or a Switch to be plugged into; ``display``: a
+        size, or True. ``devices`` makes further virtio devices, which are on ``bus``: ``"mmio"`` or ``"pci"``.
+
+        ``agent``: whether there is one in the guest to wait for and to run commands by (default: in images).
+        ``software`` instead of all that says what to run. ``reboot``: a guest that resets starts again. ``on_output``
+        gets the console's bytes, ``progress`` the names of what is compiled on a first start. Raises ValueError,
+        ImageError, LoadError, and at the start OSError for what cannot be opened.
         """
         self.name = name or (image if isinstance(image, str) else image.name if image else "vm")
         self.timeout = timeout
-        self.software = software or _software(image, kernel, initrd, append, firmware, program, agent)
+        self.disks = [disk if isinstance(disk, Disk) else Disk.parse(os.fspath(disk)) for disk in disks]
+        self.shares = [share if isinstance(share, Share) else Share.parse(os.fspath(share)) for share in shares]
+        self.networks = [nic for each in networks if (nic := _nic(each, self.name)) is not None]
+        self.screen = _screen(display)
+        check_tags(self.shares)
+        found = software or _software(image, kernel, initrd, append, firmware, program, agent)
+        line = with_mounts(found.append, self.shares, found.kernel is not None)
+        self.software = replace(found, append=line)
+        makers = [
+            *(disk.make for disk in self.disks), *(share.make for share in self.shares),
+            *(nic.make for nic in self.networks), *(self.screen.makers() if self.screen else ()), *devices,
+        ]  # fmt: skip
+        if self.software.agent:
+            makers.append(self._make_sockets)
         self.config = VirtConfig(
-            memory=parse_memory(memory), cpus=cpus, tier=tier, virtual_time=virtual_time, bus=bus,
-            devices=(*devices, *((self._make_sockets,) if self.software.agent else ())),
+            memory=parse_memory(memory), cpus=cpus, tier=tier, virtual_time=virtual_time, bus=bus, devices=makers
         )
         self.reboot = reboot
         self.events = Events()
@@ -99,8 +130,8 @@ class VM:
         self._client = GuestClient(self.open_agent)
         self._ready = threading.Event()
         self._ended = threading.Event()
+        self._greeted = False
         self._stopping = False
-        self._closed = False
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._still = Depth()
@@ -150,8 +181,11 @@ class VM:
             machine.close()
             raise
         self.console.begin()
+        self._symbols = None
         self._machine = machine
         machine.start()
+        if self._stopping:  # kill() may have looked before this machine was there
+            machine.stop()
         self.events.emit("started")
 
     def _live(self) -> None:
@@ -164,6 +198,7 @@ class VM:
                 if not machine.reset_requested or not self.reboot or self._stopping:
                     break
                 self._ready.clear()
+                self._greeted = False
                 self.events.emit("reset")
                 self._begin()
             self.exit_code = machine.exit_code
@@ -318,11 +353,16 @@ class VM:
 
     @property
     def symbols(self) -> Symbols:
-        """Names and virtual addresses: a program's own, or those of the running kernel (by its agent, as root)."""
+        """Names and virtual addresses: a program's own, or those of the running kernel (by its agent, as root).
+
+        The kernel's are read once, not while the machine stands still; those of modules that come later are missing.
+        """
         if self._symbols is None:
             program = self.machine.board.program
             if program is not None:
                 self._symbols = Symbols(program.symbols)
+            elif self._still.count:
+                raise VMError(f"{self.name} stands still: read its symbols before that")
             else:
                 text = self.run("echo 0 > /proc/sys/kernel/kptr_restrict; cat /proc/kallsyms", check=True).stdout
                 self._symbols = Symbols.from_kallsyms(text)
@@ -371,12 +411,21 @@ class VM:
         """The agent is there; called with the device's lock held."""
 
         def changed() -> None:
-            if stream.take_received() and not self._ready.is_set():
-                self._ready.set()
-                # In a thread of its own: who listens may ask the guest for something.
-                threading.Thread(target=self.events.emit, args=("ready",), daemon=True).start()
+            if stream.take_received() and not self._greeted:
+                self._greeted = True
+                # In a thread of its own: it asks the guest for something, as may those who listen.
+                threading.Thread(target=self._greet, name=f"greeting {self.name}", daemon=True).start()
 
         stream.on_change = changed
+
+    def _greet(self) -> None:
+        """Prepare the guest, then say that it is ready."""
+        with contextlib.suppress(OSError, VMError):
+            for nic in self.networks:
+                if nic.address is not None:
+                    self._client.run(_SET_ADDRESS, env={"MAC": nic.mac, "ADDRESS": nic.address}, timeout=10)
+        self._ready.set()
+        self.events.emit("ready")
 
     def open_agent(self, timeout: float | None = None) -> Stream:
         """A new connection to the guest's agent; waits until there is one. See :mod:`polyvisor.guest.protocol`."""
@@ -384,7 +433,7 @@ class VM:
             raise VMError(f"{self.name} has no agent to ask: use an image, or agent=True and start /polyvisor/agent")
         if not self.running or self._sockets is None:
             raise StoppedError(f"{self.name} is not running")
-        if not self._ready.is_set():
+        if not self._greeted:
             self.boot(timeout)
         return self._sockets.open(protocol.PORT)
 
@@ -406,6 +455,20 @@ class VM:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def _nic(network: str | Switch | Nic, name: str) -> Nic | None:
+    if isinstance(network, Nic):
+        return network
+    return Nic(network, name=name) if isinstance(network, Switch) else Nic.parse(network)
+
+
+def _screen(display: bool | tuple[int, int] | Screen | None) -> Screen | None:
+    if isinstance(display, Screen):
+        return display
+    if isinstance(display, tuple):
+        return Screen(*display)
+    return Screen() if display else None
 
 
 def _software(
