@@ -2,10 +2,10 @@
 
 Short in the tests (``tests/devices/virtio/test_device_fuzz.py``); as long as one likes by command::
 
-    python -m tests.support.device_fuzz --device block --operations 1_000_000 --seed 7
+    python -m tests.support.device_fuzz --device block --bus pci --packed --operations 1_000_000 --seed 7
 
 The same seed does the same again. What a device's requests look like is in `device_grammars`; a new device needs a
-`Grammar` there.
+`Grammar` there. The PCI host bridge has a fuzzer of its own, `pci_fuzz`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from polyvisor.devices.pci import function as pci
 from polyvisor.devices.virtio import mmio as t
+from polyvisor.devices.virtio import pci as vp
 from polyvisor.devices.virtio import transport
-from polyvisor.devices.virtio.device import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1
+from polyvisor.devices.virtio.device import F_EVENT_IDX, F_INDIRECT_DESC, F_RING_PACKED, F_VERSION_1
 from polyvisor.engine.memory import BusError
 
-from .device_grammars import EDGES, GRAMMARS, Grammar
-from .virtio_guest import AREA, AVAIL_AT, DATA, RING_STRIDE, RINGS, TABLES, USED_AT, Guest
+from .device_grammars import GRAMMARS
+from .grammar import EDGES, Grammar
+from .pci_registers import BAR, SLOT, WINDOW, PciRegisters
+from .virtio_guest import AREA, AVAIL_AT, DATA, RING_STRIDE, RINGS, TABLES, Guest
 
 # One operation in so many is looked at byte by byte, and after so many the device must work.
 WATCH = 50
@@ -44,7 +48,10 @@ _REGISTERS = sorted(
     - {transport.ACKNOWLEDGE}
 )
 _REGISTERS = [offset & ~3 for offset in _REGISTERS]
-_FLAGS = (0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 0xFFFF)
+_FLAGS = (0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 0xFFFF, 0x80, 0x81, 0x82, 0x8000, 0x8002, 0x8080)
+# Where a PCI function's registers are: the common configuration, ISR, configuration and notifications.
+_BAR_OFFSETS = (*range(0, vp.COMMON_SIZE), vp.ISR_AT, vp.DEVICE_AT, *range(vp.NOTIFY_AT, vp.NOTIFY_AT + 16, 4))
+_CONFIG_OFFSETS = (*range(0, 0x40, 2), *range(0x40, 0xA0), 0xFF, 0x100, 0xFFC)
 
 
 class Failure(AssertionError):  # noqa: N818
@@ -65,11 +72,11 @@ class Result:
 class Fuzzer:
     """Operations on one device, all from one random number generator."""
 
-    def __init__(self, grammar: Grammar, seed: int) -> None:
+    def __init__(self, grammar: Grammar, seed: int, bus: str = "mmio", packed: bool = False) -> None:
         self.grammar = grammar
         self.rng = random.Random(seed)
         grammar.begin(self.rng)
-        self.guest = Guest(grammar.device())
+        self.guest = Guest(grammar.device(), bus=bus, packed=packed)
         self.guest.watch_writes(grammar.popped, grammar.may_write)
         self.random = self.rng.random
         self.bits = self.rng.getrandbits
@@ -92,6 +99,8 @@ class Fuzzer:
             (1, self.queue_game),
             (1, self.restore),
         ]
+        if bus == "pci":
+            self.operations += [(2, self.raw_register), (1, self.bus_game)]
         self.choices = [operation for weight, operation in self.operations for _ in range(weight)]
         self.start()
 
@@ -131,7 +140,7 @@ class Fuzzer:
         return self.result
 
     def next_operation(self) -> Callable[[], None]:
-        if self.guest.mmio.state.status & transport.DEVICE_NEEDS_RESET and self.random() < 0.5:
+        if self.guest.needs_reset and self.random() < 0.5:
             self.result.resets += 1
             return self.start
         if self.random() < 0.002:
@@ -141,7 +150,7 @@ class Fuzzer:
     def watched(self, operation: Callable[[], None]) -> None:
         """All bytes that change are told to the engine, and none do after the device said that it needs a reset."""
         guest = self.guest
-        stopped = guest.needs_reset and operation != self.start
+        stopped = guest.needs_reset and operation not in (self.start, self.bus_game)
         areas = [guest.areas[base] for base in (RINGS, DATA)]
         before = [bytes(area.buffer) for area in areas]
         poke, own = guest.poke, []
@@ -187,12 +196,16 @@ class Fuzzer:
         guest, chance = self.guest, self.random()
         features = F_VERSION_1 | (guest.device.features & self.bits(64) if chance < 0.4 else guest.device.features)
         features |= (F_EVENT_IDX | F_INDIRECT_DESC) & self.bits(64) if chance < 0.8 else F_EVENT_IDX | F_INDIRECT_DESC
-        size = self.pick((1, 2, 4, 8, 16, 16, 16, 64))
+        sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 16, 16, 64)
+        if guest.offers_packed and self.random() < 0.95:
+            features |= F_RING_PACKED
+            sizes += (3, 11)
+        size = self.pick(sizes)
         self.log.append(("start", hex(features), size))
         if not guest.negotiate(features):
             raise Failure(f"features {features:#x} were refused")
         guest.set_up_queues(size)
-        self.rings = [(at, at + AVAIL_AT, at + USED_AT) for at in map(guest.ring, range(self.queues))]
+        self.rings = list(map(guest.places, range(self.queues)))
         if self.random() < 0.1:
             for index in range(self.queues):
                 self.misplace(index)
@@ -207,7 +220,7 @@ class Fuzzer:
             guest.set(t.QUEUE_READY, 0)
         desc, avail, used = (self.ring_address() for _ in range(3))
         if self.random() < 0.9:
-            desc, avail, used = desc & ~15, avail & ~1, used & ~3
+            desc, avail, used = desc & ~15, avail & (~3 if guest.packed else ~1), used & ~3
         size = self.pick((guest.size, guest.size, 1, 2, 16, 64, 256, 3, 0, self.bits(16)))
         self.log.append(("queue", index, size, hex(desc), hex(avail), hex(used)))
         guest.set_queue(index, size, desc, avail, used)
@@ -337,6 +350,9 @@ class Fuzzer:
     def indices(self) -> None:
         """The available index jumps, or the place where an interrupt is wanted."""
         queue = self.below(self.queues)
+        if self.guest.packed:
+            self.packed_position(queue)
+            return
         value = self.bits(16) if self.random() < 0.3 else self.guest.avail[queue] + self.below(20) - 8 & 0xFFFF
         at = self.guest.ring(queue) + AVAIL_AT
         if self.random() < 0.5:
@@ -346,6 +362,17 @@ class Fuzzer:
             self.guest.avail[queue] = value
         self.log.append(("index", queue, value))
         self.guest.kick(queue)
+
+    def packed_position(self, queue: int) -> None:
+        """The same in a packed ring: the driver goes on elsewhere, or wants to hear of another descriptor."""
+        guest = self.guest
+        if self.random() < 0.3:
+            guest.avail[queue] = self.below(2 * guest.size)
+        else:
+            event = self.below(guest.size) | self.pick((0, 0x8000)) if self.random() < 0.8 else self.bits(16)
+            guest.poke(guest.places(queue)[1], (event | self.pick((0, 1, 2, 2, 3)) << 16).to_bytes(4, "little"))
+        self.log.append(("position", queue, guest.avail[queue]))
+        guest.kick(queue)
 
     def raw_heads(self) -> None:
         """Offer whatever the descriptors say by now."""
@@ -372,7 +399,7 @@ class Fuzzer:
     def register(self) -> None:
         """Any register, rarely as it should be accessed."""
         offset = self.pick(_REGISTERS) + (self.bits(3) if self.random() < 0.1 else 0)
-        size = 4 if self.random() < 0.9 else self.pick((1, 2, 4, 8, 3, 0, 16))
+        size = 4 if self.random() < 0.9 or self.guest.bus == "pci" else self.pick((1, 2, 4, 8, 3, 0, 16))
         self._access(offset, size)
 
     def configuration(self) -> None:
@@ -394,7 +421,48 @@ class Fuzzer:
                 if not 0 <= got < 1 << 8 * size:
                     raise Failure(f"{got:#x} read from a register of {size} bytes")
         except BusError:
-            pass
+            if self.guest.bus == "pci":
+                raise  # there, nothing is an error
+
+    def raw_register(self) -> None:
+        """Any access to the PCI function's memory range, or to registers by way of configuration space (4.1.4.9)."""
+        assert isinstance(self.guest.mmio, PciRegisters)
+        host, size = self.guest.mmio.host, self.pick((1, 2, 4, 4, 8))
+        offset = self.pick(_BAR_OFFSETS) if self.random() < 0.9 else self.below(vp.BAR_SIZE + 8)
+        value = self.pick(EDGES) & (1 << 8 * size) - 1
+        write = self.random() < 0.5
+        self.log.append(("raw", write, hex(offset), size, hex(value)))
+        if self.random() < 0.5:
+            space, at = host.memory, BAR - WINDOW + offset
+        else:
+            access = SLOT << 15 | self.guest.mmio.capabilities[vp.CAP_PCI]
+            length = size if self.random() < 0.8 else self.bits(32)
+            bar = 0 if self.random() < 0.95 else self.bits(8)
+            for field, width, content in ((4, 1, bar), (8, 4, offset), (12, 4, length)):
+                host.ecam.write(access + field, width, content)
+            space, at = host.ecam, access + 16
+        if write:
+            space.write(at, size, value)
+        elif not 0 <= space.read(at, size) < 1 << 8 * size:
+            raise Failure(f"too much was read from {offset:#x}")
+
+    def bus_game(self) -> None:
+        """Other things happen while the function's configuration space is not as it should be."""
+        assert isinstance(self.guest.mmio, PciRegisters)
+        ecam = self.guest.mmio.host.ecam
+        for _ in range(1 + self.below(3)):
+            size, chance = self.pick((1, 2, 4)), self.random()
+            if chance < 0.4:
+                offset, size, value = pci.COMMAND, 2, self.pick((0, 2, 4, 6, 0x402, 0x406, 0xFFFF))
+            elif chance < 0.6:
+                value = self.pick((0, 0xFFFFFFFF, BAR + 0x4000, BAR - 0x2000, WINDOW, DATA & 0xFFFFFFFF, self.bits(32)))
+                offset, size = pci.BARS, 4
+            else:
+                offset, value = self.pick(_CONFIG_OFFSETS), self.pick(EDGES) & (1 << 8 * size) - 1
+            self.log.append(("pci", hex(offset), size, hex(value)))
+            ecam.write(SLOT << 15 | offset, size, value)
+            self.pick((self.request, self.kick, self.host, self.acknowledge, self.register, self.raw_register))()
+        self.guest.set_up_bus()
 
     def status_game(self) -> None:
         value = self.pick((0, 1, 3, 4, 7, 11, 15, 64, 128, 143, 255, self.bits(8)))
@@ -432,9 +500,9 @@ def _watchdog(seconds: int) -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGALRM, before)
 
 
-def fuzz(name: str, operations: int, seed: int) -> Result:
+def fuzz(name: str, operations: int, seed: int, bus: str = "mmio", packed: bool = False) -> Result:
     """Raises Failure."""
-    fuzzer = Fuzzer(GRAMMARS[name](), seed)
+    fuzzer = Fuzzer(GRAMMARS[name](), seed, bus, packed)
     try:
         return fuzzer.run(operations)
     finally:
@@ -446,12 +514,14 @@ def main() -> int:
     parser.add_argument("--device", choices=sorted(GRAMMARS), action="append", help="one or more; all by default")
     parser.add_argument("--operations", type=int, default=100_000, help="for each device")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--bus", choices=("mmio", "pci"), default="mmio")
+    parser.add_argument("--packed", action="store_true", help="offer packed rings")
     given = parser.parse_args()
     failed = 0
     for name in given.device or sorted(GRAMMARS):
         started = time.process_time()
         try:
-            result = fuzz(name, given.operations, given.seed)
+            result = fuzz(name, given.operations, given.seed, given.bus, given.packed)
         except Failure as failure:
             failed += 1
             print(f"{name}: seed {given.seed}: {failure}\n    caused by {failure.__cause__!r}", flush=True)

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from polyvisor.devices.lines import NullLine
 from polyvisor.devices.virtio import mmio as t
 from polyvisor.devices.virtio import transport
-from polyvisor.devices.virtio.device import VirtioDevice
+from polyvisor.devices.virtio.device import F_RING_PACKED, VirtioDevice
 from polyvisor.devices.virtio.mmio import VirtioMmio
-from polyvisor.devices.virtio.queue import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Chain, VirtQueue
+from polyvisor.devices.virtio.packed import DESC_F_AVAIL, DESC_F_USED
+from polyvisor.devices.virtio.queue import (
+    DESC_F_INDIRECT,
+    DESC_F_NEXT,
+    DESC_F_WRITE,
+    Chain,
+    QueueState,
+    Segment,
+    VirtQueue,
+)
+from polyvisor.devices.virtio.transport import Transport
 from polyvisor.engine.memory import Memory, Ram
+
+from .pci_registers import PciRegisters
 
 # Two areas of RAM that the driver uses, at numbers not met by chance and whose pages have 32-bit numbers; and canaries
 # at numbers unlike them, which no descriptor names.
@@ -23,6 +35,10 @@ CANARIES = (0x1D2_7E96_0000, 0xE91_384D_0000)
 RING_STRIDE = 0x1000
 AVAIL_AT = 0x400
 USED_AT = 0x500
+# A packed ring lies behind the table of descriptors that chains are written to before they are offered.
+PACKED_AT = 0x800
+DRIVER_EVENT_AT = 0xC00
+DEVICE_EVENT_AT = 0xC10
 MOST_QUEUES = 10
 MOST_ENTRIES = 64
 
@@ -50,14 +66,32 @@ class WatchedMemory(Memory):
         return super()._find(address, length)
 
 
-class Guest:
-    """A device on virtio-mmio, its memory, and what a driver does. Rings are at their usual places after :meth:`start`.
+class _WatchedQueues(list[VirtQueue]):
+    """A transport's queues; ``watch`` is told of those that take the place of others."""
 
-    For another transport override what is under "Transport".
+    def __init__(self, queues: Sequence[VirtQueue], watch: Callable[[int, VirtQueue], None]) -> None:
+        super().__init__(queues)
+        self._watch = watch
+        for index, queue in enumerate(queues):
+            watch(index, queue)
+
+    def __setitem__(self, index: int, queue: VirtQueue) -> None:  # type: ignore[override]
+        super().__setitem__(index, queue)
+        self._watch(index, queue)
+
+
+class Guest:
+    """A device on a bus, its memory, and what a driver does. Rings are at their usual places after :meth:`start`.
+
+    ``mmio`` has the registers of the MMIO transport, whatever the transport. Chains are written as for a split ring;
+    if the ring is packed, they are put into it when they are offered.
     """
 
-    def __init__(self, device: VirtioDevice, size: int = 16) -> None:
-        """``size``: entries of each queue."""
+    def __init__(self, device: VirtioDevice, size: int = 16, bus: str = "mmio", packed: bool = False) -> None:
+        """``size``: entries of each queue; ``bus``: mmio or pci; ``packed``: the device offers packed rings."""
+        self.bus = bus
+        self.offers_packed = packed
+        self.packed = False
         assert len(device.queue_sizes) <= MOST_QUEUES and size <= MOST_ENTRIES
         self.device = device
         self.size = size
@@ -84,37 +118,72 @@ class Guest:
         ``popped(queue, chain)`` is told of each buffer when the device takes it; ``may_write(address, length)`` says
         what else the device may change.
         """
-        named: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        # The buffers that the device has: what it may write to, by queue and name. A driver can use a name twice.
+        named: dict[tuple[int, int], list[list[Segment]]] = {}
+
+        def given_back(index: int, chain: Chain) -> None:
+            waiting = named.get((index, chain.head), [])
+            if waiting:
+                waiting.pop(waiting.index(chain.writable) if chain.writable in waiting else 0)
 
         def watch(index: int, queue: VirtQueue) -> None:
-            pop = queue.pop
+            pop, push_all, unpop, reset = queue.pop, queue.push_all, queue.unpop, queue.reset
 
             def watched() -> Chain | None:
                 self.memory.count()
                 chain = pop()
                 if chain is not None:
-                    named[index, chain.head] = chain.writable
+                    named.setdefault((index, chain.head), []).append(chain.writable)
                     popped(index, chain)
                 return chain
 
-            queue.pop = watched  # type: ignore[method-assign]
+            def pushed(chains: Iterable[tuple[Chain, int]], tell: bool = True) -> None:
+                chains = list(chains)
+                push_all(chains, tell)
+                for chain, _ in chains:
+                    given_back(index, chain)
+
+            def unpopped(chains: Iterable[Chain]) -> None:
+                chains = list(chains)
+                unpop(chains)
+                for chain in chains:
+                    given_back(index, chain)
+
+            def forgotten() -> None:
+                reset()
+                for key in [key for key in named if key[0] == index]:
+                    del named[key]
+
+            queue.pop, queue.push_all = watched, pushed  # type: ignore[method-assign]
+            queue.unpop, queue.reset = unpopped, forgotten  # type: ignore[method-assign]
+
+        def in_rings(address: int, length: int, state: QueueState) -> bool:
+            at, size = state.device, 6 + 8 * state.size
+            if state.packed:
+                size = 4
+                if state.descriptors <= address and address + length <= state.descriptors + 16 * state.size:
+                    return True
+            return at <= address and address + length <= at + size
 
         def check(address: int, length: int) -> None:
             self.written.append((address, length))
-            for queue in queues:
-                state = queue.state
-                if state.device <= address and address + length <= state.device + 6 + 8 * state.size:
-                    return
-            for parts in reversed(named.values()):
-                for start, size in parts:
-                    if start <= address and address + length <= start + size:
-                        return
+            if any(in_rings(address, length, queue.state) for queue in queues):
+                return
+            end = address + length
+            parts = sorted(part for buffers in named.values() for buffer in buffers for part in buffer)
+            if any(start <= address and end <= start + size for start, size in parts):
+                return
+            # What was written to neighbours may be told of together.
+            at = address
+            for start, size in parts:
+                if start <= at < start + size:
+                    at = start + size
+            if at >= end:
+                return
             text = f"the device wrote {length:#x} bytes at {address:#x}, where there is no buffer"
             assert may_write(address, length), text
 
-        queues = self.mmio.queues
-        for index, queue in enumerate(queues):
-            watch(index, queue)
+        queues = self.transport._queues = _WatchedQueues(self.transport.queues, watch)
         self.memory.on_write = check
 
     def close(self) -> None:
@@ -124,7 +193,19 @@ class Guest:
     # Transport
 
     def connect(self) -> None:
-        self.mmio = VirtioMmio(self.memory, NullLine(), self.device)
+        self.mmio: VirtioMmio | PciRegisters
+        self.transport: Transport
+        if self.bus == "pci":
+            self.mmio = PciRegisters(self.memory, NullLine(), self.device, self.offers_packed)
+            self.transport = self.mmio.transport
+        else:
+            self.mmio = self.transport = VirtioMmio(self.memory, NullLine(), self.device, self.offers_packed)
+
+    def set_up_bus(self) -> None:
+        """Make the registers answer at their usual place."""
+        if isinstance(self.mmio, PciRegisters):
+            self.memory.steps = 0
+            self.mmio.set_up()
 
     def reg(self, offset: int) -> int:
         return self.mmio.read(offset, 4)
@@ -140,6 +221,7 @@ class Guest:
         return self.reg(t.STATUS)
 
     def offered(self) -> int:
+        self.set_up_bus()
         features = 0
         for word in range(2):
             self.set(t.DEVICE_FEATURES_SEL, word)
@@ -179,9 +261,11 @@ class Guest:
 
     @property
     def needs_reset(self) -> bool:
-        return bool(self.status() & transport.DEVICE_NEEDS_RESET)
+        return bool(self.transport._state.status & transport.DEVICE_NEEDS_RESET)
 
     def negotiate(self, features: int) -> bool:
+        self.packed = bool(features & F_RING_PACKED)
+        self.set_up_bus()
         self.set_status(0)
         self.set_status(transport.ACKNOWLEDGE)
         self.set_status(transport.ACKNOWLEDGE | transport.DRIVER)
@@ -197,6 +281,8 @@ class Guest:
         self._free = [0] * count
         self._next_data = 0
         self._next_own = [0] * count
+        # Of packed rings: how many entries the buffers with each ID have.
+        self._slots: list[dict[int, list[int]]] = [{} for _ in range(count)]
 
     def start(self, features: int | None = None, size: int | None = None) -> None:
         """Reset, negotiate (None: all that is offered), set up all queues and go."""
@@ -209,12 +295,18 @@ class Guest:
         self.poke(RINGS, bytes(TABLES - RINGS))
         self.forget()
         for index, most in enumerate(self.device.queue_sizes):
-            at = self.ring(index)
-            self.set_queue(index, min(self.size, most), at, at + AVAIL_AT, at + USED_AT)
+            self.set_queue(index, min(self.size, most), *self.places(index))
 
     def ring(self, queue: int) -> int:
-        """The address of a queue's descriptors."""
+        """The address of the table a queue's chains are written to; of a split ring it is the descriptor area."""
         return RINGS + queue * RING_STRIDE
+
+    def places(self, queue: int) -> tuple[int, int, int]:
+        """The usual addresses of the descriptor, driver and device areas."""
+        at = self.ring(queue)
+        if self.packed:
+            return at + PACKED_AT, at + DRIVER_EVENT_AT, at + DEVICE_EVENT_AT
+        return at, at + AVAIL_AT, at + USED_AT
 
     # Memory and rings; no notice is taken of these writes
 
@@ -265,22 +357,60 @@ class Guest:
     def indirect(self, queue: int, segments: Sequence[tuple[int, int, bool]], head: int, table: int) -> None:
         """A table of descriptors at ``table``, and the descriptor ``head`` that leads to it."""
         last = len(segments) - 1
-        data = b"".join(
-            _DESCRIPTOR.pack(address, length, writable * DESC_F_WRITE | (i < last) * DESC_F_NEXT, i + 1 & 0xFFFF)
-            for i, (address, length, writable) in enumerate(segments)
-        )
+        data = b""
+        for i, (address, length, writable) in enumerate(segments):
+            flags = writable * DESC_F_WRITE | (i < last) * DESC_F_NEXT
+            fields = (0, flags) if self.packed else (flags, i + 1 & 0xFFFF)
+            data += _DESCRIPTOR.pack(address, length, *fields)
         self.poke(table, data)
         self.poke(self.ring(queue) + 16 * head, _DESCRIPTOR.pack(table, len(data), DESC_F_INDIRECT, 0))
 
     def offer(self, queue: int, head: int) -> None:
+        if self.packed:
+            self._publish(queue, head)
+            return
         at = self.ring(queue) + AVAIL_AT
         index = self.avail[queue]
         self.poke(at + 4 + 2 * (index % self.size), head.to_bytes(2, "little"))
         self.avail[queue] = index = index + 1 & 0xFFFF
         self.poke(at + 2, index.to_bytes(2, "little"))
 
+    def _publish(self, queue: int, head: int) -> None:
+        """Put the chain that begins at entry ``head`` of the table into the packed ring, its first descriptor last."""
+        table, index = self.ring(queue), head % self.size
+        chain: list[tuple[int, int, int]] = []
+        while True:
+            address, length, flags, index = _DESCRIPTOR.unpack(self.peek(table + 16 * index, 16))
+            chain.append((address, length, flags))
+            if not flags & DESC_F_NEXT or len(chain) == self.size or index >= self.size:
+                break
+        first = self.avail[queue]
+        for position, (address, length, flags) in reversed(list(enumerate(chain, first))):
+            mark = DESC_F_USED if position // self.size % 2 else DESC_F_AVAIL
+            flags = flags & ~(DESC_F_AVAIL | DESC_F_USED) | mark
+            where = self.places(queue)[0] + 16 * (position % self.size)
+            self.poke(where, _DESCRIPTOR.pack(address, length, head & 0xFFFF, flags))
+        self._slots[queue].setdefault(head & 0xFFFF, []).append(len(chain))
+        self.avail[queue] = (first + len(chain)) % (2 * self.size)
+
+    def _used_packed(self, queue: int) -> list[tuple[int, int]]:
+        found = []
+        while True:
+            position = self.seen[queue]
+            where = self.places(queue)[0] + 16 * (position % self.size)
+            _, length, head, flags = _DESCRIPTOR.unpack(self.peek(where, 16))
+            both = DESC_F_AVAIL | DESC_F_USED
+            slots = self._slots[queue].get(head)
+            if flags & both != (0 if position >= self.size else both) or not slots:
+                return found
+            assert bool(flags & DESC_F_WRITE) == bool(length)
+            found.append((head, length if flags & DESC_F_WRITE else 0))
+            self.seen[queue] = (position + slots.pop(0)) % (2 * self.size)
+
     def used(self, queue: int) -> list[tuple[int, int]]:
         """The entries used since the last call: (head, written)."""
+        if self.packed:
+            return self._used_packed(queue)
         at = self.ring(queue) + USED_AT
         found = []
         while self.seen[queue] != self._u16(at + 2):

@@ -109,6 +109,29 @@ def test_impossible_boards_are_refused(config: dict[str, object]) -> None:
         Virt(VirtConfig(memory=16 << 20, **config), output=print, power=print, failed=print)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("made", [True, False])
+def test_a_device_that_fails_to_close_keeps_no_other_open(made: bool) -> None:
+    closed: list[str] = []
+
+    class Noted(RngDevice):
+        def close(self) -> None:
+            closed.append("noted")
+
+    class Failing(RngDevice):
+        def close(self) -> None:
+            closed.append("failing")
+            raise OSError(28, "No space left on device")
+
+    def never() -> RngDevice:
+        raise ValueError("not today")
+
+    devices = (Failing, Noted, Failing) if made else (Failing, Noted, Failing, never)
+    config = VirtConfig(memory=16 << 20, tier="reference", devices=devices)
+    with pytest.raises(OSError, match="No space left"):
+        Virt(config, output=print, power=print, failed=print).close()  # type: ignore[arg-type]
+    assert sorted(closed) == ["failing", "failing", "noted"]
+
+
 def test_a_disk_is_locked_while_it_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     path.write_bytes(bytes(4096))

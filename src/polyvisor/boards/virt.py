@@ -10,6 +10,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from polyvisor.devices.aclint import Aclint
@@ -94,8 +95,9 @@ def _make_devices(makers: Sequence[Callable[[], VirtioDevice]]) -> list[VirtioDe
         for make in makers:
             made.append(make())
     except BaseException:
-        for device in made:
-            device.close()
+        with ExitStack() as closing:
+            for device in made:
+                closing.callback(device.close)
         raise
     return made
 
@@ -259,12 +261,13 @@ class Virt:
         self.boot_harts = list(self.harts)
 
     def close(self) -> None:
-        """Give back what the board holds on the host."""
-        if self.regions is not None:
-            self.regions.close()
-        self.rtc.close()
-        for device in self.virtio_devices:
-            device.close()
-        for transport in self.virtio:
-            transport.close()
-        self.memory.close()
+        """Give back what the board holds on the host. Whatever a device raises, all the others are closed before."""
+        with ExitStack() as closing:  # calls the last one first
+            closing.callback(self.memory.close)
+            for transport in self.virtio:
+                closing.callback(transport.close)
+            for device in reversed(self.virtio_devices):
+                closing.callback(device.close)
+            closing.callback(self.rtc.close)
+            if self.regions is not None:
+                closing.callback(self.regions.close)

@@ -2,24 +2,81 @@
 
 from __future__ import annotations
 
+import random
+import threading
+
 import pytest
 
+from polyvisor.devices.pci import function as f
+from polyvisor.devices.virtio import mmio as t
 from polyvisor.devices.virtio.block import BlockDevice
 from polyvisor.devices.virtio.queue import Chain
 from polyvisor.devices.virtio.rng import RngDevice
 from polyvisor.devices.virtio.split import SplitQueue
 from support.device_fuzz import Failure, fuzz
 from support.device_grammars import GRAMMARS
+from support.pci_fuzz import PciFuzzer
+from support.pci_registers import BAR, PciRegisters
+from support.virtio_guest import Guest
 
 OPERATIONS = 8000
 
 
 @pytest.mark.parametrize("name", sorted(GRAMMARS))
-def test_hostile_drivers(name: str) -> None:
-    result = fuzz(name, OPERATIONS, seed=3)
-    assert result.operations == OPERATIONS and result.proofs > 5
+@pytest.mark.parametrize(
+    ("bus", "packed", "operations"),
+    [("mmio", False, OPERATIONS), ("mmio", True, 3000), ("pci", False, 3000), ("pci", True, 3000)],
+)
+def test_hostile_drivers(name: str, bus: str, packed: bool, operations: int) -> None:
+    result = fuzz(name, operations, 3, bus, packed)
+    assert result.operations == operations and result.proofs > 3
     # Most of it reaches the device.
-    assert result.answered > OPERATIONS // 4 and result.resets < OPERATIONS // 5
+    assert result.answered > operations // 4 and result.resets < operations // 5
+
+
+def test_a_hostile_guest_of_the_pci_bridge() -> None:
+    fuzzer = PciFuzzer(3)
+    fuzzer.run(OPERATIONS)
+    fuzzer.close()
+
+
+def test_the_bus_changes_while_requests_run() -> None:
+    """One hart has requests done while another moves the memory range, switches it off, and takes bus mastering."""
+    device = RngDevice(lambda count: b"\x11" * count)
+    guest = Guest(device, bus="pci")
+    guest.memory.most_steps = 1 << 60
+    guest.start()
+    registers = guest.mmio
+    assert isinstance(registers, PciRegisters)
+    errors: list[BaseException] = []
+    rng = random.Random(4)
+
+    def hart() -> None:
+        try:
+            for _ in range(3000):
+                guest.post(0, [], [64])
+                guest.kick(0)
+                guest.used(0)
+                registers.read(t.INTERRUPT_STATUS, 4)
+        except BaseException as error:
+            errors.append(error)
+
+    def other_hart() -> None:
+        try:
+            for _ in range(3000):
+                registers.write_config(f.COMMAND, 2, rng.choice([0, 2, 4, 6, 6, 0x406]))
+                registers.write_config(f.BARS, 4, rng.choice([0, BAR, BAR, BAR + 0x8000, 2**32 - 1]))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=each, daemon=True) for each in (hart, other_hart)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not errors and not any(thread.is_alive() for thread in threads)
+    guest.start()
+    assert guest.request(0, [], [16]) == b"\x11" * 16
 
 
 def test_the_same_seed_does_the_same() -> None:
@@ -52,7 +109,7 @@ def test_it_notices_a_silent_write(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(BlockDevice, "_read", read)
     with pytest.raises(Failure, match="without a word"):
-        fuzz("block", OPERATIONS, 1)
+        fuzz("block", OPERATIONS, 2)
 
 
 def test_it_notices_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:

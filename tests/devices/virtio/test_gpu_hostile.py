@@ -12,6 +12,7 @@ from virtio_driver import BASE, DATA, FULL, PLAIN, SIZE, TABLES
 
 from polyvisor.devices.display import BYTES_PER_PIXEL, Display, Rect
 from polyvisor.devices.virtio import gpu as g
+from polyvisor.devices.virtio import transport
 from polyvisor.devices.virtio.gpu import GpuDevice
 
 MAX_MEMORY = 1 << 20
@@ -123,3 +124,19 @@ def test_any_rings(features: int, queue: int) -> None:
     driver.start(features)
     driver.use(g.CONTROL_QUEUE)
     assert driver.command(g.GET_DISPLAY_INFO)[0] == g.OK_DISPLAY_INFO
+
+
+def test_much_work_is_done_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(g, "_TURN", 4 * 64 * 64 + 1)
+    driver = GpuDriver(GpuDevice(Display(64, 64)))
+    assert driver.create(1, 64, 64) == driver.attach(1, (GUEST_PIXELS, 1 << 14)) == g.OK_NODATA
+    request = struct.pack("<IIQII4IQII", g.TRANSFER_TO_HOST_2D, 0, 0, 0, 0, 0, 0, 64, 64, 0, 1, 0)
+    driver.memory.write(REQUEST, request)
+    driver.ack()
+    for first in range(0, 6, 2):
+        driver.offer(driver.chain([(REQUEST, len(request), False), (RESPONSE, 24, True)], first))
+    driver.kick()
+    for first in (0, 2):
+        assert driver.used() == [(first, 24)]
+        assert driver.ack() == transport.INTERRUPT_USED
+    assert driver.used() == [(4, 24)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from threading import get_ident
+
 import pytest
 from virtio_driver import DATA, DESC, Driver, Wiring, every_wiring
 
@@ -34,7 +37,7 @@ class Holder(VirtioDevice):
         return None
 
     def unlocked(self) -> None:
-        assert not self.guard()._depth
+        assert get_ident() not in self.guard()._inside
         self.events.append("unlocked")
 
 
@@ -155,3 +158,29 @@ def test_the_device_is_called_without_the_lock_after_each_access(wiring: Wiring)
     with device.guard(), device.guard():
         device.events.clear()
     assert device.events == ["unlocked"]
+
+
+def test_a_thread_that_waits_in_the_guard_lets_others_out_of_it() -> None:
+    _, device = holder()
+    changed = threading.Condition(device.lock)
+    waits, over = threading.Event(), False
+
+    def wait() -> None:
+        with device.guard(), device.guard():
+            waits.set()
+            changed.wait_for(lambda: over)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    assert waits.wait(60)
+    device.events.clear()
+    with device.guard():
+        with device.guard():
+            pass
+        assert device.events == []
+    assert device.events == ["unlocked"]
+    with device.guard():
+        over = True
+        changed.notify_all()
+    thread.join(60)
+    assert not thread.is_alive() and device.events == ["unlocked"] * 3

@@ -8,7 +8,6 @@ import struct
 from itertools import pairwise
 
 import pytest
-from pci_registers import BAR, WINDOW, PciRegisters
 from virtio_driver import AVAIL, DATA, DESC, FULL, USED, Driver, Wire, Wiring, new_memory
 
 from polyvisor.devices.pci import function as f
@@ -17,6 +16,7 @@ from polyvisor.devices.virtio import pci as p
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.rng import RngDevice, RngState
 from polyvisor.devices.virtio.transport import DEVICE_NEEDS_RESET, INTERRUPT_CONFIG, INTERRUPT_USED
+from support.pci_registers import BAR, WINDOW, PciRegisters
 
 over_pci = pytest.mark.parametrize("wiring", [Wiring("pci")], ids=str, indirect=True)
 pytestmark = over_pci

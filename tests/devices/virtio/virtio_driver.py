@@ -7,7 +7,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import pytest
-from pci_registers import PciRegisters
 
 from polyvisor.devices.virtio import mmio as t
 from polyvisor.devices.virtio.device import (
@@ -22,6 +21,7 @@ from polyvisor.devices.virtio.packed import DESC_F_AVAIL, DESC_F_USED
 from polyvisor.devices.virtio.queue import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE
 from polyvisor.devices.virtio.transport import DEVICE_NEEDS_RESET
 from polyvisor.engine.memory import Memory
+from support.pci_registers import PciRegisters
 
 BASE = 0x8000_0000
 SIZE = 1 << 20

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from p9_fuzz import LAYOUTS, Fuzz
+from p9_fuzz import Fuzz
 
 from polyvisor.storage.p9 import descriptors
+from support.p9_messages import LAYOUTS
 
 
 @pytest.mark.parametrize(("owner", "read_only"), [("guest", False), ("host", False), ("guest", True)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
@@ -65,11 +66,12 @@ class Guard:
 
     def __init__(self, device: VirtioDevice) -> None:
         self._device = device
-        self._depth = 0
+        # The threads inside, as often as each is: who waits there for a condition lets others in.
+        self._inside: list[int] = []
 
     def __enter__(self) -> None:
         self._device.lock.acquire()
-        self._depth += 1
+        self._inside.append(get_ident())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -81,8 +83,9 @@ class Guard:
                     return False
                 device.link.fail()
         finally:
-            self._depth -= 1
-            outermost = not self._depth
+            me = get_ident()
+            self._inside.remove(me)
+            outermost = me not in self._inside
             device.lock.release()
         if outermost:
             device.unlocked()

@@ -80,6 +80,10 @@ _NOTHING = Rect(0, 0, 0, 0)
 # What a range of guest memory, or a resource beside its pixels, takes on the host, generously.
 _ENTRY_COST = 128
 _RESOURCE_COST = 1024
+# Bytes moved at one go, where each piece counts as some, too. After the command that makes it more, the others wait
+# until the driver acknowledges an interrupt.
+_TURN = 64 << 20
+_PIECE = 1024
 
 
 @dataclass
@@ -188,6 +192,7 @@ class GpuDevice(VirtioDevice):
         self._displays = displays
         self._max_memory = max_memory
         self._state = GpuState([Scanout() for _ in displays])
+        self._work = 0
         self._unplug: list[Callable[[], None]] = []
         super().__init__(F_EDID, QUEUE_SIZES, self._state)
         try:
@@ -238,7 +243,13 @@ class GpuDevice(VirtioDevice):
 
     def notify(self, index: int) -> None:
         """Execute all commands. Raises QueueError."""
-        self.serve(index, self._control if index == CONTROL_QUEUE else self._cursor)
+        self._work = 0
+        self.serve(index, self._control if index == CONTROL_QUEUE else self._cursor, self._rested)
+        if not self._rested() and self.link.queues[index].has_more():
+            self.link.resume_later(index)
+
+    def _rested(self) -> bool:
+        return self._work < _TURN
 
     def _resized(self) -> None:
         """A display prefers another size: have the driver ask (5.7.5)."""
@@ -339,6 +350,7 @@ class GpuDevice(VirtioDevice):
             raise _RequestError(ERR_INVALID_PARAMETER)
         size = BYTES_PER_PIXEL * width * height
         self._take_memory(size + _RESOURCE_COST)
+        self._work += size
         self._state.resources[name] = Resource(pixel_format, width, height, bytearray(size))
 
     def _unref(self, name: int) -> None:
@@ -384,8 +396,10 @@ class GpuDevice(VirtioDevice):
             (at + line, offset + line, row) for line in range(0, stride * rect.height, stride)
         ]
         into = memoryview(resource.pixels)
+        self._work += row * rect.height
         for at, start, length in pieces:
             for address, part in self._behind(resource, start, length):
+                self._work += _PIECE
                 into[at : at + part] = self.link.memory.view(address, part)
                 at += part
 
@@ -454,9 +468,13 @@ class GpuDevice(VirtioDevice):
         shown = self._state.scanouts[index].rect
         stride = resource.stride
         start = stride * rect.y + BYTES_PER_PIXEL * rect.x
-        pixels = memoryview(resource.pixels)[start : start + stride * (rect.height - 1) + BYTES_PER_PIXEL * rect.width]
+        row = BYTES_PER_PIXEL * rect.width
+        pixels = memoryview(resource.pixels)[start : start + stride * (rect.height - 1) + row]
+        self._work += row * rect.height + _PIECE * rect.height
         if FORMATS[resource.format][:3] != (0, 1, 2):
-            pixels = memoryview(_reorder(bytes(pixels), resource.format))
+            # Only what is drawn is made anew, not all of the rows.
+            rows = [pixels[at : at + row] for at in range(0, len(pixels), stride)]
+            pixels, stride = memoryview(_reorder(b"".join(rows), resource.format)), row
         to = Rect(rect.x - shown.x, rect.y - shown.y, rect.width, rect.height)
         self._displays[index].draw(to, pixels, stride)
 

@@ -76,12 +76,16 @@ _DATA_VALID = 2
 _PLAIN = _HEADER.pack(0, 0, 0, 0, 0, 0, 1)
 _PLAIN_VALID = _HEADER.pack(_DATA_VALID, 0, 0, 0, 0, 0, 1)
 _NUM_BUFFERS = 10
+# Two VLAN tags in front of what the MTU counts.
+_TAGS = 8
 # Frames up to this are copied when they are sent; of longer ones, that much of the start, where all headers are.
 _COPIED = 2048
 _HEAD = 256
 # Frames are sent in turns of so many, and after so many turns the driver's next ones wait for an interrupt.
 _TURN = 64
 _TURNS = 16
+# Nor does a turn have frames that make more segments than this: cutting them takes long. 64 of 64 KiB have fewer.
+_PIECES = 4096
 
 _GUEST_OFFLOADS = {
     F_GUEST_CSUM: CSUM, F_GUEST_TSO4: TSO4, F_GUEST_TSO6: TSO6, F_GUEST_ECN: ECN, F_GUEST_USO4: USO4,
@@ -104,7 +108,7 @@ class NetState:
 class NetDevice(VirtioDevice):
     """A network card plugged into ``port``, which the device closes; ``mac``: a random one if None.
 
-    ``mtu`` is told to the driver unless it is None.
+    ``mtu`` is told to the driver unless it is None; longer frames for it are dropped, but for those it has cut itself.
 
     Frames are sent by the thread of the hart that notifies, after it released the device's lock (:meth:`unlocked`), so
     two machines that send to each other never wait for each other; the buffers are given back when all in a turn were
@@ -128,6 +132,7 @@ class NetDevice(VirtioDevice):
         super().__init__(features, (QUEUE_SIZE, QUEUE_SIZE, CONTROL_QUEUE_SIZE), NetState())
         self.state.filter.mac = self.mac
         self._mtu = mtu or 0
+        self._longest = ETHERNET_HEADER + _TAGS + mtu if mtu else MAX_FRAME
         self._to_send = False
         self._sending = False
         self._epoch = 0
@@ -168,6 +173,7 @@ class NetDevice(VirtioDevice):
         """Forget what the driver set, and what waited for it."""
         self.state = NetState()
         self.state.filter.mac = self.mac
+        self._known_features = -1
         self._to_send = False
         self._epoch += 1
         self._drop_backlog()
@@ -229,6 +235,7 @@ class NetDevice(VirtioDevice):
         """One turn; gives whether there may be more to send."""
         chains: list[tuple[Chain, int]] = []
         frames: list[Frame] = []
+        pieces = 0
         with self.guard():
             self._to_send = False
             if not self.link.running or self._closed:
@@ -238,12 +245,16 @@ class NetDevice(VirtioDevice):
             queue.suppress_notifications()
             if self._known_features != self.link.features:
                 self._look_at_features()
-            while len(chains) < _TURN and (chain := queue.pop()) is not None:
+            while len(chains) < _TURN and pieces < _PIECES and (chain := queue.pop()) is not None:
                 chains.append((chain, 0))
                 try:
-                    frames.append(self._frame(chain.readable))
+                    frame = self._frame(chain.readable)
                 except FrameError:
                     self.dropped_sent += 1
+                    continue
+                frames.append(frame)
+                if frame.gso_type:
+                    pieces += frame.length // frame.gso_size
         for frame in frames:
             self.port.send(frame)
         with self.guard():
@@ -254,7 +265,7 @@ class NetDevice(VirtioDevice):
                 queue.push_all(chains)
                 if queue.should_interrupt():
                     self.link.interrupt()
-            if len(chains) == _TURN or queue.request_notification():
+            if len(chains) == _TURN or pieces >= _PIECES or queue.request_notification():
                 self._to_send = True
             return self._to_send
         return False  # the driver made a mistake
@@ -304,13 +315,28 @@ class NetDevice(VirtioDevice):
 
     def _accept(self, frame: Frame) -> None:
         """Put a frame into buffers, or let it wait for some. Raises QueueError."""
+        if frame.length > self._longest and not frame.gso_type:
+            self.dropped_received += 1
+            return
+        if self._is_full(frame) and self._backlog and self.link.queues[RX].has_more():
+            # The oldest needs more room than the driver has given by now, and may ever give: it blocks the others.
+            self._drop_oldest()
+            self._deliver_backlog()
         if not self._backlog and self._put(frame):
             return
-        if len(self._backlog) >= MAX_BACKLOG or self._backlog_bytes + frame.length > MAX_BACKLOG_BYTES:
+        if self._is_full(frame):
             self.dropped_received += 1
             return
         self._backlog.append(frame.kept())
         self._backlog_bytes += frame.length
+
+    def _is_full(self, frame: Frame) -> bool:
+        """Whether there is no place for ``frame`` to wait."""
+        return len(self._backlog) >= MAX_BACKLOG or self._backlog_bytes + frame.length > MAX_BACKLOG_BYTES
+
+    def _drop_oldest(self) -> None:
+        self._backlog_bytes -= self._backlog.popleft().length
+        self.dropped_received += 1
 
     def _deliver_backlog(self) -> None:
         """Put what waits into buffers. Raises QueueError."""

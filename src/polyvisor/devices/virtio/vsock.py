@@ -36,6 +36,8 @@ _FIRST_PORT = 1 << 30  # of connections that the host makes
 _MAX_CONNECTIONS = 1024
 # Replies that wait for room in the guest's receive queue; with more, its transmit queue has to wait (5.10.6.1.2).
 _MAX_REPLIES = 1024
+# Receive buffers filled at one go are at most this many times the queue size.
+_TURN = 4
 _U32 = 2**32 - 1
 
 
@@ -138,20 +140,25 @@ class VsockDevice(VirtioDevice):
         queue = self.link.queues[RX]
         if not queue.state.ready:
             return
+        budget = _TURN * queue.state.size
         try:
-            while self._has_packets():
+            while budget and self._has_packets():
                 chain = queue.pop()
                 if chain is None:
                     if not queue.request_notification():
                         break
                     continue
                 queue.push(chain, self._fill(chain))
+                budget -= 1
         finally:
             if queue.should_interrupt():
                 self.link.interrupt()
+        # Not at once: a guest that adds buffers all the time would never get its hart back.
+        if not budget:
+            self.link.resume_later(RX)
         if self._stalled and len(self._replies) < _MAX_REPLIES // 2:
             self._stalled = False
-            self.notify(TX)
+            self.link.resume_later(TX)
 
     def _has_packets(self) -> bool:
         """Whether there is something to put into a buffer; forgets streams that have nothing to send any more."""
@@ -253,6 +260,8 @@ class VsockDevice(VirtioDevice):
         elif stream is None:
             if operation != OP_RST:
                 self._refuse(peer_port, port)
+        elif length > BUFFER:
+            self._refuse(peer_port, port)  # more than it can have credit for, however often it names the same memory
         else:
             stream.credit(room, taken)
             self._for_stream(stream, operation, flags, gather(self.link.memory, split(rest, length)[0]))

@@ -40,8 +40,7 @@ class PciRegisters:
         self.host = PciHost([line] * 4, WINDOW, 0x4000_0000)
         self.transport = p.VirtioPci(memory, device, packed)
         self.host.plug(self.transport.function, SLOT)
-        self.write_config(f.BARS, 4, BAR)
-        self.write_config(f.COMMAND, 2, f.COMMAND_MEMORY | f.COMMAND_MASTER)
+        self.set_up()
         self.parts: dict[int, int] = {}
         self.capabilities: dict[int, int] = {}
         at = self.read_config(f.CAPABILITIES, 1)
@@ -53,6 +52,11 @@ class PciRegisters:
             self.parts[kind] = self.read_config(at + 8, 4)
             at = self.read_config(at + 1, 1)
         self.multiplier = self.read_config(self.capabilities[p.CAP_NOTIFY] + 16, 4)
+
+    def set_up(self) -> None:
+        """Place the memory range, and let the function answer there and be bus master."""
+        self.write_config(f.BARS, 4, BAR)
+        self.write_config(f.COMMAND, 2, f.COMMAND_MEMORY | f.COMMAND_MASTER)
 
     @property
     def state(self) -> TransportState:
