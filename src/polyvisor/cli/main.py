@@ -8,7 +8,7 @@ import typer
 
 import polyvisor
 
-from . import cache, image, machines
+from . import cache, disk, image, machines
 from .run import run
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(image.app, name="image")
+app.add_typer(disk.app, name="disk")
 app.add_typer(cache.app, name="cache")
 app.command()(run)
 app.command()(machines.ps)

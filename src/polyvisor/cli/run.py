@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import sys
 import threading
@@ -17,6 +18,8 @@ from polyvisor import images
 from polyvisor.boards.loader import LoadError
 from polyvisor.boards.virt import TIERS
 from polyvisor.devices.virtio.block import BlockDevice
+from polyvisor.storage.open import FORMATS, open_disk
+from polyvisor.storage.overlay import Overlay
 from polyvisor.vm import running
 from polyvisor.vm.errors import VMError
 from polyvisor.vm.sizes import parse_memory
@@ -36,12 +39,41 @@ def fail(message: str, status: int = 2) -> NoReturn:
     raise typer.Exit(status)
 
 
+class KeptOverlay(Overlay):
+    """Changes that last as long as the process: a guest that restarts finds them again."""
+
+    def close(self) -> None:
+        """The next machine needs it."""
+
+
 def parse_disk(text: str) -> Callable[[], BlockDevice]:
-    """What opens the disk that ``FILE`` or ``FILE,ro`` means."""
-    path, comma, mode = text.rpartition(",")
-    if comma and mode in ("ro", "rw"):
-        return partial(BlockDevice.open, path, mode == "ro")
-    return partial(BlockDevice.open, text)
+    """What opens the disk of ``FILE`` with any of ``,ro``, ``,rw``, ``,snapshot`` and ``,format=FORMAT`` after it.
+
+    Where a file has all of ``text`` as its name, that is meant.
+    """
+    path, words = text, set[str]()
+    while not Path(path).exists():
+        rest, _, word = path.rpartition(",")
+        if not rest or not re.fullmatch(r"ro|rw|snapshot|format=\w*", word):
+            break
+        path = rest
+        words.add(word)
+    formats = [word.removeprefix("format=") for word in words if word.startswith("format=")]
+    if len(formats) > 1 or {"ro", "rw"} <= words:
+        fail(f"--disk {text!r}: says two different things about the disk")
+    form = formats[0] if formats else None
+    if form is not None and form not in FORMATS:
+        fail(f"--disk {text!r}: the format is one of {', '.join(FORMATS)}")
+    if "ro" in words or "snapshot" not in words:
+        return partial(BlockDevice.open, path, "ro" in words, format=form)
+    kept: list[Overlay] = []
+
+    def make() -> BlockDevice:
+        if not kept:
+            kept.append(KeptOverlay(open_disk(path, True, form, shared=True)))
+        return BlockDevice(kept[0])
+
+    return make
 
 
 def choose_software(
@@ -113,7 +145,8 @@ def run(
     memory: Annotated[str, typer.Option("--memory", "-m", help="RAM, for example 512M or 2G.")] = "512M",
     cpus: Annotated[int, typer.Option("--cpus", "-c", min=1, max=64, help="Number of harts.")] = 1,
     disk: Annotated[
-        list[str] | None, typer.Option(help="Raw disk image: FILE or FILE,ro. May be given several times.")
+        list[str] | None,
+        typer.Option(help="Disk: FILE[,ro][,snapshot][,format=raw|qcow2]. May be given several times."),
     ] = None,
     command: Annotated[
         str | None, typer.Option("--run", help="Run this shell command in the image, then exit with its status.")

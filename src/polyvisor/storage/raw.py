@@ -11,7 +11,9 @@ import struct
 from pathlib import Path
 from typing import Self
 
-SECTOR = 512
+from polyvisor.storage.disk import SECTOR, DiskError
+
+__all__ = ["SECTOR", "DiskError", "RawFile", "lock_file", "open_file", "reason"]
 
 # fallocate(2)
 _KEEP_SIZE = 1
@@ -23,59 +25,70 @@ _IOV_MAX = 1024
 _ZEROES = bytes(1 << 20)
 
 
-class DiskError(OSError):
-    """A file cannot be used as a disk; the message is one line for the user."""
+def open_file(name: str, read_only: bool, lock: bool) -> int:
+    """Open a regular file or block device and give its descriptor.
+
+    ``lock``: keep others from writing it and, unless ``read_only``, from locking it at all. Raises DiskError.
+    """
+    try:
+        # Looked at first, because opening a pipe would wait.
+        _check_kind(name, Path(name).stat().st_mode)
+        fd = os.open(name, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+    except DiskError:
+        raise
+    except (OSError, ValueError) as error:
+        raise DiskError(f"{name}: cannot open the disk: {reason(error)}") from error
+    try:
+        _check_kind(name, os.fstat(fd).st_mode)
+        if lock:
+            lock_file(fd, name, read_only)
+    except DiskError:
+        os.close(fd)
+        raise
+    except OSError as error:
+        os.close(fd)
+        raise DiskError(f"{name}: cannot use the disk: {reason(error)}") from error
+    return fd
+
+
+def _check_kind(name: str, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise DiskError(f"{name}: is a directory, not a disk")
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+        raise DiskError(f"{name}: is neither a file nor a block device")
 
 
 class RawFile:
-    """``size`` bytes of the open file ``fd``, which this object owns. Offsets are in bytes; errors are OSError.
-
-    Callers keep offsets and lengths inside the size. Calls that change bytes need a file opened for writing.
-    """
+    """``size`` bytes of the open file ``fd``, which this object owns, as a :class:`polyvisor.storage.disk.Disk`."""
 
     def __init__(self, fd: int, size: int, read_only: bool) -> None:
         self.fd = fd
         self.size = size
         self.read_only = read_only
+        self._lost: OSError | None = None
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], read_only: bool) -> Self:
+    def open(cls, path: str | os.PathLike[str], read_only: bool, shared: bool = False) -> Self:
         """Open a regular file or block device; unless ``read_only``, lock it against other users that write.
 
-        Raises DiskError if it is missing, of another kind, not accessible, in use, or not of whole 512-byte sectors.
+        With ``shared`` a file that is only read is locked too: against being written meanwhile. Raises DiskError if it
+        is missing, of another kind, not accessible, in use, or not of whole 512-byte sectors.
         """
         name = os.fspath(path)
+        fd = open_file(name, read_only, shared or not read_only)
         try:
-            # Looked at first, because opening a pipe would wait.
-            cls._check_kind(name, Path(name).stat().st_mode)
-            fd = os.open(name, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
-        except DiskError:
-            raise
-        except (OSError, ValueError) as error:
-            raise DiskError(f"{name}: cannot open the disk: {_reason(error)}") from error
-        try:
-            cls._check_kind(name, os.fstat(fd).st_mode)
             size = os.lseek(fd, 0, os.SEEK_END)
             if size == 0:
                 raise DiskError(f"{name}: the disk is empty")
             if size % SECTOR:
                 raise DiskError(f"{name}: the size of the disk ({size} bytes) is not a multiple of {SECTOR}")
-            if not read_only:
-                _lock(fd, name)
         except DiskError:
             os.close(fd)
             raise
         except OSError as error:
             os.close(fd)
-            raise DiskError(f"{name}: cannot use the disk: {_reason(error)}") from error
+            raise DiskError(f"{name}: cannot use the disk: {reason(error)}") from error
         return cls(fd, size, read_only)
-
-    @staticmethod
-    def _check_kind(name: str, mode: int) -> None:
-        if stat.S_ISDIR(mode):
-            raise DiskError(f"{name}: is a directory, not a disk")
-        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-            raise DiskError(f"{name}: is neither a file nor a block device")
 
     def close(self) -> None:
         """Close the file, which unlocks it; may be repeated."""
@@ -103,9 +116,38 @@ class RawFile:
             offset += count
             _advance(views, count)
 
+    def extent(self, offset: int) -> tuple[bool, int]:
+        """Whether bytes from ``offset`` on may be other than zero, and for how many bytes that holds."""
+        try:
+            data = os.lseek(self.fd, offset, os.SEEK_DATA)
+            if data > offset:
+                return False, min(data, self.size) - offset
+            return True, max(1, min(os.lseek(self.fd, offset, os.SEEK_HOLE), self.size) - offset)
+        except OSError as error:
+            return error.errno != errno.ENXIO, self.size - offset
+
     def flush(self) -> None:
-        """Make all that was written survive a crash of the host. Raises OSError."""
-        os.fdatasync(self.fd)
+        """Make all that was written survive a crash of the host. Raises OSError, for ever after the first time.
+
+        The kernel reports once that it could not write, and then takes what is in its cache for written.
+        """
+        if self._lost is not None:
+            raise self._lost
+        try:
+            os.fdatasync(self.fd)
+        except OSError as error:
+            self._lost = error
+            raise
+
+    def resize(self, size: int) -> None:
+        """Let the disk have ``size`` bytes; what is new reads as zeroes. Raises OSError, also if it would shrink."""
+        if size < self.size:
+            raise DiskError(f"the disk has {self.size} bytes; making it smaller is not supported")
+        if size > self.size and stat.S_ISBLK(os.fstat(self.fd).st_mode):
+            raise DiskError("a block device cannot be made larger")
+        os.ftruncate(self.fd, size)
+        os.fsync(self.fd)
+        self.size = size
 
     def discard(self, offset: int, length: int) -> None:
         """Give the blocks of the range back where the file system can, else leave them alone. Raises OSError."""
@@ -124,7 +166,8 @@ class RawFile:
             length -= piece
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What ``error`` says, without its number and file."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
@@ -138,20 +181,21 @@ def _advance(views: list[memoryview], count: int) -> None:
         count -= len(view)
 
 
-def _lock(fd: int, name: str) -> None:
-    """Lock the whole file for writing. The lock is the open file's, so a second one of this process fails too."""
-    request = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+def lock_file(fd: int, name: str, shared: bool) -> None:
+    """Lock the whole file. The lock is the open file's, so a second one of this process fails too. Raises DiskError."""
+    request = struct.pack("hhqqi0q", fcntl.F_RDLCK if shared else fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
         try:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             raise DiskError(f"{name}: the disk is in use by another virtual machine or process") from error
-        raise DiskError(f"{name}: cannot lock the disk: {_reason(error)}") from error
+        if not shared:
+            raise DiskError(f"{name}: cannot lock the disk: {reason(error)}") from error
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:

@@ -18,6 +18,7 @@ from polyvisor.devices.virtio import block as b
 from polyvisor.devices.virtio import transport as t
 from polyvisor.devices.virtio.block import BlockDevice
 from polyvisor.storage import raw
+from polyvisor.storage.convert import convert
 from polyvisor.storage.raw import DiskError, RawFile
 
 SECTORS = 64
@@ -336,6 +337,35 @@ def test_more_views_than_the_host_takes_at_once(image: Path) -> None:
     file.read(views, 512)
     assert buffer == image.read_bytes()[512:20512]
     file.close()
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_a_qcow2_image(tmp_path: Path, image: Path, snapshot: bool) -> None:
+    path = tmp_path / "disk.qcow2"
+    source = RawFile.open(image, True)
+    convert(source, path, "qcow2", cluster_size=1024)
+    source.close()
+    before = path.read_bytes()
+    expected = bytearray(image.read_bytes())
+    driver = Disk(BlockDevice.open(path, snapshot=snapshot))
+    assert driver.request(b.T_OUT, 7, out=b"new!" * 512, pieces=5) == (b.S_OK, b"", 1)
+    expected[7 * 512 : 11 * 512] = b"new!" * 512
+    assert driver.request(b.T_WRITE_ZEROES, out=struct.pack("<QII", 20, 9, 1))[0] == b.S_OK
+    expected[20 * 512 : 29 * 512] = bytes(9 * 512)
+    assert driver.request(b.T_DISCARD, out=struct.pack("<QII", 40, 8, 0))[0] == b.S_OK
+    expected[40 * 512 : 48 * 512] = bytes(8 * 512)
+    assert driver.request(b.T_FLUSH)[0] == b.S_OK
+    for sector, size in ((SECTORS, 512), (SECTORS - 1, 1024), (2**64 - 1, 512), (2**55, 512), (0, 511)):
+        assert driver.request(b.T_IN, sector, room=size)[::2] == (b.S_IOERR, 0)
+        assert driver.request(b.T_OUT, sector, out=bytes(size))[0] == b.S_IOERR
+    assert driver.request(b.T_IN, SECTORS)[::2] == (b.S_OK, 1)
+    assert driver.request(b.T_OUT, SECTORS)[::2] == (b.S_OK, 1)
+    assert driver.request(b.T_IN, 0, room=SECTORS * 512, pieces=3)[:2] == (b.S_OK, expected)
+    driver.device.close()
+    assert driver.request(b.T_IN, 0, room=512)[0] == b.S_IOERR
+    assert (path.read_bytes() == before) == snapshot
+    if not snapshot:
+        assert Disk(BlockDevice.open(path, True)).request(b.T_IN, 0, room=SECTORS * 512)[:2] == (b.S_OK, expected)
 
 
 def test_indirect_tables_are_not_data(image: Path) -> None:

@@ -9,9 +9,11 @@ from typing import Self
 
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.queue import Chain, QueueError, Segment, gather, length_of, scatter, split
-from polyvisor.storage.raw import SECTOR, DiskError, RawFile
+from polyvisor.storage.disk import SECTOR, Disk, DiskError
+from polyvisor.storage.open import open_disk
+from polyvisor.storage.overlay import Overlay
 
-__all__ = ["BlockDevice", "BlockState", "DiskError", "RawFile"]
+__all__ = ["BlockDevice", "BlockState", "DiskError"]
 
 QUEUE_SIZE = 256
 
@@ -64,24 +66,24 @@ class _RequestError(Exception):
 
 
 class BlockDevice(VirtioDevice):
-    """A disk of 512-byte sectors in ``file``, which the device closes; ``serial``: up to 20 ASCII characters.
+    """``disk`` for the guest; the device closes it. ``serial``: up to 20 ASCII characters.
 
-    Requests are done while the driver's notification is handled, straight between the file and guest memory.
+    Requests are done while the driver's notification is handled, straight between the disk and guest memory.
     """
 
     device_id = 2
 
-    def __init__(self, file: RawFile, serial: str = "") -> None:
+    def __init__(self, disk: Disk, serial: str = "") -> None:
         """Raises ValueError for a serial number that does not fit."""
         self._serial = serial.encode("ascii")
         if len(self._serial) > ID_BYTES:
             raise ValueError(f"serial number {serial!r}: longer than {ID_BYTES} characters")
         features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY
-        features |= F_RO if file.read_only else F_DISCARD | F_WRITE_ZEROES
+        features |= F_RO if disk.read_only else F_DISCARD | F_WRITE_ZEROES
         super().__init__(features, (QUEUE_SIZE,), BlockState())
-        self._file = file
+        self._disk = disk
         self._config = _CONFIG.pack(
-            *(file.size // SECTOR, 0, QUEUE_SIZE - 2),
+            *(disk.size // SECTOR, 0, QUEUE_SIZE - 2),
             *(0, 0, 0),
             SECTOR,
             *(_PHYSICAL_BLOCK_EXP, 0, 1 << _PHYSICAL_BLOCK_EXP, 0),
@@ -91,19 +93,28 @@ class BlockDevice(VirtioDevice):
         )
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], read_only: bool = False, serial: str = "") -> Self:
-        """A device for the raw disk image at ``path``. Raises DiskError, an OSError with a line for the user."""
-        file = RawFile.open(path, read_only)
+    def open(
+        cls, path: str | os.PathLike[str], read_only: bool = False, serial: str = "", *,
+        format: str | None = None, snapshot: bool = False,
+    ) -> Self:
+        """A device for the disk image at ``path``, of ``format`` as :func:`polyvisor.storage.open.open_disk` takes it.
+
+        With ``snapshot``, the guest writes to a temporary overlay and the file stays as it is. Raises DiskError, an
+        OSError with a line for the user.
+        """
+        disk = open_disk(path, read_only or snapshot, format, shared=snapshot)
         try:
-            return cls(file, serial)
-        except ValueError:
-            file.close()
+            if snapshot and not read_only:
+                disk = Overlay(disk)
+            return cls(disk, serial)
+        except BaseException:
+            disk.close()
             raise
 
     def close(self) -> None:
-        """Close the file; requests fail from now on."""
+        """Close the disk; requests fail from now on. Raises OSError if what was not flushed cannot be written."""
         with self.lock:
-            self._file.close()
+            self._disk.close()
 
     def config(self) -> bytes:
         """struct virtio_blk_config."""
@@ -142,18 +153,18 @@ class BlockDevice(VirtioDevice):
         if kind == T_OUT:
             self._write(sector, data)
         elif kind == T_FLUSH:
-            if not self._file.read_only:
-                self._file.flush()
+            if not self._disk.read_only:
+                self._disk.flush()
         elif kind == T_GET_ID:
             return scatter(self.link.memory, writable, self._serial.ljust(ID_BYTES, b"\0"))
         elif kind == T_DISCARD and self.link.features & F_DISCARD:
             for offset, length, _ in self._ranges(data, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, 0):
-                self._file.discard(offset, length)
+                self._disk.discard(offset, length)
             self._written()
         elif kind == T_WRITE_ZEROES and self.link.features & F_WRITE_ZEROES:
             ranges = self._ranges(data, MAX_WRITE_ZEROES_RANGES, MAX_WRITE_ZEROES_SECTORS, _RANGE_UNMAP)
             for offset, length, flags in ranges:
-                self._file.zero(offset, length, bool(flags & _RANGE_UNMAP))
+                self._disk.zero(offset, length, bool(flags & _RANGE_UNMAP))
             self._written()
         else:
             raise _RequestError(S_UNSUPP)
@@ -162,7 +173,7 @@ class BlockDevice(VirtioDevice):
     def _offset(self, sector: int, length: int) -> int:
         """The place of a transfer in the file. Raises _RequestError if it is not whole sectors of the disk."""
         offset = sector * SECTOR
-        if length % SECTOR or offset + length > self._file.size:
+        if length % SECTOR or offset + length > self._disk.size:
             raise _RequestError(S_IOERR)
         return offset
 
@@ -171,23 +182,23 @@ class BlockDevice(VirtioDevice):
         offset = self._offset(sector, length)
         memory = self.link.memory
         try:
-            self._file.read([memory.view(*segment) for segment in segments], offset)
+            self._disk.read([memory.view(*segment) for segment in segments], offset)
         finally:
             for segment in segments:
                 memory.wrote(*segment)
         return length
 
     def _write(self, sector: int, segments: list[Segment]) -> None:
-        if self._file.read_only:
+        if self._disk.read_only:
             raise _RequestError(S_IOERR)
         offset = self._offset(sector, length_of(segments))
-        self._file.write([self.link.memory.view(*segment) for segment in segments], offset)
+        self._disk.write([self.link.memory.view(*segment) for segment in segments], offset)
         self._written()
 
     def _written(self) -> None:
         """A driver that did not negotiate FLUSH gets a write-through cache (5.2.6.2)."""
         if not self.link.features & F_FLUSH:
-            self._file.flush()
+            self._disk.flush()
 
     def _ranges(
         self, data: list[Segment], max_ranges: int, max_sectors: int, flags_known: int
