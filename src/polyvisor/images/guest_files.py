@@ -8,6 +8,9 @@ INIT = r"""#!/bin/sh
 # First process of a polyvisor image. It understands these words of the kernel's command line:
 #   polyvisor.run=BASE64       run this shell command, then power off with its exit status
 #   polyvisor.winsize=RxC      the console has R rows and C columns
+#   root=UUID=... or LABEL=... or /dev/...
+#                              the root file system is on that disk; with rootfstype=, rootflags=, ro or rw (else ro),
+#                              and init= (else /sbin/init), as the kernel has them
 
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root USER=root LOGNAME=root SHELL=/bin/sh TERM=xterm LANG=C.UTF-8
 
@@ -31,12 +34,18 @@ tty=/dev/${tty##* }
 
 run=
 winsize=
+root= rootfstype="ext4 btrfs squashfs" rootflags= rootmode=ro init=/sbin/init
 set -f
 read -r cmdline < /proc/cmdline
 for word in $cmdline; do
     case $word in
         polyvisor.run=*) run=${word#*=} ;;
         polyvisor.winsize=*x*) winsize=${word#*=} ;;
+        root=*) root=${word#*=} ;;
+        rootfstype=*) rootfstype=$(echo "${word#*=}" | tr , " ") ;;
+        rootflags=*) rootflags=,${word#*=} ;;
+        init=/*) init=${word#*=} ;;
+        ro | rw) rootmode=$word ;;
     esac
 done
 set +f
@@ -49,8 +58,8 @@ for file in /sys/bus/virtio/devices/*/modalias; do
 done
 [ -z "$aliases" ] || modprobe -q -b -a $aliases
 
-# Put there by the host, if it wants to run commands here.
-if [ -x /polyvisor/agent ]; then
+# Put there by the host, if it wants to run commands here. With a root file system of its own, it starts there.
+if [ -x /polyvisor/agent ] && [ -z "$root" ]; then
     setsid /polyvisor/agent < /dev/null > /dev/null 2>&1 &
 fi
 
@@ -76,6 +85,63 @@ power_off() {
 # What the leader of a session on the console does: it waits until all output is sent (as changing the terminal's modes
 # does), because when it ends the terminal is hung up, and what another hart has not sent yet would be lost.
 leader='"$@"; status=$?; (trap "" TTOU; exec stty sane); exit $status'
+
+# A root file system on a disk: all goes on there, and the agent with it.
+mount_root() {
+    tries=50
+    device=$root
+    while :; do
+        case $root in UUID=* | LABEL=*) device=$(findfs "$root" 2>/dev/null) ;; esac
+        [ -b "$device" ] && break
+        [ $tries -gt 0 ] || { echo "there is no disk $root" > "$tty"; power_off 1; }
+        tries=$((tries - 1))
+        sleep 0.1
+    done
+    mkdir -p /newroot
+    for type in $rootfstype; do
+        mount -t "$type" -o "$rootmode$rootflags" "$device" /newroot 2>/dev/null && return
+    done
+    echo "$device cannot be mounted as one of $rootfstype" > "$tty"
+    power_off 1
+}
+start_agent() {
+    [ -x /polyvisor/agent ] || return
+    mkdir -p /newroot/run/polyvisor
+    cp /polyvisor/agent /newroot/run/polyvisor/agent
+    setsid chroot /newroot /run/polyvisor/agent < /dev/null > /dev/null 2>&1 &
+}
+if [ -n "$root" ]; then
+    mount_root
+    umount /tmp
+    if [ -n "$run" ]; then
+        # Without that system's own init: the command alone.
+        for directory in proc sys dev run; do mount --rbind "/$directory" "/newroot/$directory"; done
+        [ ! -s /etc/resolv.conf ] || [ "$rootmode" = ro ] || cat /etc/resolv.conf > /newroot/etc/resolv.conf 2>/dev/null
+        start_agent
+        command=$(echo "$run" | base64 -d)
+        setsid -c sh -c "$leader" sh chroot /newroot /bin/sh -c "cd; $command" < "$tty" > "$tty" 2>&1
+        status=$?
+        kill -9 -1
+        mount -o remount,ro /newroot
+        power_off $status
+    fi
+    if [ ! -x "/newroot$init" ] && [ ! -L "/newroot$init" ]; then
+        echo "there is no $init on $root" > "$tty"
+        power_off 1
+    fi
+    # What else is mounted, such as directories of the host, goes along.
+    while read -r what where rest; do
+        case $where in
+            /proc | /sys | /dev | /run | /mnt/*)
+                where=$(printf '%b' "$where")
+                mkdir -p "/newroot$where" && mount --move "$where" "/newroot$where"
+                ;;
+        esac
+    done < /proc/mounts
+    start_agent
+    killall -q udhcpc
+    exec env -i PATH="$PATH" TERM="$TERM" switch_root -c /dev/console /newroot "$init"
+fi
 
 cd /root
 if [ -n "$run" ]; then
