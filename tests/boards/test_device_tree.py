@@ -115,17 +115,38 @@ def test_devices():
         assert node.get_property("regmap").value == test and node.get_property("value").value == value
 
 
+def test_pci_host_bridge():
+    assert not tree().exist_node("soc/pci@30000000")
+    parsed = tree(pci=True, virtio_slots=0)
+    pci = parsed.get_node("soc/pci@30000000")
+    assert pci.get_property("compatible").value == "pci-host-ecam-generic"
+    assert reg(pci) == (0x3000_0000, 0x1000_0000)
+    assert list(pci.get_property("bus-range").data) == [0, 255]
+    ranges = list(pci.get_property("ranges").data)
+    assert ranges[:7] == [0x0100_0000, 0, 0, 0, 0x300_0000, 0, 0x1_0000]
+    assert ranges[7:] == [0x0200_0000, 0, 0x4000_0000, 0, 0x4000_0000, 0, 0x4000_0000]
+    plic = parsed.get_node("soc/interrupt-controller@c000000").get_property("phandle").value
+    assert list(pci.get_property("interrupt-map-mask").data) == [0x1800, 0, 0, 7]
+    lines = list(pci.get_property("interrupt-map").data)
+    for i in range(16):
+        device, pin = divmod(i, 4)
+        assert lines[6 * i : 6 * i + 6] == [device << 11, 0, 0, pin + 1, plic, 32 + (device + pin) % 4]
+    assert len(lines) == 16 * 6
+    assert not any(node.name.startswith("virtio") for node in parsed.get_node("soc").nodes)
+
+
 def test_isa_string():
     assert isa_string(DEFAULT_EXTENSIONS) == ("rv64imafdc_zicntr_zicsr_zifencei_zihpm_zba_zbb_zbs_sstc_svadu_svinval")
 
 
 def test_regions_do_not_overlap():
     regions = [at.MROM, at.TEST, at.RTC, at.CLINT, at.PLIC, at.UART, *at.VIRTIO]
+    regions += [at.PCI_IO, at.PCI_CONFIG, at.PCI_MEMORY]
     regions.sort(key=lambda r: r.base)
     for low, high in pairwise(regions):
         assert low.base + low.size <= high.base
     assert regions[-1].base + regions[-1].size <= at.DRAM_BASE
-    irqs = [region.irq for region in regions if region.irq]
+    irqs = [region.irq for region in regions if region.irq] + list(at.PCI_IRQS)
     assert len(set(irqs)) == len(irqs) and max(irqs) < at.PLIC_SOURCES
 
 
@@ -153,7 +174,7 @@ def test_refusals(changes):
 
 
 @pytest.mark.skipif(shutil.which("dtc") is None, reason="the device tree compiler is not installed")
-@pytest.mark.parametrize("changes", [{}, {"harts": 17, "initrd": None}, {"command_line": ""}])
+@pytest.mark.parametrize("changes", [{}, {"harts": 17, "initrd": None}, {"command_line": ""}, {"pci": True}])
 def test_compiler_accepts_it(changes):
     ran = subprocess.run(
         ["dtc", "-I", "dtb", "-O", "dts"], input=blob(**changes), capture_output=True, check=True, timeout=30

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from polyvisor.cli.share import Share, parse_share, parse_shares
 from support.guests import guest_image
 
 FIRMWARE = Path("/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin")
@@ -43,6 +44,15 @@ def test_linux_boots_and_passes_its_exit_status_on(cpus: int) -> None:
     assert done.stdout.split() == [b"riscv64", str(cpus).encode()]
 
 
+def test_disks_can_be_on_pci(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"hello, pci\n".ljust(4096, b"."))
+    done = run(*linux("head -n 1 /dev/vda; readlink /sys/block/vda/device"), "--pci", "--disk", f"{disk},ro")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[0] == b"hello, pci"
+    assert b"virtio" in done.stdout.splitlines()[1]
+
+
 @pytest.mark.skipif(not FIRMWARE.exists(), reason="Debian's opensbi is not installed")
 @pytest.mark.parametrize("cpus", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_linux_boots_through_real_firmware(cpus: int) -> None:
@@ -56,6 +66,52 @@ def test_commands_come_through_a_pipe() -> None:
     done = run(*linux(), stdin=b"echo two plus two is $((2 + 2))\nexit 3\n")
     assert done.returncode == 3, done.stderr
     assert b"two plus two is 4" in done.stdout
+
+
+def test_directories_are_shared(tmp_path: Path) -> None:
+    (tmp_path / "here").write_text("shared\n")
+    command = "cat here; echo made > made; cp here /work/deep/copy; cat /mnt/kept/here; ! touch /mnt/kept/x"
+    done = run(
+        *linux(f"cd /mnt/host && {command}"),
+        *("--share", str(tmp_path), "--share", f"{tmp_path}:/work/deep", "--share", f"{tmp_path}:kept,ro"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(b"shared") == 2
+    assert (tmp_path / "made").read_text() == "made\n" and (tmp_path / "copy").read_text() == "shared\n"
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_share_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("odd:name", "odd,ro"):
+        (tmp_path / name).mkdir()
+    for text, wanted in {
+        ".": Share(".", "host", None, False, "guest"),
+        "/a/b:src": Share("/a/b", "src", None, False, "guest"),
+        "/a:b:src,ro": Share("/a:b", "src", None, True, "guest"),
+        ".:/usr/src,owner=host,ro": Share(".", "usr-src", "/usr/src", True, "host"),
+        "odd:name": Share("odd:name", "host", None, False, "guest"),
+        "odd:name:x,rw": Share("odd:name", "x", None, False, "guest"),
+        "odd,ro": Share("odd,ro", "host", None, False, "guest"),
+        "odd,ro,ro": Share("odd,ro", "host", None, True, "guest"),
+    }.items():
+        assert parse_share(text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [
+        ([".:/"], "cannot be mounted at '/'"),
+        ([".:/a b"], "cannot be mounted at '/a b'"),
+        ([":tag"], "give a directory"),
+        ([""], "give a directory"),
+        ([".", ".,ro"], "shared as 'host': name them"),
+    ],
+)
+def test_shares_that_make_no_sense(texts: list[str], says: str) -> None:
+    with pytest.raises(ValueError, match=says) as caught:
+        parse_shares(texts)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_end_of_a_pipe_ends_the_shell() -> None:
@@ -157,6 +213,10 @@ def test_a_signal_restores_the_terminal() -> None:
         (["--kernel", "{linux}", "--tier", "warp"], "interpreter, reference"),
         (["--kernel", "{linux}", "--initrd", "/nonexistent"], "there is no such file"),
         (["--kernel", "{linux}", "--disk", "/nonexistent/disk"], "/nonexistent/disk"),
+        (["--kernel", "{linux}", "--share", "/nonexistent"], "/nonexistent: cannot share the directory: No such file"),
+        (["--kernel", "{linux}", "--share", ".:a tag"], "tag 'a tag': give up to 64"),
+        (["--kernel", "{linux}", "--share", ".:/" + "x" * 60, "--append", "y" * 1000], "do not fit"),
+        (["{x86elf}", "--share", ".:/src"], "goes with an image"),
     ],
 )
 def test_mistakes_get_one_clear_line(arguments: list[str], says: str, tmp_path: Path) -> None:

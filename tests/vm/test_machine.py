@@ -93,10 +93,19 @@ def test_a_failing_device_is_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [{"cpus": 0}, {"cpus": 65}, {"tier": "warp"}, {"devices": [RngDevice] * 32}], ids=lambda c: str(c)[:20]
+    "config",
+    [
+        {"cpus": 0},
+        {"cpus": 65},
+        {"tier": "warp"},
+        {"bus": "isa"},
+        {"devices": [RngDevice] * 32},
+        {"bus": "pci", "devices": [RngDevice] * 31},
+    ],
+    ids=lambda c: str(c)[:20],
 )
 def test_impossible_boards_are_refused(config: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"CPUs|tier|devices"):
+    with pytest.raises(ValueError, match=r"CPUs|tier|no bus|devices"):
         Virt(VirtConfig(memory=16 << 20, **config), output=print, power=print, failed=print)  # type: ignore[arg-type]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import fdt
 
 from polyvisor.boards import memory_map as at
+from polyvisor.devices.pci.host import PINS, line_of
 
 DEFAULT_EXTENSIONS: tuple[str, ...] = (
     *("i", "m", "a", "f", "d", "c", "zicntr", "zicsr", "zifencei", "zihpm"),
@@ -24,6 +25,11 @@ _MACHINE_SOFTWARE = 3
 _MACHINE_TIMER = 7
 _SUPERVISOR_EXTERNAL = 9
 _MACHINE_EXTERNAL = 11
+
+# The first cell of a PCI address: the space, or where the device's number is.
+_PCI_IO = 0x0100_0000
+_PCI_MEMORY = 0x0200_0000
+_PCI_DEVICE_SHIFT = 11
 
 
 class DeviceTreeError(ValueError):
@@ -40,13 +46,14 @@ def device_tree(
     extensions: Sequence[str] = DEFAULT_EXTENSIONS,
     mmu: str = "riscv,sv57",
     virtio_slots: int = at.VIRTIO_FIXED_SLOTS,
+    pci: bool = False,
 ) -> bytes:
     """The device tree of a ``virt`` board, as a blob of version 17.
 
     ``memory_size`` is in bytes; ``harts`` counts harts numbered from 0; ``initrd`` is (first address, address after
     the last byte); ``rng_seed`` is entropy for the guest and is left out when empty. ``extensions`` are lower-case
     names beginning with "i" (bindings/riscv/extensions.yaml); ``mmu`` is a value of ``mmu-type``;
-    ``virtio_slots`` is how many register blocks of virtio devices there are.
+    ``virtio_slots`` is how many register blocks of virtio devices there are; ``pci``: there is a PCI host bridge.
     Raises :class:`DeviceTreeError`.
     """
     _check(memory_size, harts, command_line, initrd, extensions, mmu)
@@ -62,7 +69,10 @@ def device_tree(
     root.append(_chosen(command_line, initrd, rng_seed))
     root.append(_node(f"memory@{at.DRAM_BASE:x}", device_type="memory", reg=_u64(at.DRAM_BASE, memory_size)))
     root.append(_cpus(intcs, extensions, mmu))
-    root.append(_soc(intcs, plic, test, virtio_slots))
+    soc = _soc(intcs, plic, test, virtio_slots)
+    if pci:
+        soc.append(_pci(plic))
+    root.append(soc)
     for name, value in (("poweroff", at.TEST_POWER_OFF), ("reboot", at.TEST_REBOOT)):
         compatible = f"syscon-{name}"
         root.append(_node(name, compatible=compatible, regmap=[test], offset=[at.TEST_OFFSET], value=[value]))
@@ -172,6 +182,32 @@ def _soc(intcs: Sequence[int], plic: int, test: int, virtio_slots: int) -> fdt.N
         _strings(virtio, "compatible", "virtio,mmio")
         soc.append(virtio)
     return soc
+
+
+def _pci(plic: int) -> fdt.Node:
+    """The host bridge (PCI Bus Binding to IEEE 1275, and bindings/pci/host-generic-pci.yaml)."""
+    pci = _device("pci", at.PCI_CONFIG)
+    _strings(pci, "compatible", "pci-host-ecam-generic")
+    _strings(pci, "device_type", "pci")
+    _cells(pci, 3, 2)
+    pci.append(fdt.PropWords("#interrupt-cells", 1))
+    pci.append(fdt.PropWords("bus-range", 0, (at.PCI_CONFIG.size >> 20) - 1))
+    pci.append(fdt.PropWords("linux,pci-domain", 0))
+    pci.append(fdt.Property("dma-coherent"))
+    ranges: list[int] = []
+    for space, start, region in ((_PCI_IO, 0, at.PCI_IO), (_PCI_MEMORY, at.PCI_MEMORY.base, at.PCI_MEMORY)):
+        ranges += [space, *_u64(start, region.base, region.size)]
+    pci.append(fdt.PropWords("ranges", *ranges))
+    # The lines repeat every four devices, so the number of the device counts modulo four.
+    pci.append(fdt.PropWords("interrupt-map-mask", 3 << _PCI_DEVICE_SHIFT, 0, 0, 7))
+    lines = [
+        word
+        for device in range(PINS)
+        for pin in range(1, PINS + 1)
+        for word in (device << _PCI_DEVICE_SHIFT, 0, 0, pin, plic, at.PCI_IRQS[line_of(device, pin)])
+    ]
+    pci.append(fdt.PropWords("interrupt-map", *lines))
+    return pci
 
 
 def _device(name: str, region: at.Region, plic: int | None = None) -> fdt.Node:

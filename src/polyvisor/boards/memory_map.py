@@ -33,6 +33,12 @@ VIRTIO = tuple(
     for slot in range(VIRTIO_SLOTS)
 )
 
+# The PCI host bridge: its configuration space, and what it has of I/O and memory space.
+PCI_IO = Region(0x300_0000, 0x1_0000)
+PCI_CONFIG = Region(0x3000_0000, 0x1000_0000)
+PCI_MEMORY = Region(0x4000_0000, 0x4000_0000)
+PCI_IRQS = (32, 33, 34, 35)
+
 # Interrupt sources of the PLIC, counting source 0, which does not exist.
 PLIC_SOURCES = 96
 

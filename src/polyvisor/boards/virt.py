@@ -13,13 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from polyvisor.devices.aclint import Aclint
+from polyvisor.devices.pci.host import DEVICES, PciHost
 from polyvisor.devices.plic import Plic
 from polyvisor.devices.rtc import GoldfishRtc
 from polyvisor.devices.syscon import Test
 from polyvisor.devices.uart import Uart16550
 from polyvisor.devices.virtio.device import VirtioDevice
+from polyvisor.devices.virtio.mmio import EmptySlot, VirtioMmio
+from polyvisor.devices.virtio.pci import VirtioPci
 from polyvisor.devices.virtio.rng import RngDevice
-from polyvisor.devices.virtio.transport import VirtioMmio
+from polyvisor.devices.virtio.transport import Transport
 from polyvisor.engine.codepages import CodePages
 from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.executor import Executor, ReferenceExecutor
@@ -37,6 +40,8 @@ from .riscv_hart import RiscvHart
 from .sbi import Sbi
 
 TIERS = ("jit", "interpreter", "reference")
+# Where virtio devices can be, and how many with the entropy device: on PCI, one place is the bridge's own.
+BUSES = {"mmio": at.VIRTIO_SLOTS, "pci": DEVICES - 1}
 MAX_CPUS = 64
 
 # struct fw_dynamic_info, version 2 (OpenSBI, docs/firmware/fw_dynamic.md): magic, version, where to go on, in which
@@ -53,11 +58,14 @@ class VirtConfig:
     ``memory`` in bytes; ``cpus`` harts; ``tier`` of the engine; ``virtual_time``: the time counter follows executed
     instructions instead of the host's clock; ``entropy``: where the guest's random numbers come from; ``devices``:
     what makes the virtio devices beside the entropy device, in this order. The board closes those it made.
+    ``bus``: where the virtio devices are, ``mmio`` or ``pci``; ``packed``: offer them packed virtqueues.
     """
 
     memory: int = 512 << 20
     cpus: int = 1
     devices: Sequence[Callable[[], VirtioDevice]] = ()
+    bus: str = "mmio"
+    packed: bool = False
     tier: str = "jit"
     virtual_time: bool = False
     entropy: Callable[[int], bytes] = field(default=os.urandom)
@@ -111,8 +119,11 @@ class Virt:
             raise ValueError(f"{config.cpus} CPUs; the board takes 1 to {MAX_CPUS}")
         if config.tier not in TIERS:
             raise ValueError(f"there is no tier {config.tier!r}; there are {', '.join(TIERS)}")
-        if len(config.devices) >= at.VIRTIO_SLOTS:
-            raise ValueError(f"{len(config.devices)} virtio devices; the board takes {at.VIRTIO_SLOTS - 1}")
+        if config.bus not in BUSES:
+            raise ValueError(f"there is no bus {config.bus!r}; there are {', '.join(BUSES)}")
+        if len(config.devices) >= BUSES[config.bus]:
+            most = BUSES[config.bus] - 1
+            raise ValueError(f"{len(config.devices)} virtio devices; the board takes {most} on {config.bus}")
         self.config = config
         self.power = power
         self.memory = memory = Memory()
@@ -150,12 +161,9 @@ class Virt:
         }
         for region, device in fixed.items():
             memory.add_device(region.base, region.size, device)
-        devices = self.virtio_devices = _make_devices([lambda: RngDevice(config.entropy), *config.devices])
-        self.virtio: list[VirtioMmio] = []
-        for slot, region in enumerate(at.VIRTIO[: max(len(devices), at.VIRTIO_FIXED_SLOTS)]):
-            transport = VirtioMmio(memory, self.plic.line(region.irq), devices[slot] if slot < len(devices) else None)
-            memory.add_device(region.base, region.size, transport)
-            self.virtio.append(transport)
+        self.virtio_devices = _make_devices([lambda: RngDevice(config.entropy), *config.devices])
+        self.pci: PciHost | None = None
+        self.virtio: Sequence[Transport] = self._add_pci() if config.bus == "pci" else self._add_mmio()
         self.sbi = Sbi(self.harts, memory, output, self.read_input, power)
         for hart in self.harts:
             hart.handlers["sbi"] = self.sbi.handle
@@ -168,6 +176,31 @@ class Virt:
         if self.code is None or self.pages is None:
             return ReferenceExecutor(rv64, self.memory, frequency=at.TIMEBASE_FREQUENCY, virtual=virtual)
         return Cpu(self.code, self.memory, self.pages, frequency=at.TIMEBASE_FREQUENCY, virtual=virtual, waits=True)
+
+    def _add_mmio(self) -> list[VirtioMmio]:
+        """Give each virtio device a register block."""
+        transports: list[VirtioMmio] = []
+        for device, region in zip(self.virtio_devices, at.VIRTIO, strict=False):
+            transports.append(VirtioMmio(self.memory, self.plic.line(region.irq), device, self.config.packed))
+            self.memory.add_device(region.base, region.size, transports[-1])
+        self._add_empty_slots(len(transports))
+        return transports
+
+    def _add_pci(self) -> list[VirtioPci]:
+        """Put each virtio device on the PCI bus."""
+        pci = self.pci = PciHost([self.plic.line(irq) for irq in at.PCI_IRQS], at.PCI_MEMORY.base, at.PCI_MEMORY.size)
+        windows = {at.PCI_CONFIG: pci.ecam, at.PCI_MEMORY: pci.memory, at.PCI_IO: pci.io}
+        for region, window in windows.items():
+            self.memory.add_device(region.base, region.size, window)
+        transports = [VirtioPci(self.memory, device, self.config.packed) for device in self.virtio_devices]
+        for transport in transports:
+            pci.plug(transport.function)
+        self._add_empty_slots(0)
+        return transports
+
+    def _add_empty_slots(self, first: int) -> None:
+        for region in at.VIRTIO[first : at.VIRTIO_FIXED_SLOTS]:
+            self.memory.add_device(region.base, region.size, EmptySlot())
 
     def read_input(self, count: int) -> bytes:
         """Console input that the guest asks the SBI for: it takes from what waits at the serial port."""
@@ -199,7 +232,9 @@ class Virt:
     def _device_tree(self, command_line: str = "", initrd: tuple[int, int] | None = None) -> bytes:
         return device_tree(
             memory_size=self.config.memory, harts=self.config.cpus, command_line=command_line, initrd=initrd,
-            rng_seed=self.config.entropy(32), virtio_slots=len(self.virtio),
+            rng_seed=self.config.entropy(32), pci=self.pci is not None,
+            # A kernel need not look at slots that are empty because all is on PCI.
+            virtio_slots=0 if self.pci is not None else max(len(self.virtio), at.VIRTIO_FIXED_SLOTS),
         )
 
     def _load_firmware(self, firmware: bytes, end: int) -> None:
@@ -230,4 +265,6 @@ class Virt:
         self.rtc.close()
         for device in self.virtio_devices:
             device.close()
+        for transport in self.virtio:
+            transport.close()
         self.memory.close()

@@ -7,7 +7,8 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
@@ -19,9 +20,9 @@ from polyvisor.boards.loader import LoadError
 from polyvisor.boards.virt import TIERS
 from polyvisor.devices.virtio.block import BlockDevice
 from polyvisor.storage.open import FORMATS, open_disk
-from polyvisor.storage.overlay import Overlay
 from polyvisor.vm import running
 from polyvisor.vm.errors import VMError
+from polyvisor.vm.root_disk import KeptOverlay
 from polyvisor.vm.sizes import parse_memory
 from polyvisor.vm.software import Software, check_file
 from polyvisor.vm.virtual_machine import VM
@@ -29,7 +30,10 @@ from polyvisor.vm.virtual_machine import VM
 from .background import start_in_background
 from .image import errors as image_errors
 from .image import progress as image_progress
+from .net import HELP as NET_HELP
+from .net import NetOptions, open_capture, parse_net
 from .session import Session, Watched
+from .share import add_mounts, parse_shares
 from .terminal import HELP
 
 
@@ -37,13 +41,6 @@ def fail(message: str, status: int = 2) -> NoReturn:
     """Say in one line what is wrong, and end."""
     print(f"polyvisor: {message}", file=sys.stderr)
     raise typer.Exit(status)
-
-
-class KeptOverlay(Overlay):
-    """Changes that last as long as the process: a guest that restarts finds them again."""
-
-    def close(self) -> None:
-        """The next machine needs it."""
 
 
 def parse_disk(text: str) -> Callable[[], BlockDevice]:
@@ -66,7 +63,7 @@ def parse_disk(text: str) -> Callable[[], BlockDevice]:
         fail(f"--disk {text!r}: the format is one of {', '.join(FORMATS)}")
     if "ro" in words or "snapshot" not in words:
         return partial(BlockDevice.open, path, "ro" in words, format=form)
-    kept: list[Overlay] = []
+    kept: list[KeptOverlay] = []
 
     def make() -> BlockDevice:
         if not kept:
@@ -97,6 +94,7 @@ def choose_software(
             firmware=firmware,
             agent=True,
             our_initrd=initrd is None,
+            disk=image.disk,
         )
     if command is not None:
         fail("--run goes with an image, for example: polyvisor run debian --run 'uname -a'")
@@ -132,6 +130,26 @@ def open_trace(path: Path | None) -> contextlib.AbstractContextManager[TextIO | 
         fail(f"--trace {str(path)!r}: {error.strerror}")
 
 
+def choose_nets(net: str, capture: Path | None) -> list[NetOptions]:
+    """What ``--net`` names, none or one. Raises ValueError."""
+    chosen = parse_net(net)
+    if chosen is None and capture is not None:
+        fail("--capture goes with a network, for example: --net user --capture out.pcapng")
+    return [chosen] if chosen else []
+
+
+@contextlib.contextmanager
+def capturing(path: Path | None, nets: list[NetOptions]) -> Iterator[None]:
+    """Write what passes the networks to a file. Raises ValueError if that cannot be; says if it ended early."""
+    if path is None:
+        yield
+        return
+    with open_capture(path, nets) as capture:
+        yield
+    if capture.error is not None:
+        print(f"polyvisor: --capture {str(path)!r} is cut short: {capture.error.strerror}", file=sys.stderr)
+
+
 def run(
     target: Annotated[
         str | None, typer.Argument(metavar="[IMAGE|PROGRAM]", help="An image such as debian, or a bare-metal ELF file.")
@@ -147,6 +165,22 @@ def run(
     disk: Annotated[
         list[str] | None,
         typer.Option(help="Disk: FILE[,ro][,snapshot][,format=raw|qcow2]. May be given several times."),
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.qcow2", help="Keep what is written to the image's own disk there; made if need be."),
+    ] = None,
+    pci: Annotated[bool, typer.Option("--pci", help="Put the virtio devices on a PCI bus.")] = False,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR[:TAG][,ro]",
+            help="Share a directory: images mount it at /mnt/TAG (/mnt/host), or at /PATH with DIR:/PATH.",
+        ),
+    ] = None,
+    net: Annotated[str, typer.Option(metavar="NETWORK", help=NET_HELP)] = "none",
+    capture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what passes the network to this file, as pcapng.")
     ] = None,
     command: Annotated[
         str | None, typer.Option("--run", help="Run this shell command in the image, then exit with its status.")
@@ -183,16 +217,22 @@ def run(
         fail(f"--memory {error}")
     software = None
     try:
-        software = choose_software(target, kernel, initrd, append, firmware, command)
+        shares = parse_shares(share or [])
+        software = add_mounts(choose_software(target, kernel, initrd, append, firmware, command), shares)
+        nets = choose_nets(net, capture)
+        if nets and command is not None:
+            software = replace(software, append=f"{software.append} polyvisor.net=wait")
         name = name or running.free_name(Path(target).stem if target else "kernel")
         if detach:
             raise typer.Exit(start_in_background(name, sys.argv[1:]))
-        with open_trace(trace) as file:
+        devices = (*map(parse_disk, disk or ()), *(each.open for each in shares), *(each.make for each in nets))
+        with open_trace(trace) as file, capturing(capture, nets):
 
             def make(**callbacks: Any) -> VM:
                 return VM(
                     software=software, name=name, memory=size, cpus=cpus, tier=tier, virtual_time=virtual_time,
-                    devices=tuple(map(parse_disk, disk or ())), reboot=not no_reboot, **callbacks,
+                    devices=devices, bus="pci" if pci else "mmio", reboot=not no_reboot, keep=keep,
+                    **callbacks,
                 )
 
             status = Session(make, Watched(file, gdb, stats, stats_json), background).run()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 PAGE_SIZE = 4096
+_ZEROES_SIZE = 1 << 20
 
 
 class BusError(Exception):
@@ -135,6 +136,26 @@ class Memory:
         """Tell the engine that ``length`` bytes at ``address`` were changed through a :meth:`view`."""
         if self.on_write is not None and length:
             self.on_write(address, length)
+
+    def discard(self, address: int, length: int) -> None:
+        """Give whole pages of RAM back to the host; they read as zeroes until they are written again.
+
+        ``address`` and ``length`` are multiples of 4096 (else ValueError). Raises BusError outside RAM.
+        """
+        if address % PAGE_SIZE or length % PAGE_SIZE or length < 0:
+            raise ValueError(f"{length:#x} bytes at {address:#x}: not whole pages of {PAGE_SIZE} bytes")
+        ram, offset = self._find(address, length)
+        if not length:
+            return
+        try:
+            # A hole in the memfd: the harts' TLBs stay right, because the mapping itself does not change.
+            ram.buffer.madvise(mmap.MADV_REMOVE, offset, length)
+        except OSError:  # the host's kernel cannot; the guest must see zeroes all the same
+            for start in range(offset, offset + length, _ZEROES_SIZE):
+                end = min(start + _ZEROES_SIZE, offset + length)
+                ram.buffer[start:end] = bytes(end - start)
+        # Zeroes are a change: pages become dirty, and code decoded from them is dropped.
+        self.wrote(address, length)
 
     def device_at(self, address: int, size: int) -> tuple[Device, int]:
         """The device that answers at ``address`` and the offset in its window. Raises BusError."""

@@ -8,6 +8,8 @@ INIT = r"""#!/bin/sh
 # First process of a polyvisor image. It understands these words of the kernel's command line:
 #   polyvisor.run=BASE64       run this shell command, then power off with its exit status
 #   polyvisor.winsize=RxC      the console has R rows and C columns
+#   polyvisor.share=TAG:PATH   mount the host's directory with this tag there, not at /mnt/TAG
+#   polyvisor.net=wait         wait some seconds for an address from DHCP before running the command
 #   root=UUID=... or LABEL=... or /dev/...
 #                              the root file system is on that disk; with rootfstype=, rootflags=, ro or rw (else ro),
 #                              and init= (else /sbin/init), as the kernel has them
@@ -34,6 +36,8 @@ tty=/dev/${tty##* }
 
 run=
 winsize=
+shares=
+net=
 root= rootfstype="ext4 btrfs squashfs" rootflags= rootmode=ro init=/sbin/init
 set -f
 read -r cmdline < /proc/cmdline
@@ -41,6 +45,8 @@ for word in $cmdline; do
     case $word in
         polyvisor.run=*) run=${word#*=} ;;
         polyvisor.winsize=*x*) winsize=${word#*=} ;;
+        polyvisor.share=?*:/*) shares="$shares ${word#*=}" ;;
+        polyvisor.net=*) net=${word#*=} ;;
         root=*) root=${word#*=} ;;
         rootfstype=*) rootfstype=$(echo "${word#*=}" | tr , " ") ;;
         rootflags=*) rootflags=,${word#*=} ;;
@@ -58,16 +64,43 @@ for file in /sys/bus/virtio/devices/*/modalias; do
 done
 [ -z "$aliases" ] || modprobe -q -b -a $aliases
 
+# Directories that the host shares. With cache=mmap files can be mapped and written through, and what the host changes
+# is seen when a file is opened again.
+for file in /sys/bus/virtio/drivers/9pnet_virtio/*/mount_tag; do
+    [ -e "$file" ] || continue
+    tag=
+    read -r tag < "$file"
+    path=/mnt/$tag
+    for share in $shares; do
+        [ "${share%%:*}" = "$tag" ] && path=${share#*:}
+    done
+    mkdir -p "$path"
+    mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=mmap "$tag" "$path" ||
+        echo "cannot mount the shared directory $tag at $path" > "$tty"
+done
+
 # Put there by the host, if it wants to run commands here. With a root file system of its own, it starts there.
 if [ -x /polyvisor/agent ] && [ -z "$root" ]; then
     setsid /polyvisor/agent < /dev/null > /dev/null 2>&1 &
 fi
 
 ip link set lo up 2>/dev/null
+# Real interfaces ask for an address while all else goes on.
+for device in /sys/class/net/*/device; do
+    [ -e "$device" ] || continue
+    device=${device%/device}
+    device=${device##*/}
+    ip link set "$device" up 2>/dev/null
+    udhcpc -f -i "$device" -t 5 -T 1 -A 10 < /dev/null > /dev/null 2>&1 &
+done
 [ -z "$winsize" ] || stty rows "${winsize%x*}" cols "${winsize#*x}" < "$tty"
 
 # Never returns: PID 1 may not exit.
 power_off() {
+    if [ -n "$enter" ]; then
+        kill -9 -1
+        mount -o remount,ro /newroot
+    fi
     sync
     if [ "$1" -ne 0 ]; then
         # The test device of the virt board (sifive,test0) ends the machine with a status: 0x3333 in the low half
@@ -101,52 +134,53 @@ mount_root() {
     for type in $rootfstype; do
         mount -t "$type" -o "$rootmode$rootflags" "$device" /newroot 2>/dev/null && return
     done
-    echo "$device cannot be mounted as one of $rootfstype" > "$tty"
+    echo "$device cannot be mounted as one of: $rootfstype" > "$tty"
     power_off 1
 }
-start_agent() {
-    [ -x /polyvisor/agent ] || return
-    mkdir -p /newroot/run/polyvisor
-    cp /polyvisor/agent /newroot/run/polyvisor/agent
-    setsid chroot /newroot /run/polyvisor/agent < /dev/null > /dev/null 2>&1 &
-}
-if [ -n "$root" ]; then
-    mount_root
-    umount /tmp
-    if [ -n "$run" ]; then
-        # Without that system's own init: the command alone.
-        for directory in proc sys dev run; do mount --rbind "/$directory" "/newroot/$directory"; done
-        [ ! -s /etc/resolv.conf ] || [ "$rootmode" = ro ] || cat /etc/resolv.conf > /newroot/etc/resolv.conf 2>/dev/null
-        start_agent
-        command=$(echo "$run" | base64 -d)
-        setsid -c sh -c "$leader" sh chroot /newroot /bin/sh -c "cd; $command" < "$tty" > "$tty" 2>&1
-        status=$?
-        kill -9 -1
-        mount -o remount,ro /newroot
-        power_off $status
-    fi
-    if [ ! -x "/newroot$init" ] && [ ! -L "/newroot$init" ]; then
-        echo "there is no $init on $root" > "$tty"
-        power_off 1
-    fi
-    # What else is mounted, such as directories of the host, goes along.
+# What is mounted here is there too: by option $1 of mount, --rbind or --move.
+mount_there() {
     while read -r what where rest; do
         case $where in
             /proc | /sys | /dev | /run | /mnt/*)
                 where=$(printf '%b' "$where")
-                mkdir -p "/newroot$where" && mount --move "$where" "/newroot$where"
+                mkdir -p "/newroot$where" && mount "$1" "$where" "/newroot$where"
                 ;;
         esac
     done < /proc/mounts
-    start_agent
-    killall -q udhcpc
-    exec env -i PATH="$PATH" TERM="$TERM" switch_root -c /dev/console /newroot "$init"
+    if [ -x /polyvisor/agent ]; then
+        mkdir -p /newroot/run/polyvisor
+        cp /polyvisor/agent /newroot/run/polyvisor/agent
+        setsid chroot /newroot /run/polyvisor/agent < /dev/null > /dev/null 2>&1 &
+    fi
+}
+enter=
+if [ -n "$root" ]; then
+    mount_root
+    if [ -z "$run" ]; then
+        if [ ! -e "/newroot$init" ] && [ ! -L "/newroot$init" ]; then
+            echo "there is no $init on $root" > "$tty"
+            power_off 1
+        fi
+        killall -q udhcpc
+        umount /tmp
+        mount_there --move
+        exec env -i PATH="$PATH" TERM="$TERM" switch_root -c /dev/console /newroot "$init"
+    fi
+    # A command is run without that system's own init.
+    mount_there --rbind
+    enter="chroot /newroot"
 fi
 
 cd /root
 if [ -n "$run" ]; then
+    tries=100
+    while [ "$net" = wait ] && [ ! -e /run/lease ] && [ $tries -gt 0 ]; do
+        tries=$((tries - 1))
+        sleep 0.1
+    done
     command=$(echo "$run" | base64 -d)
-    setsid -c sh -c "$leader" sh sh -c "$command" < "$tty" > "$tty" 2>&1
+    [ -z "$root" ] || [ ! -s /etc/resolv.conf ] || cat /etc/resolv.conf > /newroot/etc/resolv.conf 2>/dev/null
+    setsid -c sh -c "$leader" sh $enter /bin/sh -c "$command" < "$tty" > "$tty" 2>&1
     power_off $?
 fi
 
@@ -162,15 +196,18 @@ PROFILE = r"""PS1='\u@\h:\w\$ '
 alias ll='ls -l'
 """
 
-# What busybox's udhcpc runs when it has a lease.
+# What busybox's udhcpc runs when it has a lease, or has none any more. It touches no address but those it gave itself.
 UDHCPC = r"""#!/bin/sh
+lease=/run/lease.$interface
 case $1 in
     deconfig)
-        ip addr flush dev "$interface"
         ip link set "$interface" up
+        [ ! -e "$lease" ] || ip addr del "$(cat "$lease")" dev "$interface" 2>/dev/null
+        rm -f "$lease"
         ;;
     bound | renew)
         ip addr replace "$ip/${mask:-24}" dev "$interface"
+        echo "$ip/${mask:-24}" > "$lease"
         for gateway in $router; do
             ip route replace default via "$gateway" dev "$interface"
             break
@@ -178,6 +215,7 @@ case $1 in
         : > /etc/resolv.conf
         [ -z "$domain" ] || echo "search $domain" >> /etc/resolv.conf
         for server in $dns; do echo "nameserver $server" >> /etc/resolv.conf; done
+        : > /run/lease
         ;;
 esac
 """

@@ -29,11 +29,16 @@ from .errors import BootError, StoppedError, VMError, VMTimeoutError
 from .events import Depth, Events
 from .inspect import CpuView, PhysicalMemory, Symbols, VirtualMemory
 from .machine import Machine
+from .root_disk import RootDisk
 from .sizes import parse_memory
 from .software import Software, check_file
 
 _DEFAULT = object()  # stands for the machine's own timeout
-_POWER_OFF = "sync; poweroff -f || echo o > /proc/sysrq-trigger"
+# Where there is an init system that can end its services and unmount its disks, it is asked to.
+_POWER_OFF = """sync
+[ -d /run/systemd/system ] && systemctl poweroff && exit
+[ -p /run/initctl ] && shutdown -h now && exit
+poweroff -f || echo o > /proc/sysrq-trigger"""
 
 
 class VM:
@@ -57,11 +62,13 @@ class VM:
         memory: str | int = "512M",
         cpus: int = 1,
         devices: Sequence[Callable[[], VirtioDevice]] = (),
+        bus: str = "mmio",
         tier: str = "jit",
         virtual_time: bool = False,
         agent: bool | None = None,
         software: Software | None = None,
         reboot: bool = True,
+        keep: str | os.PathLike[str] | None = None,
         timeout: float | None = 120.0,
         name: str | None = None,
         on_output: Callable[[bytes], None] | None = None,
@@ -71,17 +78,24 @@ class VM:
 
         ``image``: a name (fetched when it is not here), or an image; or else ``kernel`` with ``initrd``, or
         ``program``, an ELF file. ``append`` is added to the kernel's command line. ``memory``: ``"512M"``, ``"2G"``, or
-        bytes. ``devices`` makes further virtio devices. ``agent``: whether there is one in the guest to wait for and to
-        run commands by (default: in images). ``software`` instead of all that says what to run. ``reboot``: a guest
-        that resets starts again. ``on_output`` gets the console's bytes, ``progress`` the names of what is compiled on
-        a first start. Raises ValueError, ImageError, LoadError.
+        bytes. ``devices`` makes further virtio devices, which are on ``bus``: ``"mmio"`` or ``"pci"``. ``agent``:
+        whether there is one in the guest to wait for and to run commands by (default: in images). ``software`` instead
+        of all that says what to run. ``reboot``: a guest that resets starts again. What the guest writes to the root
+        disk that an image has is thrown away at the end; ``keep`` is a qcow2 file that has it for the next machine,
+        and is made if it is not there. ``on_output`` gets the console's bytes, ``progress`` the names of what is compiled on a first start. Raises ValueError, ImageError, LoadError.
         """
         self.name = name or (image if isinstance(image, str) else image.name if image else "vm")
         self.timeout = timeout
         self.software = software or _software(image, kernel, initrd, append, firmware, program, agent)
+        if keep is not None and self.software.disk is None:
+            raise ValueError(f"keep goes with an image that has a disk of its own, and {self.name} has none")
+        self._root = RootDisk(self.software.disk, keep) if self.software.disk is not None else None
         self.config = VirtConfig(
-            memory=parse_memory(memory), cpus=cpus, tier=tier, virtual_time=virtual_time,
-            devices=(*devices, *((self._make_sockets,) if self.software.agent else ())),
+            memory=parse_memory(memory), cpus=cpus, tier=tier, virtual_time=virtual_time, bus=bus,
+            devices=(
+                *((self._root.make,) if self._root else ()), *devices,
+                *((self._make_sockets,) if self.software.agent else ()),
+            ),
         )
         self.reboot = reboot
         self.events = Events()
@@ -171,6 +185,8 @@ class VM:
             self.machine.close()
             self.events.emit("failed", error)
         finally:
+            if self._root is not None:
+                self._root.close()
             self._ready.clear()
             self._ended.set()
             self.console.end()
@@ -435,4 +451,5 @@ def _software(
         firmware=Path(firmware) if firmware else None,
         agent=agent if agent is not None else found is not None,
         our_initrd=found is not None and initrd is None,
+        disk=found.disk if found else None,
     )

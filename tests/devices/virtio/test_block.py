@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from virtio_driver import DATA, FULL, PLAIN, TABLES, Driver
+from virtio_driver import DATA, FULL, PLAIN, TABLES, Driver, every_wiring
 
 from polyvisor.devices.virtio import block as b
-from polyvisor.devices.virtio import transport as t
+from polyvisor.devices.virtio import mmio as t
 from polyvisor.devices.virtio.block import BlockDevice
 from polyvisor.storage import raw
 from polyvisor.storage.convert import convert
@@ -61,6 +61,7 @@ def disk(path: Path, read_only: bool = False, features: int = FULL, own: int | N
     return Disk(BlockDevice.open(path, read_only, "serial-7"), features, own=own)
 
 
+@every_wiring
 def test_config(image: Path) -> None:
     driver = disk(image)
     config = b"".join(driver.mmio.read(0x100 + i, 4).to_bytes(4, "little") for i in range(0, 60, 4))
@@ -75,6 +76,7 @@ def test_config(image: Path) -> None:
     assert features & b.F_RO and not features & (b.F_DISCARD | b.F_WRITE_ZEROES)
 
 
+@every_wiring
 @pytest.mark.parametrize("features", [PLAIN, FULL])
 @pytest.mark.parametrize("pieces", [1, 3, 8])
 def test_read(image: Path, features: int, pieces: int) -> None:
@@ -87,6 +89,7 @@ def test_read(image: Path, features: int, pieces: int) -> None:
     assert sum(length for _, length in changed) == 4096
 
 
+@every_wiring
 def test_write_and_flush(image: Path) -> None:
     driver = disk(image)
     before = image.read_bytes()
@@ -96,6 +99,7 @@ def test_write_and_flush(image: Path) -> None:
     assert image.read_bytes() == before[: 7 * 512] + data + before[11 * 512 :]
 
 
+@every_wiring
 def test_many_segments(image: Path) -> None:
     driver = disk(image)
     status, data, written = driver.request(b.T_IN, 0, room=32768 - 512, pieces=250, indirect=True)
@@ -103,6 +107,7 @@ def test_many_segments(image: Path) -> None:
     assert data == image.read_bytes()[: 32768 - 512]
 
 
+@every_wiring
 def test_request_in_odd_pieces(image: Path) -> None:
     driver = disk(image)
     driver.put(HEADER, "IIQ", b.T_IN, 0, 3)
@@ -156,6 +161,7 @@ def test_read_only_device_of_a_writable_file(image: Path) -> None:
     assert image.read_bytes() == before
 
 
+@every_wiring
 def test_unknown_request_and_short_header(image: Path) -> None:
     driver = disk(image)
     assert driver.request(99, room=8)[0] == b.S_UNSUPP
@@ -164,6 +170,7 @@ def test_unknown_request_and_short_header(image: Path) -> None:
     assert driver.used() == [(0, 1)] and driver.get(STATUS, "B") == b.S_IOERR
 
 
+@every_wiring
 def test_no_room_for_status(image: Path) -> None:
     driver = disk(image)
     driver.put(HEADER, "IIQ", b.T_FLUSH, 0, 0)
@@ -252,6 +259,7 @@ def fail(*arguments: object) -> None:
     raise OSError(errno.EIO, "broken")
 
 
+@every_wiring
 @pytest.mark.parametrize("name", ["preadv", "pwritev", "fdatasync"])
 def test_host_errors(image: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     driver = disk(image)

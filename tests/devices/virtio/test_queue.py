@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from virtio_driver import AVAIL, BASE, DATA, DESC, FULL, PLAIN, SIZE, TABLES, USED, Driver, new_memory
+from virtio_driver import AVAIL, BASE, DATA, DESC, FULL, PLAIN, SIZE, TABLES, USED, Driver, every_wiring, new_memory
 
-from polyvisor.devices.virtio import transport as t
+from polyvisor.devices.virtio import mmio as t
 from polyvisor.devices.virtio.device import F_EVENT_IDX, F_INDIRECT_DESC, VirtioDevice
 from polyvisor.devices.virtio.queue import (
     DESC_F_INDIRECT,
@@ -13,13 +13,14 @@ from polyvisor.devices.virtio.queue import (
     DESC_F_WRITE,
     Chain,
     QueueError,
-    VirtQueue,
     gather,
     length_of,
     scatter,
     split,
 )
 from polyvisor.devices.virtio.rng import RngState
+from polyvisor.devices.virtio.split import SplitQueue
+from polyvisor.devices.virtio.transport import INTERRUPT_CONFIG, INTERRUPT_USED
 
 
 class Collect(VirtioDevice):
@@ -54,7 +55,7 @@ def test_chain() -> None:
     driver.kick()
     assert [(c.head, c.readable, c.writable) for c in chains] == [(5, *EXPECTED)]
     assert driver.used() == [(5, 513)]
-    assert driver.ack() == t.INTERRUPT_USED
+    assert driver.ack() == INTERRUPT_USED
 
 
 def test_indirect() -> None:
@@ -94,7 +95,7 @@ def test_indices_wrap(features: int) -> None:
     driver, chains = collector(features, size=8)
     driver.used_event(-1)
     state = driver.mmio.state.queues[0]
-    state.next_avail = state.next_used = state.signalled = driver.avail_idx = driver.seen = 0xFFF0
+    state.next_avail = state.next_used = driver.avail_idx = driver.seen = 0xFFF0
     driver.put(USED + 2, "H", 0xFFF0)
     for i in range(40):
         driver.offer(driver.chain([(DATA + i, 1, True)], first=i % 8))
@@ -191,6 +192,30 @@ def test_endless_refills_wait_for_the_driver(features: int) -> None:
     assert driver.mmio.state.resume == 0
 
 
+@every_wiring
+@pytest.mark.parametrize("features", [PLAIN, FULL])
+def test_calls_outside_of_serve_tell_the_engine_too(features: int) -> None:
+    class Hold(Collect):
+        def notify(self, index: int) -> None:
+            queue = self.link.queues[index]
+            calls = (queue.suppress_notifications, lambda: queue.push(queue.pop(), 1), queue.request_notification)
+            for call in calls:
+                driver.written.clear()
+                before = driver.memory.read(DESC, 0x4000)
+                call()
+                after = driver.memory.read(DESC, 0x4000)
+                changed = {DESC + i for i in range(0x4000) if before[i] != after[i]}
+                assert changed <= {at + i for at, length in driver.written for i in range(length)}
+                counts.append(len(changed))
+
+    counts: list[int] = []
+    driver = Driver(Hold(), features)
+    for i in range(2):
+        driver.offer(driver.chain([(DATA, 1, True)], first=i + 1))
+    driver.kick()
+    assert counts[1] and counts[2] and bool(counts[0]) == (features == PLAIN)
+
+
 def nested(driver: Driver) -> None:
     driver.put(TABLES, "QIHH", TABLES + 64, 16, DESC_F_INDIRECT, 0)
     driver.desc(0, TABLES, 16, DESC_F_INDIRECT)
@@ -221,7 +246,7 @@ BAD = {
 
 def check_failed(driver: Driver) -> None:
     assert driver.needs_reset and driver.wire.level
-    assert driver.ack() & t.INTERRUPT_CONFIG
+    assert driver.ack() & INTERRUPT_CONFIG
     before = driver.memory.read(USED, 0x1000)
     driver.kick()
     assert driver.memory.read(USED, 0x1000) == before
@@ -285,12 +310,12 @@ def test_good_buffers_before_a_bad_one_are_reported() -> None:
     driver.offer(99)
     driver.kick()
     assert len(chains) == 1 and driver.used() == [(0, 513)] and driver.needs_reset
-    assert driver.ack() == t.INTERRUPT_USED | t.INTERRUPT_CONFIG
+    assert driver.ack() == INTERRUPT_USED | INTERRUPT_CONFIG
 
 
 def test_buffers_held_count_against_the_size() -> None:
     memory = new_memory()
-    queue = VirtQueue(memory, 4)
+    queue = SplitQueue(memory, 4)
     queue.state.size, queue.state.descriptors, queue.state.driver, queue.state.device = 4, DESC, AVAIL, USED
     queue.enable()
     memory.write(DESC, bytes(0x4000))
@@ -318,7 +343,7 @@ def test_buffers_held_count_against_the_size() -> None:
 @pytest.mark.parametrize("size", [0, 3, 65536])
 def test_impossible_size(size: int) -> None:
     with pytest.raises(ValueError, match="power of two"):
-        VirtQueue(new_memory(), size)
+        SplitQueue(new_memory(), size)
 
 
 def test_segments() -> None:

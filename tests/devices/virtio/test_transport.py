@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 
 import pytest
-from virtio_driver import BASE, DATA, FULL, PLAIN, SIZE, Driver, Wire, new_memory
+from virtio_driver import BASE, DATA, FULL, PLAIN, SIZE, Driver, Wire, Wiring, every_wiring, new_memory
 
-from polyvisor.devices.virtio import transport as t
+from polyvisor.devices.virtio import mmio as t
 from polyvisor.devices.virtio.device import F_VERSION_1, VirtioDevice
+from polyvisor.devices.virtio.mmio import EmptySlot, VirtioMmio
 from polyvisor.devices.virtio.rng import RngDevice, RngState
-from polyvisor.devices.virtio.transport import VirtioMmio
+from polyvisor.devices.virtio.transport import DRIVER_OK, INTERRUPT_CONFIG, TransportState
 from polyvisor.engine.memory import BusError
 
 
@@ -46,7 +47,7 @@ def test_identity() -> None:
 
 
 def test_empty_slot() -> None:
-    mmio = VirtioMmio(new_memory(), Wire())
+    mmio = EmptySlot()
     assert [mmio.read(offset, 4) for offset in (0, 4, 8)] == [0x74726976, 2, 0]
     for offset in range(0, 0x200, 4):
         mmio.write(offset, 4, 0xFFFFFFFF)
@@ -62,8 +63,9 @@ def test_access_sizes() -> None:
             mmio.write(offset, size, 0)
 
 
+@every_wiring
 def test_config_space() -> None:
-    mmio = VirtioMmio(new_memory(), Wire(), Probe())
+    mmio = Driver(Probe(), own=0, size=4).mmio
     assert mmio.read(0x100, 1) == 1
     assert mmio.read(0x102, 2) == 0x0403
     assert mmio.read(0x104, 4) == 0x08070605
@@ -82,23 +84,25 @@ def test_config_generation() -> None:
     with driver.device.guard():
         driver.device.link.config_changed()
     assert driver.reg(t.CONFIG_GENERATION) != before
-    assert driver.reg(t.INTERRUPT_STATUS) == t.INTERRUPT_CONFIG and driver.wire.level
-    assert driver.ack() == t.INTERRUPT_CONFIG and not driver.wire.level
+    assert driver.reg(t.INTERRUPT_STATUS) == INTERRUPT_CONFIG and driver.wire.level
+    assert driver.ack() == INTERRUPT_CONFIG and not driver.wire.level
     driver.set(t.STATUS, 0)
     with driver.device.guard():
         driver.device.link.config_changed()
     assert not driver.wire.level
 
 
-def test_offered_features() -> None:
-    mmio = VirtioMmio(new_memory(), Wire(), Probe())
+@every_wiring
+def test_offered_features(wiring: Wiring) -> None:
+    mmio = Driver(Probe(), own=0, size=4).mmio
     words = []
     for word in range(3):
         mmio.write(t.DEVICE_FEATURES_SEL, 4, word)
         words.append(mmio.read(t.DEVICE_FEATURES, 4))
-    assert words == [1 << 3 | 3 << 28, 1 | 1 << 8, 0]
+    assert words == [1 << 3 | 3 << 28, 1 | 1 << 8 | (4 if wiring.packed else 0), 0]
 
 
+@every_wiring
 @pytest.mark.parametrize(
     ("features", "good"),
     [(FULL, True), (PLAIN, True), (PLAIN | 8, True), (8, False), (PLAIN | 1, False), (PLAIN | 1 << 41, False)],
@@ -108,11 +112,12 @@ def test_negotiation(features: int, good: bool) -> None:
     assert driver.negotiate(features) is good
     assert driver.device.link.features == (features if good else 0)
     driver.set(t.STATUS, 15)
-    assert bool(driver.reg(t.STATUS) & t.DRIVER_OK) is good
+    assert bool(driver.reg(t.STATUS) & DRIVER_OK) is good
     driver.set(t.DRIVER_FEATURES, 0)
     assert driver.device.link.features == (features if good else 0)
 
 
+@every_wiring
 def test_features_beyond_64_are_refused() -> None:
     driver = Driver(Probe(), own=0, size=4)
     driver.set(t.STATUS, 0)
@@ -124,6 +129,7 @@ def test_features_beyond_64_are_refused() -> None:
     assert driver.reg(t.STATUS) == 3
 
 
+@every_wiring
 def test_status_bits_stay_until_reset() -> None:
     driver = Driver(Probe(), own=0, size=4)
     driver.set(t.STATUS, 1)
@@ -151,6 +157,7 @@ def test_queue_registers() -> None:
     assert driver.mmio.state.queues[0].descriptors == BASE + 0x1000 | 0x12 << 32
 
 
+@every_wiring
 def test_notify_reaches_ready_queues_of_a_running_device() -> None:
     device = Probe()
     driver = Driver(device, own=0, size=4)
@@ -163,6 +170,7 @@ def test_notify_reaches_ready_queues_of_a_running_device() -> None:
     assert device.kicks == [0]
 
 
+@every_wiring
 def test_reset() -> None:
     device = Probe()
     driver = Driver(device, own=0, size=4)
@@ -202,7 +210,7 @@ def test_bad_rings_need_reset(size: int, desc: int, avail: int, used: int) -> No
     assert driver.needs_reset and driver.reg(t.QUEUE_READY) == 0
     assert not driver.wire.level
     driver.set(t.STATUS, 15)
-    assert driver.reg(t.INTERRUPT_STATUS) == t.INTERRUPT_CONFIG and driver.wire.level
+    assert driver.reg(t.INTERRUPT_STATUS) == INTERRUPT_CONFIG and driver.wire.level
     driver.size = 4
     driver.start(PLAIN)
     assert not driver.needs_reset and not driver.wire.level
@@ -217,6 +225,7 @@ def test_one_transport_for_each_device() -> None:
         VirtioMmio(new_memory(), Wire(), device)
 
 
+@every_wiring
 def test_state_can_move_to_another_transport() -> None:
     first = Driver(RngDevice(lambda count: b"a" * count))
     first.offer(first.chain([(DATA, 4, True)]))
@@ -224,6 +233,7 @@ def test_state_can_move_to_another_transport() -> None:
     state = copy.deepcopy(first.mmio.state)
     second = Driver(RngDevice(lambda count: b"b" * count))
     second.memory.write(BASE, first.memory.read(BASE, SIZE))
+    second.set(t.STATUS, 0)
     second.mmio.state = state
     second.avail_idx = second.seen = 1
     second.offer(second.chain([(DATA + 4, 4, True)]))
@@ -231,4 +241,4 @@ def test_state_can_move_to_another_transport() -> None:
     assert second.memory.read(DATA, 8) == b"aaaabbbb"
     assert second.used() == [(0, 4)]
     with pytest.raises(ValueError, match="queues"):
-        second.mmio.state = t.TransportState()
+        second.mmio.state = TransportState()

@@ -1,1 +1,1 @@
-"""Virtio devices over memory-mapped registers (VIRTIO 1.2)."""
+"""Virtio devices, over memory-mapped registers or PCI (VIRTIO 1.2)."""

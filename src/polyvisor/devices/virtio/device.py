@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
 from polyvisor.devices.virtio.queue import Chain, QueueError, VirtQueue
@@ -14,6 +14,7 @@ from polyvisor.engine.memory import Memory
 F_INDIRECT_DESC = 1 << 28
 F_EVENT_IDX = 1 << 29
 F_VERSION_1 = 1 << 32
+F_RING_PACKED = 1 << 34
 
 # Buffers taken at one go are at most this many times the queue size.
 _TURN = 4
@@ -59,10 +60,40 @@ class Link(Protocol):
         ...
 
 
+class Guard:
+    """What :meth:`VirtioDevice.guard` gives. Accesses of registers go through it, so it is not a generator."""
+
+    def __init__(self, device: VirtioDevice) -> None:
+        self._device = device
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        self._device.lock.acquire()
+        self._depth += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        device = self._device
+        try:
+            if error is not None:
+                if not isinstance(error, QueueError):
+                    return False
+                device.link.fail()
+        finally:
+            self._depth -= 1
+            outermost = not self._depth
+            device.lock.release()
+        if outermost:
+            device.unlocked()
+        return True
+
+
 class VirtioDevice:
     """Base of the devices. A subclass sets ``device_id`` and ``state``, and overrides what follows :meth:`notify`.
 
-    All calls but :meth:`guard` are made with ``lock`` held. What the guest can change lives in ``state``, a dataclass.
+    All calls but :meth:`guard` and :meth:`unlocked` are made with ``lock`` held. What the guest can change lives in
+    ``state``, a dataclass.
     """
 
     device_id: ClassVar[int]
@@ -75,6 +106,7 @@ class VirtioDevice:
         self.state = state
         self.lock = threading.RLock()
         self._link: Link | None = None
+        self._guard = Guard(self)
 
     def connect(self, link: Link) -> None:
         """Called once, by the transport. Raises ValueError if the device is connected already."""
@@ -105,34 +137,43 @@ class VirtioDevice:
     def close(self) -> None:
         """Release what the host gave; the device must not be used afterwards."""
 
-    @contextmanager
-    def guard(self) -> Iterator[None]:
-        """Hold the lock; a QueueError inside makes the device need a reset instead of going on."""
-        with self.lock:
-            try:
-                yield
-            except QueueError:
-                self.link.fail()
+    def guard(self) -> Guard:
+        """A context that holds the lock; a QueueError inside makes the device need a reset instead of going on."""
+        return self._guard
 
-    def serve(self, index: int, handle: Callable[[Chain], int]) -> None:
+    def unlocked(self) -> None:
+        """Called when :meth:`guard` has given the lock back: the place to call what may wait for other threads."""
+
+    def serve(
+        self, index: int, handle: Callable[[Chain], int | None], wanted: Callable[[], bool] | None = None
+    ) -> None:
         """Give each available buffer of queue ``index`` to ``handle``, which returns how many bytes it wrote.
+
+        With None it keeps the buffer, to ``push`` it later. While ``wanted()`` is false no buffer is taken, nor is the
+        driver asked to notify: whoever makes it true calls again.
 
         The driver is interrupted once, at the end, if it wants to be. It can add buffers meanwhile, even by letting
         the device write to its own rings: so after a few times the queue's size the rest waits until the driver has
         acknowledged an interrupt. Raises QueueError.
         """
-        queue = self.link.queues[index]
+        link = self.link
+        queue = link.queues[index]
+        pop, push = queue.pop, queue.push
         budget = _TURN * queue.state.size
         try:
             more = True
             while more and budget:
-                queue.suppress_notifications()
-                while budget and (chain := queue.pop()) is not None:
-                    queue.push(chain, handle(chain))
+                queue.suppress_notifications(False)
+                ready = True
+                while budget and (ready := wanted is None or wanted()) and (chain := pop()) is not None:
+                    written = handle(chain)
+                    if written is not None:
+                        push(chain, written, False)
                     budget -= 1
-                more = queue.request_notification()
+                more = ready and queue.request_notification(False)
         finally:
+            queue.announce()
             if queue.should_interrupt():
-                self.link.interrupt()
+                link.interrupt()
         if more:
-            self.link.resume_later(index)
+            link.resume_later(index)

@@ -1,76 +1,100 @@
-"""Split virtqueues, the device's side (VIRTIO 1.2, section 2.7).
+"""Virtqueues, the device's side: what both ring formats have in common (VIRTIO 1.2, sections 2.6, 2.7, 2.8).
 
 All that lies in guest memory is the guest's and may be nonsense, or change while it is looked at: every value is read
 once and checked before use. Whatever is wrong raises :class:`QueueError`, and nothing else.
+
+Rings are reached through views of exactly their bytes, made when the queue is enabled. Views of 16 and 32 bits are in
+the host's byte order, which is little-endian like the guest's on all hosts the engine runs on; one access to one is one
+load or store of the host, so a hart never sees half of it.
 """
 
 from __future__ import annotations
 
-import struct
+import platform
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from polyvisor.engine.memory import BusError, Memory
+from polyvisor.engine.memory import Memory
 
 MAX_QUEUE_SIZE = 32768
 
 DESC_F_NEXT = 1
 DESC_F_WRITE = 2
 DESC_F_INDIRECT = 4
-AVAIL_F_NO_INTERRUPT = 1
-USED_F_NO_NOTIFY = 1
 
-_DESCRIPTOR_SIZE = 16
-_DESCRIPTOR = struct.Struct("<QIHH")
-_USED_ELEMENT = struct.Struct("<II")
-_U16 = struct.Struct("<H")
+DESCRIPTOR_SIZE = 16
 # 2.7.5.2: a chain has at most 2^32 bytes.
 _MAX_CHAIN_BYTES = 2**32
 
+# Whether the host keeps loads in order, and stores, as x86 does; a store and a later load are never kept in order.
+ORDERED_HOST = platform.machine() in ("x86_64", "AMD64")
+
 Segment = tuple[int, int]
 """Guest physical address and length in bytes."""
+
+Part = tuple[int, int, int]
+"""A descriptor: guest physical address, length in bytes, flags."""
 
 
 class QueueError(Exception):
     """The driver broke a rule of the virtqueue: the device needs a reset (2.1.2)."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Chain:
     """A buffer the driver made available. All segments are RAM and none is empty."""
 
     head: int
-    """Index of its first descriptor, which names it when it is given back."""
+    """What names it when it is given back: the index of its first descriptor, or in a packed ring its buffer ID."""
     readable: list[Segment] = field(default_factory=list)
     """What the device may read, in order."""
     writable: list[Segment] = field(default_factory=list)
     """What the device may write, in order."""
+    slots: int = 1
+    """Entries it takes in a packed ring."""
 
 
 @dataclass
 class QueueState:
-    """What the driver set up (4.2.2) and how far the device got; indices count modulo 2^16."""
+    """What the driver set up (4.1.4.3, 4.2.2) and how far the device got.
+
+    Positions count modulo 2^16 in a split ring. In a packed one they count modulo twice its size: the index, plus the
+    size when the wrap counter (2.8.1) is 0.
+    """
 
     size: int = 0
     """Entries, as the driver wrote it; checked when the queue is enabled."""
     ready: int = 0
     descriptors: int = 0
-    """Guest physical address of the descriptor table (2.7.5)."""
+    """Guest physical address of the descriptor area: the table (2.7.5) or the packed ring (2.8)."""
     driver: int = 0
-    """Guest physical address of the available ring (2.7.6)."""
+    """Guest physical address of the driver area: the available ring (2.7.6) or the event suppression (2.8.10)."""
     device: int = 0
-    """Guest physical address of the used ring (2.7.8)."""
+    """Guest physical address of the device area: the used ring (2.7.8) or the event suppression (2.8.10)."""
+    packed: int = 0
+    """1 if VIRTIO_F_RING_PACKED was negotiated."""
     event_idx: int = 0
     """1 if VIRTIO_F_EVENT_IDX was negotiated."""
     indirect: int = 0
     """1 if VIRTIO_F_INDIRECT_DESC was negotiated."""
     next_avail: int = 0
-    """The available ring's entry that is taken next."""
+    """The position that is taken next."""
     next_used: int = 0
-    """The used ring's entry that is written next, its ``idx``."""
-    signalled: int = 0
-    """``next_used`` when it was last decided whether to interrupt."""
+    """The position that is given back next."""
+    unsignalled: int = 0
+    """Positions given back since it was last decided whether to interrupt."""
+
+
+class Area(NamedTuple):
+    """One of the three places in guest memory that make a queue; all in bytes."""
+
+    name: str
+    address: int
+    alignment: int
+    length: int
 
 
 def length_of(segments: Iterable[Segment]) -> int:
@@ -109,197 +133,179 @@ def scatter(memory: Memory, segments: Iterable[Segment], data: bytes) -> int:
     return done
 
 
-class VirtQueue:
-    """One split virtqueue of at most ``max_size`` entries in ``memory``. The caller serialises calls."""
+class VirtQueue(ABC):
+    """One virtqueue of at most ``max_size`` entries in ``memory``; a subclass for each ring format.
+
+    The caller serialises calls. A queue that is not enabled has no buffers and takes none back. Telling the engine
+    what was written to guest memory takes longer than writing it: who makes many calls has them leave it
+    (``tell`` False), and calls :meth:`announce` at the end.
+    """
 
     def __init__(self, memory: Memory, max_size: int) -> None:
         """Raises ValueError unless ``max_size`` is a power of two up to 32768."""
         if not 0 < max_size <= MAX_QUEUE_SIZE or max_size & (max_size - 1):
             raise ValueError(f"queue size {max_size}: must be a power of two up to {MAX_QUEUE_SIZE}")
         self.max_size = max_size
-        self.state = QueueState()
         self._memory = memory
-        self._barrier = threading.Lock()
+        # Taking it orders all accesses before and after against those of the harts: it is an atomic operation.
+        self._fence = threading.Lock()
+        self._state = QueueState()
+        self.reset()
 
     # Set-up
 
+    @property
+    def state(self) -> QueueState:
+        """All that the guest can change; the queue may be given another, to go on from. Raises QueueError then."""
+        return self._state
+
+    @state.setter
+    def state(self, state: QueueState) -> None:
+        self._release()
+        self._state = state
+        if state.ready:
+            state.ready = 0
+            self._attach()
+            state.ready = 1
+
     def reset(self) -> None:
-        """Forget all the driver set up."""
-        self.state = QueueState()
+        """Forget all the driver set up; the size is the greatest until it says another (4.1.4.3.1)."""
+        self._release()
+        self._state = QueueState(size=self.max_size)
 
     def enable(self) -> None:
-        """Start with empty rings. Raises QueueError if size, alignment (2.7, table) or place of the rings is wrong."""
-        state = self.state
-        size = state.size
-        if not 0 < size <= self.max_size or size & (size - 1):
-            raise QueueError(f"queue size {size}: not a power of two up to {self.max_size}")
-        for name, address, alignment, length in (
-            ("descriptor table", state.descriptors, 16, _DESCRIPTOR_SIZE * size),
-            ("available ring", state.driver, 2, 6 + 2 * size),
-            ("used ring", state.device, 4, 6 + 8 * size),
-        ):
-            if address % alignment:
-                raise QueueError(f"{name} at {address:#x}: not aligned to {alignment} bytes")
-            if not self._memory.is_ram(address, length):
-                raise QueueError(f"{name} at {address:#x}: not in RAM")
-        state.next_avail = state.next_used = state.signalled = 0
+        """Start with empty rings. Raises QueueError if size, alignment or place of the rings is wrong."""
+        state = self._state
+        state.next_avail = state.next_used = state.unsignalled = 0
+        self._attach()
         state.ready = 1
 
     def disable(self) -> None:
         """Take no more buffers; the driver's settings stay readable."""
-        self.state.ready = 0
+        self._state.ready = 0
+        self._release()
+
+    def _attach(self) -> None:
+        """Check the areas and keep views of them. Raises QueueError."""
+        self._check_size(self._state.size)
+        views = []
+        for name, address, alignment, length in self._areas():
+            if address % alignment:
+                raise QueueError(f"{name} at {address:#x}: not aligned to {alignment} bytes")
+            if not self._memory.is_ram(address, length):
+                raise QueueError(f"{name} at {address:#x}: not in RAM")
+            views.append(self._memory.view(address, length))
+        self._map(*views)
+        # Buffers are most often in the same RAM as the descriptors.
+        descriptors = self._state.descriptors
+        ram = next(ram for ram in self._memory.ram if ram.base <= descriptors < ram.end)
+        self._ram, self._low, self._high = memoryview(ram.buffer), ram.base, ram.end
+
+    def _release(self) -> None:
+        """Keep no views, so that the memory can go."""
+        self._ram, self._low, self._high = memoryview(b""), 0, 0
+        self._unmap()
+
+    @abstractmethod
+    def _check_size(self, size: int) -> None:
+        """Raise QueueError unless the ring may have ``size`` entries."""
+
+    @abstractmethod
+    def _areas(self) -> tuple[Area, Area, Area]:
+        """The descriptor, driver and device areas."""
+
+    @abstractmethod
+    def _map(self, descriptors: memoryview, driver: memoryview, device: memoryview) -> None:
+        """Keep what is needed of views of the areas."""
+
+    @abstractmethod
+    def _unmap(self) -> None:
+        """Forget the views."""
 
     # Buffers
 
+    @abstractmethod
     def has_more(self) -> bool:
-        """Whether a buffer is available now. Raises QueueError if the driver's index is impossible."""
-        return self.state.ready == 1 and self._available() > 0
+        """Whether a buffer is available now. Raises QueueError if what the ring says is impossible."""
 
+    @abstractmethod
     def pop(self) -> Chain | None:
         """Take the next available buffer, or None. Raises QueueError."""
-        state = self.state
-        if not state.ready or not self._available():
-            return None
-        self._fence()  # entries are read after the index that published them
-        head = self._read_u16(state.driver + 4 + 2 * (state.next_avail % state.size))
-        chain = self._walk(head)
-        state.next_avail = (state.next_avail + 1) & 0xFFFF
-        return chain
 
-    def push(self, chain: Chain, written: int) -> None:
-        """Give ``chain`` back; ``written`` bytes of its writable part were written, from its start. Raises QueueError.
+    def pop_room(self, needed: int) -> list[Chain]:
+        """Take buffers until their writable parts hold ``needed`` bytes, or there are no more. Raises QueueError."""
+        chains: list[Chain] = []
+        while needed > 0 and (chain := self.pop()) is not None:
+            chains.append(chain)
+            needed -= length_of(chain.writable)
+        return chains
+
+    @abstractmethod
+    def unpop(self, chains: Iterable[Chain]) -> None:
+        """Leave the buffers that were taken last, and not given back, to be taken again."""
+
+    def push(self, chain: Chain, written: int, tell: bool = True) -> None:
+        """Give ``chain`` back; ``written`` bytes of its writable part were written, from its start.
 
         Does nothing if the queue is not enabled any more.
         """
-        state = self.state
-        if not state.ready:
-            return
-        slot = state.next_used % state.size
-        self._write(state.device + 4 + 8 * slot, _USED_ELEMENT.pack(chain.head, written & 0xFFFFFFFF))
-        self._fence()  # the entry, and the data, before the index
-        state.next_used = (state.next_used + 1) & 0xFFFF
-        self._write(state.device + 2, _U16.pack(state.next_used))
+        self.push_all(((chain, written),), tell)
 
-    def _available(self) -> int:
-        state = self.state
-        idx = self._read_u16(state.driver + 2)
-        # The buffers the device holds already count against the size too.
-        if (idx - state.next_used) & 0xFFFF > state.size:
-            raise QueueError(f"available index {idx:#x} is more than {state.size} ahead of {state.next_used:#x}")
-        count = (idx - state.next_avail) & 0xFFFF
-        if count > state.size:
-            raise QueueError(f"available index {idx:#x} went back behind {state.next_avail:#x}")
-        return count
+    @abstractmethod
+    def push_all(self, chains: Iterable[tuple[Chain, int]], tell: bool = True) -> None:
+        """As :meth:`push` for each of ``chains``, which the driver sees all at once."""
 
-    def _walk(self, head: int) -> Chain:
-        """Follow the chain from ``head``; each descriptor is read once (2.7.5, 2.7.5.3)."""
-        state = self.state
-        memory = self._memory
-        chain = Chain(head)
-        table: bytes | None = None
-        limit = entries = state.size
-        index = head
-        count = total = 0
-        while True:
-            if index >= entries:
-                raise QueueError(f"descriptor {index} of {entries}")
-            count += 1
-            if count > limit:
-                raise QueueError(f"descriptor chain from {head} is longer than {limit}")
-            if table is None:
-                raw = self._read(state.descriptors + _DESCRIPTOR_SIZE * index, _DESCRIPTOR_SIZE)
-                address, length, flags, following = _DESCRIPTOR.unpack(raw)
-            else:
-                address, length, flags, following = _DESCRIPTOR.unpack_from(table, _DESCRIPTOR_SIZE * index)
-            if flags & DESC_F_INDIRECT:
-                if table is not None:
-                    raise QueueError("indirect descriptor in an indirect table")
-                if not state.indirect:
-                    raise QueueError("indirect descriptor, which was not negotiated")
-                if flags & DESC_F_NEXT:
-                    raise QueueError("indirect descriptor with a next one")
-                entries, odd = divmod(length, _DESCRIPTOR_SIZE)
-                if odd or not entries:
-                    raise QueueError(f"indirect table of {length} bytes")
-                # `next` has 16 bits, so what is beyond cannot be reached.
-                entries = min(entries, 0x10000)
-                if not memory.is_ram(address, length):
-                    raise QueueError(f"indirect table at {address:#x}: not in RAM")
-                table = self._read(address, entries * _DESCRIPTOR_SIZE)
-                # 2.7.5.3.1 bounds it by the queue size "of the device", which may be more than the driver's.
-                limit, count, index = self.max_size, count - 1, 0
+    @abstractmethod
+    def announce(self) -> None:
+        """Tell the engine, as Memory.wrote does, of what was written to the rings by calls with ``tell`` False."""
+
+    def _sorted(self, head: int, parts: Iterable[Part], slots: int = 1) -> Chain:
+        """A buffer of ``parts``, each of which is checked (2.6.5.2 to 2.6.5.4). Raises QueueError."""
+        readable: list[Segment] = []
+        writable: list[Segment] = []
+        low, high = self._low, self._high
+        total = 0
+        for address, length, flags in parts:
+            if not length:
                 continue
-            if length:
-                if not memory.is_ram(address, length):
-                    raise QueueError(f"buffer of {length:#x} bytes at {address:#x}: not in RAM")
-                total += length
-                if total > _MAX_CHAIN_BYTES:
-                    raise QueueError("descriptor chain has more than 2^32 bytes")
+            if (address < low or address + length > high) and not self._memory.is_ram(address, length):
+                raise QueueError(f"buffer of {length:#x} bytes at {address:#x}: not in RAM")
+            total += length
             if flags & DESC_F_WRITE:
-                if length:
-                    chain.writable.append((address, length))
-            elif length:
-                if chain.writable:
-                    raise QueueError("device-readable descriptor after a device-writable one")
-                chain.readable.append((address, length))
-            if not flags & DESC_F_NEXT:
-                return chain
-            index = following
+                writable.append((address, length))
+            elif writable:
+                raise QueueError("device-readable descriptor after a device-writable one")
+            else:
+                readable.append((address, length))
+        if total > _MAX_CHAIN_BYTES:
+            raise QueueError("descriptor chain has more than 2^32 bytes")
+        return Chain(head, readable, writable, slots)
+
+    def _indirect_table(self, address: int, length: int, flags: int) -> tuple[memoryview, int, int]:
+        """The table an indirect descriptor refers to (2.7.5.3, 2.8.7): RAM, where in it, entries. Raises QueueError."""
+        if not self._state.indirect:
+            raise QueueError("indirect descriptor, which was not negotiated")
+        if flags & DESC_F_NEXT:
+            raise QueueError("indirect descriptor with a next one")
+        entries, odd = divmod(length, DESCRIPTOR_SIZE)
+        if odd or not entries:
+            raise QueueError(f"indirect table of {length} bytes")
+        if self._low <= address and address + length <= self._high:
+            return self._ram, address - self._low, entries
+        if not self._memory.is_ram(address, length):
+            raise QueueError(f"indirect table at {address:#x}: not in RAM")
+        return self._memory.view(address, length), 0, entries
 
     # Notifications
 
+    @abstractmethod
     def should_interrupt(self) -> bool:
-        """Whether the driver wants to hear of what was pushed since the last call (2.7.7). Raises QueueError."""
-        state = self.state
-        if not state.ready:
-            return False
-        self._fence()  # our index is visible before we look whether the driver waits
-        old, new = state.signalled, state.next_used
-        state.signalled = new
-        if old == new:
-            return False
-        if state.event_idx:
-            event = self._read_u16(state.driver + 4 + 2 * state.size)
-            return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
-        return not self._read_u16(state.driver) & AVAIL_F_NO_INTERRUPT
+        """Whether the driver wants to hear of what was given back since the last call. Raises QueueError."""
 
-    def suppress_notifications(self) -> None:
-        """Tell the driver that it need not notify (2.7.10); with EVENT_IDX an old index says so. Raises QueueError."""
-        state = self.state
-        if state.ready and not state.event_idx:
-            self._write(state.device, _U16.pack(USED_F_NO_NOTIFY))
+    @abstractmethod
+    def suppress_notifications(self, tell: bool = True) -> None:
+        """Tell the driver that it need not notify; with EVENT_IDX an old position says so."""
 
-    def request_notification(self) -> bool:
+    @abstractmethod
+    def request_notification(self, tell: bool = True) -> bool:
         """Ask to be notified of the next buffer; True if there is one already. Raises QueueError."""
-        state = self.state
-        if not state.ready:
-            return False
-        if state.event_idx:
-            self._write(state.device + 4 + 8 * state.size, _U16.pack(state.next_avail))
-        else:
-            self._write(state.device, _U16.pack(0))
-        self._fence()  # the driver sees the wish before we look for the last time
-        return self._available() > 0
-
-    # Guest memory
-
-    def _fence(self) -> None:
-        """Order accesses before and after against those of the harts: taking a lock is an atomic operation."""
-        with self._barrier:
-            pass
-
-    def _read(self, address: int, length: int) -> bytes:
-        try:
-            return self._memory.read(address, length)
-        except BusError as error:
-            raise QueueError(str(error)) from None
-
-    def _read_u16(self, address: int) -> int:
-        value: int = _U16.unpack(self._read(address, 2))[0]
-        return value
-
-    def _write(self, address: int, data: bytes) -> None:
-        try:
-            self._memory.write(address, data)
-        except BusError as error:
-            raise QueueError(str(error)) from None

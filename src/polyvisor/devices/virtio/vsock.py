@@ -117,9 +117,19 @@ class VsockDevice(VirtioDevice):
             self._reply(stream, OP_RST)
 
     def pump(self) -> None:
-        """Move packets into the guest's receive buffers until there are none of either. Raises QueueError."""
+        """Move packets into the guest's receive buffers until there are none of either.
+
+        If the guest has broken its queue the device needs a reset, but the caller, who may be the host, goes on.
+        """
         if self._link is None or not self.link.running:
             return
+        try:
+            self._pump()
+        except QueueError:
+            self.link.fail()
+
+    def _pump(self) -> None:
+        """Raises QueueError."""
         queue = self.link.queues[RX]
         if not queue.state.ready:
             return

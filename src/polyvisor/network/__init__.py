@@ -1,0 +1,1 @@
+"""Ethernet between machines, and to the outside. Imports no other layer."""
