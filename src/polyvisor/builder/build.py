@@ -174,9 +174,8 @@ def _run(machine: VM, plan: Plan, log: Path, progress: Progress) -> None:
         status = process.wait()
     if status:
         said = [line for line in tail if line and not line.startswith("@@ ")]
-        raise ImageError(
-            f"building {plan.recipe.name} failed: {' / '.join(said[-3:]) or f'status {status}'}; the log is {log}", "build"
-        )
+        why = " / ".join(said[-3:]) or f"status {status}"
+        raise ImageError(f"building {plan.recipe.name} failed: {why}; the log is {log}", "build")
 
 
 def _variables(plan: Plan) -> dict[str, str]:

@@ -60,7 +60,7 @@ mkdir -p -m 1777 "$root/tmp"
 inside() {
     env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
         DEBCONF_NONINTERACTIVE_SEEN=true SOURCE_DATE_EPOCH="$EPOCH" PERL_HASH_SEED=0 PYTHONHASHSEED=0 \
-        chroot "$root" "$@"
+        chroot "$root" /usr/bin/env "$@"  # by its path: busybox would run an applet of that name
 }
 mount -t proc proc "$root/proc"
 mount --bind /dev "$root/dev"
@@ -210,9 +210,10 @@ fi
 mount --bind /dev "$tools/dev"
 mount -t proc proc "$tools/proc"
 mount --bind "$root" "$tools/root"
-env -i PATH=/usr/sbin:/usr/bin SOURCE_DATE_EPOCH="$EPOCH" chroot "$tools" mke2fs -q -F -t ext4 -L "$LABEL" -U "$UUID" \
+env -i PATH=/usr/sbin:/usr/bin SOURCE_DATE_EPOCH="$EPOCH" chroot "$tools" /usr/sbin/mke2fs \
+    -q -F -t ext4 -L "$LABEL" -U "$UUID" \
     -E "hash_seed=$SEED,lazy_itable_init=0,lazy_journal_init=0" -d /root "$target"
-env -i PATH=/usr/sbin:/usr/bin chroot "$tools" e2fsck -f -n "$target" > /dev/null
+env -i PATH=/usr/sbin:/usr/bin chroot "$tools" /usr/sbin/e2fsck -f -n "$target" > /dev/null
 sync
 stage "done"
 """

@@ -82,7 +82,8 @@ class VM:
         whether there is one in the guest to wait for and to run commands by (default: in images). ``software`` instead
         of all that says what to run. ``reboot``: a guest that resets starts again. What the guest writes to the root
         disk that an image has is thrown away at the end; ``keep`` is a qcow2 file that has it for the next machine,
-        and is made if it is not there. ``on_output`` gets the console's bytes, ``progress`` the names of what is compiled on a first start. Raises ValueError, ImageError, LoadError.
+        and is made if it is not there. ``on_output`` gets the console's bytes, ``progress`` the names of what is
+        compiled on a first start. Raises ValueError, ImageError, LoadError.
         """
         self.name = name or (image if isinstance(image, str) else image.name if image else "vm")
         self.timeout = timeout
