@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from polyvisor.images import ImageError
+from polyvisor.images.resolver import parse_relations
 from polyvisor.images.store import check_name
 from polyvisor.vm.sizes import parse_size
 
@@ -85,6 +86,12 @@ class Recipe:
         check_name(self.name)
         _check(self.base in BASES, f"base {self.base!r}: there are {', '.join(BASES)}")
         _check(bool(self.suites), "suites: name at least one")
+        for package in (*self.packages, *self.exclude):
+            try:
+                single = len(parse_relations(package)) == 1
+            except ValueError:
+                single = False
+            _check(single, f"package {package!r}: give a name, or a relation such as python3 (>= 3.13)")
         for suite in self.suites:
             _check(bool(re.fullmatch(r"[a-z][a-z0-9-]*", suite)), f"suite {suite!r} is not the name of a suite")
         _check(bool(_HOST.fullmatch(self.hostname)), f"hostname {self.hostname!r} is not a name for a host")

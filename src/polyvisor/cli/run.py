@@ -222,7 +222,7 @@ def run(
         nets = choose_nets(net, capture)
         if nets and command is not None:
             software = replace(software, append=f"{software.append} polyvisor.net=wait")
-        name = name or running.free_name(Path(target).stem if target else "kernel")
+        name = name or running.free_name(Path(target).stem.replace(":", "-") if target else "kernel")
         if detach:
             raise typer.Exit(start_in_background(name, sys.argv[1:]))
         devices = (*map(parse_disk, disk or ()), *(each.open for each in shares), *(each.make for each in nets))
