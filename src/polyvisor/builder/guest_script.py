@@ -98,6 +98,9 @@ if [ -x "$root/usr/bin/dpkg" ]; then
     inside $install --configure -a
     wrong=$(inside dpkg --audit)
     [ -z "$wrong" ] || { echo "$wrong" >&2; exit 1; }
+else
+    # A system without dpkg, such as one of busybox alone: packages are unpacked, and their scripts not run.
+    for name in $(cat $in/batch-* 2> /dev/null); do unpack "$name" "$root"; done
 fi
 
 stage "setting up the system"

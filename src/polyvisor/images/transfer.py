@@ -6,18 +6,20 @@ Files"), so the archive is as large as what is used of it.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from polyvisor.cachedir import cache_root
 
 from . import store
-from .errors import ImageError, storage_errors
+from .errors import ImageError, Kind, storage_errors
 from .store import Image
 
 _CHUNK = 1 << 20
@@ -35,14 +37,17 @@ def export(name: str, target: Path) -> Image:
     image = store.verify(name)
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with storage_errors(target.parent):
-            with partial.open("wb") as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                # What tells about the others comes first, so that a reader can judge them as they come.
-                for path in sorted(image.files, key=lambda path: (path.suffix != ".json", path.name)):
-                    _add(tar, path)
-            partial.replace(target)
+        with partial.open("wb") as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            # What tells about the others comes first, so that a reader can judge them as they come.
+            for path in sorted(image.files, key=lambda path: (path.suffix != ".json", path.name)):
+                _add(tar, path)
+        partial.replace(target)
+    except OSError as error:
+        kind: Kind = "space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "storage"
+        raise ImageError(f"cannot write {target}: {error.strerror or error}", kind) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
     return image
 
 
@@ -103,11 +108,9 @@ class _Joined(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        while not self._left:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return b""
-            self._left = piece
+        # As much as is asked for: tarfile takes less for the end.
+        while len(self._left) < size and (piece := next(self._pieces, None)) is not None:
+            self._left += piece
         data, self._left = self._left[:size], self._left[size:]
         return data
 
