@@ -7,7 +7,6 @@ that runs the kernel which the image will have. See :mod:`polyvisor.builder.gues
 from __future__ import annotations
 
 import io
-import os
 import re
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -43,14 +42,14 @@ def build(
     lock: Path | None = None,
     options: debian.Sources | None = None,
     progress: Progress | None = None,
-    cpus: int | None = None,
+    cpus: int = 1,
 ) -> Image:
     """Build the image of ``recipe`` and make it the current one of its name.
 
     With a ``lock`` file that exists, it is built of exactly the packages that are named there, and comes out the same
     to the last bit; with one that does not exist, that is written. Without, the newest packages are taken, and when
-    the image that is there was made of just these, it stays. ``cpus``: harts of the machine, by default as many as the
-    host has, up to 4. Raises :class:`ImageError`.
+    the image that is there was made of just these, it stays. ``cpus``: harts of the machine; dpkg does one thing at a
+    time, so more than one gain next to nothing. Raises :class:`ImageError`.
     """
     progress = progress or Silent()
     with store.exclusive(recipe.name, progress):
@@ -58,7 +57,7 @@ def build(
 
 
 def build_locked(
-    recipe: Recipe, *, lock: Path | None, options: debian.Sources | None, progress: Progress, cpus: int | None = None
+    recipe: Recipe, *, lock: Path | None, options: debian.Sources | None, progress: Progress, cpus: int = 1
 ) -> Image:
     """As :func:`build`, for a caller who holds the image's lock."""
     options = options or debian.Sources()
@@ -77,7 +76,7 @@ def build_locked(
         kernel_version = debian.write_boot_files(
             [files[each.sha256] for each in plan.packages("boot")], directory, progress
         )
-        _make_disk(plan, files, directory, progress, cpus or min(4, os.cpu_count() or 1))
+        _make_disk(plan, files, directory, progress, cpus)
         store.write_json(directory / store.IMAGE_JSON, {
             "name": recipe.name,
             "version": debian.package_version(plan.lock["boot"]) or kernel_version,

@@ -121,7 +121,7 @@ if [ -d "$root/etc/apt/sources.list.d" ]; then
             /usr/share/keyrings/debian-archive-keyring.pgp > "$sources"
     elif [ -e "$example" ]; then
         # Its first entry is the archive, with the suites of a release.
-        sed -e '/^$/,$d' -e "s/^Suites:.*/Suites: $SUITE/" -e 's/^Components:.*/Components: main/' \
+        sed -e '/^#/d' -e '/^$/,$d' -e "s/^Suites:.*/Suites: $SUITE/" -e 's/^Components:.*/Components: main/' \
             "$example" > "$sources"
     fi
     mkdir -p "$root/var/lib/apt"
@@ -200,6 +200,8 @@ rm -rf usr/sbin/policy-rc.d var/cache/apt/*.bin var/cache/apt/archives/*.deb var
     etc/ssh/ssh_host_*_key etc/ssh/ssh_host_*_key.pub root/.bash_history root/.cache var/tmp/*
 [ ! -d var/log ] || find var/log -type f | while read -r log; do : > "$log"; done
 if [ -e etc/machine-id ] || [ -d etc/systemd ]; then : > etc/machine-id; fi
+# All that systemd does after an update of /usr is done.
+if [ -d etc/systemd ]; then : > etc/.updated; : > var/.updated; fi
 [ -L var/lib/dbus/machine-id ] || rm -f var/lib/dbus/machine-id
 cd /
 

@@ -44,8 +44,8 @@ def build(
         ),
     ] = None,
     cpus: Annotated[
-        int | None, typer.Option("--cpus", "-c", min=1, max=64, help="Harts of the machine that builds.")
-    ] = None,
+        int, typer.Option("--cpus", "-c", min=1, max=64, help="Harts of the machine that builds.")
+    ] = 1,
     mirror: Annotated[str | None, typer.Option(help="URL of a Debian mirror; default: the one apt uses.")] = None,
     keyring: Annotated[
         Path | None, typer.Option(help="OpenPGP keyring that must have signed the suite; default: apt's.")

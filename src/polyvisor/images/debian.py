@@ -261,7 +261,8 @@ def _fetch_suite(
 def fetch_files(fetcher: Fetcher, packages: Sequence[Package], progress: Progress) -> list[Path]:
     """Fetch the files of ``packages``, unless they are here. Raises :class:`ImageError`."""
     total = sum(package.size for package in packages)
-    progress.stage(f"fetching {len(packages)} packages, {total / 1e6:.1f} MB")
+    if packages:
+        progress.stage(f"fetching {len(packages)} packages, {total / 1e6:.1f} MB")
     return [fetcher.file(package.path, size=package.size, sha256=package.sha256) for package in packages]
 
 

@@ -121,7 +121,7 @@ leader='"$@"; status=$?; (trap "" TTOU; exec stty sane); exit $status'
 
 # A root file system on a disk: all goes on there, and the agent with it.
 mount_root() {
-    tries=50
+    tries=20
     device=$root
     while :; do
         case $root in UUID=* | LABEL=*) device=$(findfs "$root" 2>/dev/null) ;; esac
