@@ -9,7 +9,6 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import pysequoia
 import pytest
 from fake_mirror import Server, Suite, deb, generate_key, public
 
@@ -56,7 +55,8 @@ def busybox_suite() -> Iterator[tuple[Server, bytes]]:
     (static,) = frozen.glob("busybox-static_*.deb")
     release = modules.name.removeprefix("linux-modules-").removesuffix(".tar")
     with tarfile.open(modules) as tar:
-        files = {m.name.removeprefix("./"): tar.extractfile(m).read() for m in tar if m.isreg()}  # type: ignore[union-attr]
+        members = [member for member in tar if member.isreg()]
+        files = {m.name.removeprefix("./"): tar.extractfile(m).read() for m in members}  # type: ignore[union-attr]
     busybox = next(e.data for e in cpio.read(guest_image().initrd.read_bytes()) if e.name == "usr/bin/busybox")
     key = generate_key()
     tools = {"usr/bin/busybox": busybox, "usr/sbin/mke2fs": MKE2FS, "usr/sbin/e2fsck": E2FSCK}
@@ -149,7 +149,7 @@ def test_an_image_is_built_and_boots(
 
 
 def test_what_fails_in_the_machine_is_reported_and_leaves_nothing(options: debian.Sources) -> None:
-    with pytest.raises(ImageError, match="building tiny:test failed: .*no such thing; the log is ") as caught:
+    with pytest.raises(ImageError, match=r"building tiny:test failed: .*no such thing; the log is ") as caught:
         build(small(run=("echo no such thing >&2; exit 3",)), options=options)
     assert caught.value.kind == "build"
     assert "no such thing" in Path(str(caught.value).rpartition("the log is ")[2]).read_text()
@@ -222,7 +222,8 @@ def test_debian_is_built_the_same_twice_and_is_a_whole_system(tmp_path: Path) ->
     """Takes some ten minutes."""
     _debian()
     recipe = dataclasses.replace(
-        RECIPE, name="test:full", packages=(*RECIPE.packages, "openssh-server"), users=(User("dev", "secret", ("sudo",)),)
+        RECIPE, name="test:full", packages=(*RECIPE.packages, "openssh-server"),
+        users=(User("dev", "secret", ("sudo",)),),
     )
     lock = tmp_path / "lock"
     options = debian.Sources(recipe.suites, allow_expired=True)

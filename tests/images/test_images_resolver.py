@@ -90,11 +90,12 @@ def test_what_is_provided_satisfies() -> None:
 @pytest.mark.parametrize("field", ["Conflicts", "Breaks"])
 def test_conflicts_are_avoided_or_reported(field: str) -> None:
     suite = universe(
-        "a\nDepends: b | c", f"b\n{field}: d", "c", "d", f"e 1\n{field}: d (<< 2)", "f\nDepends: d, e", "d2 5\nProvides: d",
+        "a\nDepends: b | c", f"b\n{field}: d", "c", "d", f"e 1\n{field}: d (<< 2)", "f\nDepends: d, e",
+        "d2 5\nProvides: d",
     )
     assert chosen(suite, "a", "d") == ["a 1", "c 1", "d 1"]
     assert chosen(suite, "d", "a") == ["a 1", "c 1", "d 1"]
-    with pytest.raises(ImageError, match="cannot be installed together: .*b 1 conflicts with d 1") as caught:
+    with pytest.raises(ImageError, match=r"cannot be installed together: .*b 1 conflicts with d 1") as caught:
         chosen(suite, "d", "b")
     assert caught.value.kind == "conflict"
     # What is provided without a version does not conflict with one that names versions.

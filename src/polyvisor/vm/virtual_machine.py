@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -33,6 +34,7 @@ from .root_disk import RootDisk
 from .sizes import parse_memory
 from .software import Software, check_file
 
+_log = logging.getLogger("polyvisor.images")
 _DEFAULT = object()  # stands for the machine's own timeout
 # Where there is an init system that can end its services and unmount its disks, it is asked to.
 _POWER_OFF = """sync
@@ -76,9 +78,9 @@ class VM:
     ) -> None:
         """Describe a machine; nothing runs yet.
 
-        ``image``: a name (fetched when it is not here), or an image; or else ``kernel`` with ``initrd``, or
-        ``program``, an ELF file. ``append`` is added to the kernel's command line. ``memory``: ``"512M"``, ``"2G"``, or
-        bytes. ``devices`` makes further virtio devices, which are on ``bus``: ``"mmio"`` or ``"pci"``. ``agent``:
+        ``image``: a name (fetched or built when it is not here, which the log ``polyvisor.images`` follows), or an
+        image; or else ``kernel`` with ``initrd``, or ``program``, an ELF file. ``append`` is added to the kernel's
+        command line. ``memory``: ``"512M"``, ``"2G"``, or bytes. ``devices`` makes further virtio devices, which are on ``bus``: ``"mmio"`` or ``"pci"``. ``agent``:
         whether there is one in the guest to wait for and to run commands by (default: in images). ``software`` instead
         of all that says what to run. ``reboot``: a guest that resets starts again. What the guest writes to the root
         disk that an image has is thrown away at the end; ``keep`` is a qcow2 file that has it for the next machine,
@@ -424,6 +426,16 @@ class VM:
             raise self._failure
 
 
+class _Logged:
+    """Fetching and building images may take minutes; who wants to know reads the log ``polyvisor.images``."""
+
+    def stage(self, text: str) -> None:
+        _log.info("%s", text)
+
+    def transfer(self, name: str, done: int, total: int) -> None:
+        pass
+
+
 def _software(
     image: str | images.Image | None,
     kernel: str | os.PathLike[str] | None,
@@ -441,7 +453,7 @@ def _software(
         if image is not None or kernel is not None:
             raise ValueError("give an image, a kernel, or a program, not several of them")
         return Software(program=Path(program))
-    found = images.ensure(image) if isinstance(image, str) else image
+    found = images.ensure(image, progress=_Logged()) if isinstance(image, str) else image
     if found is None and kernel is None:
         raise ValueError('say what to run: VM("debian"), VM(kernel=...), or VM(program=...)')
     line = " ".join(part for part in (found.command_line() if found else "console=ttyS0", append) if part)
