@@ -46,7 +46,7 @@ _APPLETS = ("sh", "env", "cat", "echo", "ls", "grep")
 
 @pytest.fixture(scope="module")
 def busybox_suite() -> Iterator[tuple[Server, bytes]]:
-    """A server with a kernel that boots, a busybox, and what stands for e2fsprogs; and the key that vouches for them."""
+    """A server with a kernel that boots, a busybox, and what stands for e2fsprogs; and the key that signed it."""
     frozen = frozen_packages()
     if frozen is None:
         pytest.skip("no frozen guest packages: set POLYVISOR_GUESTS")
@@ -56,7 +56,8 @@ def busybox_suite() -> Iterator[tuple[Server, bytes]]:
     release = modules.name.removeprefix("linux-modules-").removesuffix(".tar")
     with tarfile.open(modules) as tar:
         members = [member for member in tar if member.isreg()]
-        files = {m.name.removeprefix("./"): tar.extractfile(m).read() for m in members}  # type: ignore[union-attr]
+        contents = [(member.name.removeprefix("./"), tar.extractfile(member)) for member in members]
+        files = {name: stream.read() for name, stream in contents if stream is not None}
     busybox = next(e.data for e in cpio.read(guest_image().initrd.read_bytes()) if e.name == "usr/bin/busybox")
     key = generate_key()
     tools = {"usr/bin/busybox": busybox, "usr/sbin/mke2fs": MKE2FS, "usr/sbin/e2fsck": E2FSCK}

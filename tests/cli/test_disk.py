@@ -8,14 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from polyvisor.cli.disk import parse_size
 from polyvisor.cli.main import app
-from polyvisor.cli.run import parse_disk
 from polyvisor.devices.virtio.block import BlockDevice
 from polyvisor.storage.open import open_disk
+from polyvisor.vm.equipment import Disk
 from support.disks import fill, needs_qemu_img, qemu_img, read, write
 
 
@@ -146,7 +145,7 @@ def test_disks_of_run(tmp_path: Path) -> None:
     before = (tmp_path / "disk").read_bytes()
 
     def disk_of(words: str) -> BlockDevice:
-        return parse_disk(f"{tmp_path}/{words}")()
+        return Disk.parse(f"{tmp_path}/{words}").make()
 
     for words, read_only, size in (
         ("disk", False, 1 << 20), ("disk,ro", True, 1 << 20), ("disk,rw,format=qcow2", False, 1 << 20),
@@ -159,8 +158,8 @@ def test_disks_of_run(tmp_path: Path) -> None:
         device.close()
     assert (tmp_path / "disk").read_bytes() == before
     for words in ("disk,ro,rw", "disk,format=vdi", "disk,format=raw,format=qcow2"):
-        with pytest.raises(typer.Exit):
-            parse_disk(f"{tmp_path}/{words}")
+        with pytest.raises(ValueError, match="disk"):
+            Disk.parse(f"{tmp_path}/{words}")
     (tmp_path / "odd,ro").write_bytes(bytes(512))
     assert not disk_of("odd,ro").features & 1 << 5
 
@@ -168,13 +167,13 @@ def test_disks_of_run(tmp_path: Path) -> None:
 def test_a_snapshot_disk_lasts_while_the_machine_restarts(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     path.write_bytes(bytes(65536))
-    make = parse_disk(f"{path},snapshot")
+    make = Disk.parse(f"{path},snapshot").make
     device = make()
     write(device._disk, 512, b"kept" * 128)
     device.close()
     assert read(make()._disk, 512, 512) == b"kept" * 128
     assert path.read_bytes() == bytes(65536)
-    assert read(parse_disk(f"{path},snapshot")()._disk, 512, 512) == bytes(512)
+    assert read(Disk.parse(f"{path},snapshot").make()._disk, 512, 512) == bytes(512)
     # BlockDevice by itself throws them away.
     maker = partial(BlockDevice.open, path, snapshot=True)
     device = maker()

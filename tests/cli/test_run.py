@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from polyvisor.cli.share import Share, parse_share, parse_shares
+from polyvisor.network.slirp import SlirpMissingError, library
+from polyvisor.vm.equipment import Share
+from polyvisor.vm.equipment.share import check_tags
 from support.guests import guest_image
 
 FIRMWARE = Path("/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin")
@@ -95,7 +97,7 @@ def test_what_share_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "odd,ro": Share("odd,ro", "host", None, False, "guest"),
         "odd,ro,ro": Share("odd,ro", "host", None, True, "guest"),
     }.items():
-        assert parse_share(text) == wanted
+        assert Share.parse(text) == wanted
 
 
 @pytest.mark.parametrize(
@@ -110,13 +112,28 @@ def test_what_share_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_shares_that_make_no_sense(texts: list[str], says: str) -> None:
     with pytest.raises(ValueError, match=says) as caught:
-        parse_shares(texts)
+        check_tags([Share.parse(text) for text in texts])
     assert "\n" not in str(caught.value)
 
 
 def test_the_end_of_a_pipe_ends_the_shell() -> None:
     done = run(*linux(), stdin=b"")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_network_and_its_capture(tmp_path: Path) -> None:
+    try:
+        library()
+    except SlirpMissingError as error:
+        pytest.skip(str(error))
+    path = tmp_path / "net.pcapng"
+    arguments = linux("ip addr show eth0; cat /sys/class/net/eth0/address")
+    arguments[-1] += " polyvisor.net=wait"
+    done = run(*arguments, "--net", "user,forward=tcp:0:80,restricted,mac=52:54:00:aa:bb:cc", "--capture", str(path))
+    assert done.returncode == 0, done.stderr
+    assert b"10.0.2.15" in done.stdout and b"52:54:00:aa:bb:cc" in done.stdout
+    data = path.read_bytes()
+    assert data[:4] == b"\x0a\x0d\x0d\x0a" and b"eth0" in data and data.count(bytes.fromhex("525400aabbcc")) > 2
 
 
 def test_reboot_starts_again_unless_told_otherwise() -> None:
@@ -217,6 +234,13 @@ def test_a_signal_restores_the_terminal() -> None:
         (["--kernel", "{linux}", "--share", ".:a tag"], "tag 'a tag': give up to 64"),
         (["--kernel", "{linux}", "--share", ".:/" + "x" * 60, "--append", "y" * 1000], "do not fit"),
         (["{x86elf}", "--share", ".:/src"], "goes with an image"),
+        (["--kernel", "{linux}", "--net", "tap"], "none, user, passt"),
+        (["--kernel", "{linux}", "--net", "user,speed=9"], "'user' has no option 'speed=9'"),
+        (["--kernel", "{linux}", "--net", "user,forward=80"], "forward=tcp:8080:80"),
+        (["--kernel", "{linux}", "--net", "user,forward=tcp:70000:80"], "host port 70000"),
+        (["--kernel", "{linux}", "--net", "user,mac=1:2:3"], "six bytes"),
+        (["--kernel", "{linux}", "--capture", "x"], "goes with a network"),
+        (["--kernel", "{linux}", "--net", "user", "--capture", "/nonexistent/x"], "No such file"),
     ],
 )
 def test_mistakes_get_one_clear_line(arguments: list[str], says: str, tmp_path: Path) -> None:

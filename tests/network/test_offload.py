@@ -130,7 +130,8 @@ def test_random_headers_raise_nothing_else() -> None:
 def test_addresses() -> None:
     assert parse_mac("52:54:0:12:34:FF") == bytes.fromhex("5254001234ff")
     assert format_mac(parse_mac("02:00:00:00:00:01")) == "02:00:00:00:00:01"
-    for wrong in ("", "52:54:00:12:34", "52:54:00:12:34:zz", "01:00:5e:00:00:01", "00:00:00:00:00:00", "5:4:3:2:1:0x1:1"):
+    short = ("", "52:54:00:12:34", "52:54:00:12:34:zz")
+    for wrong in (*short, "01:00:5e:00:00:01", "00:00:00:00:00:00", "5:4:3:2:1:0x1:1"):
         with pytest.raises(ValueError, match="MAC address"):
             parse_mac(wrong)
     assert "of 60 bytes from 52:54:00:00:00:01" in repr(ethernet(b"\2" * 6, b"\x52\x54\0\0\0\1"))

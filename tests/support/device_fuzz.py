@@ -24,7 +24,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from polyvisor.devices.virtio import transport as t
+from polyvisor.devices.virtio import mmio as t
+from polyvisor.devices.virtio import transport
 from polyvisor.devices.virtio.device import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1
 from polyvisor.engine.memory import BusError
 
@@ -40,7 +41,7 @@ PATIENCE = 60
 _DESCRIPTOR = struct.Struct("<QIHH")
 _REGISTERS = sorted(
     {value for name, value in vars(t).items() if name.isupper() and isinstance(value, int) and 4 <= value < t.CONFIG}
-    - {t.ACKNOWLEDGE}
+    - {transport.ACKNOWLEDGE}
 )
 _REGISTERS = [offset & ~3 for offset in _REGISTERS]
 _FLAGS = (0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 0xFFFF)
@@ -130,7 +131,7 @@ class Fuzzer:
         return self.result
 
     def next_operation(self) -> Callable[[], None]:
-        if self.guest.mmio.state.status & t.DEVICE_NEEDS_RESET and self.random() < 0.5:
+        if self.guest.mmio.state.status & transport.DEVICE_NEEDS_RESET and self.random() < 0.5:
             self.result.resets += 1
             return self.start
         if self.random() < 0.002:

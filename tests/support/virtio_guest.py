@@ -6,10 +6,11 @@ import struct
 from collections.abc import Callable, Sequence
 
 from polyvisor.devices.lines import NullLine
-from polyvisor.devices.virtio import transport as t
+from polyvisor.devices.virtio import mmio as t
+from polyvisor.devices.virtio import transport
 from polyvisor.devices.virtio.device import VirtioDevice
+from polyvisor.devices.virtio.mmio import VirtioMmio
 from polyvisor.devices.virtio.queue import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Chain, VirtQueue
-from polyvisor.devices.virtio.transport import VirtioMmio
 from polyvisor.engine.memory import Memory, Ram
 
 # Two areas of RAM that the driver uses, at numbers not met by chance and whose pages have 32-bit numbers; and canaries
@@ -34,15 +35,18 @@ class HungDevice(AssertionError):  # noqa: N818
 
 
 class WatchedMemory(Memory):
-    """Counts accesses, of which there may be ``most_steps`` while ``steps`` is not set to 0."""
+    """Counts accesses and looks at rings, of which there may be ``most_steps`` while ``steps`` is not set to 0."""
 
     steps = 0
     most_steps = 2_000_000
 
-    def _find(self, address: int, length: int) -> tuple[Ram, int]:
+    def count(self) -> None:
         self.steps += 1
         if self.steps > self.most_steps:
             raise HungDevice(f"{self.steps} accesses to memory in one operation")
+
+    def _find(self, address: int, length: int) -> tuple[Ram, int]:
+        self.count()
         return super()._find(address, length)
 
 
@@ -86,6 +90,7 @@ class Guest:
             pop = queue.pop
 
             def watched() -> Chain | None:
+                self.memory.count()
                 chain = pop()
                 if chain is not None:
                     named[index, chain.head] = chain.writable
@@ -174,15 +179,15 @@ class Guest:
 
     @property
     def needs_reset(self) -> bool:
-        return bool(self.status() & t.DEVICE_NEEDS_RESET)
+        return bool(self.status() & transport.DEVICE_NEEDS_RESET)
 
     def negotiate(self, features: int) -> bool:
         self.set_status(0)
-        self.set_status(t.ACKNOWLEDGE)
-        self.set_status(t.ACKNOWLEDGE | t.DRIVER)
+        self.set_status(transport.ACKNOWLEDGE)
+        self.set_status(transport.ACKNOWLEDGE | transport.DRIVER)
         self.set_features(features)
-        self.set_status(t.ACKNOWLEDGE | t.DRIVER | t.FEATURES_OK)
-        return bool(self.status() & t.FEATURES_OK)
+        self.set_status(transport.ACKNOWLEDGE | transport.DRIVER | transport.FEATURES_OK)
+        return bool(self.status() & transport.FEATURES_OK)
 
     def forget(self) -> None:
         """The rings are empty."""
@@ -197,7 +202,7 @@ class Guest:
         """Reset, negotiate (None: all that is offered), set up all queues and go."""
         assert self.negotiate(self.offered() if features is None else features)
         self.set_up_queues(size)
-        self.set_status(t.ACKNOWLEDGE | t.DRIVER | t.FEATURES_OK | t.DRIVER_OK)
+        self.set_status(transport.ACKNOWLEDGE | transport.DRIVER | transport.FEATURES_OK | transport.DRIVER_OK)
 
     def set_up_queues(self, size: int | None = None) -> None:
         self.size = size or self.size

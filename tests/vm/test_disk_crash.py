@@ -68,7 +68,7 @@ def make_disk(tmp_path: Path, form: str) -> Path:
         return raw
     path = tmp_path / "disk.qcow2"
     source = open_disk(raw, True, "raw")
-    convert(source, path, "qcow2", cluster_size=4096)
+    convert(source, path, "qcow2", cluster_size=4096, replace=True)
     source.close()
     return path
 

@@ -63,7 +63,7 @@ def host() -> Iterator[tuple[int, dict[str, Callable[[], bytes]]]]:
     pages: dict[str, Callable[[], bytes]] = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             data = pages[self.path]()
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
 
@@ -18,22 +16,22 @@ import typer
 from polyvisor import images
 from polyvisor.boards.loader import LoadError
 from polyvisor.boards.virt import TIERS
-from polyvisor.devices.virtio.block import BlockDevice
-from polyvisor.storage.open import FORMATS, open_disk
+from polyvisor.network.capture import Capture
 from polyvisor.vm import running
+from polyvisor.vm.equipment import Nic
+from polyvisor.vm.equipment.nic import HELP as NET_HELP
 from polyvisor.vm.errors import VMError
-from polyvisor.vm.root_disk import KeptOverlay
 from polyvisor.vm.sizes import parse_memory
 from polyvisor.vm.software import Software, check_file
 from polyvisor.vm.virtual_machine import VM
+from polyvisor.vm.window import WindowError
 
 from .background import start_in_background
+from .desk import Desk, parse_display
 from .image import errors as image_errors
 from .image import progress as image_progress
-from .net import HELP as NET_HELP
-from .net import NetOptions, open_capture, parse_net
+from .lab import run_lab
 from .session import Session, Watched
-from .share import add_mounts, parse_shares
 from .terminal import HELP
 
 
@@ -41,36 +39,6 @@ def fail(message: str, status: int = 2) -> NoReturn:
     """Say in one line what is wrong, and end."""
     print(f"polyvisor: {message}", file=sys.stderr)
     raise typer.Exit(status)
-
-
-def parse_disk(text: str) -> Callable[[], BlockDevice]:
-    """What opens the disk of ``FILE`` with any of ``,ro``, ``,rw``, ``,snapshot`` and ``,format=FORMAT`` after it.
-
-    Where a file has all of ``text`` as its name, that is meant.
-    """
-    path, words = text, set[str]()
-    while not Path(path).exists():
-        rest, _, word = path.rpartition(",")
-        if not rest or not re.fullmatch(r"ro|rw|snapshot|format=\w*", word):
-            break
-        path = rest
-        words.add(word)
-    formats = [word.removeprefix("format=") for word in words if word.startswith("format=")]
-    if len(formats) > 1 or {"ro", "rw"} <= words:
-        fail(f"--disk {text!r}: says two different things about the disk")
-    form = formats[0] if formats else None
-    if form is not None and form not in FORMATS:
-        fail(f"--disk {text!r}: the format is one of {', '.join(FORMATS)}")
-    if "ro" in words or "snapshot" not in words:
-        return partial(BlockDevice.open, path, "ro" in words, format=form)
-    kept: list[KeptOverlay] = []
-
-    def make() -> BlockDevice:
-        if not kept:
-            kept.append(KeptOverlay(open_disk(path, True, form, shared=True)))
-        return BlockDevice(kept[0])
-
-    return make
 
 
 def choose_software(
@@ -130,29 +98,37 @@ def open_trace(path: Path | None) -> contextlib.AbstractContextManager[TextIO | 
         fail(f"--trace {str(path)!r}: {error.strerror}")
 
 
-def choose_nets(net: str, capture: Path | None) -> list[NetOptions]:
-    """What ``--net`` names, none or one. Raises ValueError."""
-    chosen = parse_net(net)
-    if chosen is None and capture is not None:
-        fail("--capture goes with a network, for example: --net user --capture out.pcapng")
-    return [chosen] if chosen else []
-
-
 @contextlib.contextmanager
-def capturing(path: Path | None, nets: list[NetOptions]) -> Iterator[None]:
-    """Write what passes the networks to a file. Raises ValueError if that cannot be; says if it ended early."""
+def capturing(path: Path | None, nic: Nic | None) -> Iterator[None]:
+    """Write what passes the card to a file. Says if that ended early."""
     if path is None:
         yield
         return
-    with open_capture(path, nets) as capture:
+    if nic is None:
+        fail("--capture goes with a network, for example: --net user --capture out.pcapng")
+    try:
+        capture = Capture(path)
+    except OSError as error:
+        fail(f"--capture {str(path)!r}: {error.strerror}")
+    nic.captures.append(capture)
+    with capture:
         yield
     if capture.error is not None:
         print(f"polyvisor: --capture {str(path)!r} is cut short: {capture.error.strerror}", file=sys.stderr)
 
 
+def choose_desk(display: str, screenshot: Path | None) -> Desk | None:
+    """The display that the options ask for; a screenshot needs one. Raises ValueError."""
+    kind, size = parse_display(display)
+    return None if kind == "none" and screenshot is None else Desk(kind == "window", size, screenshot)
+
+
 def run(
     target: Annotated[
-        str | None, typer.Argument(metavar="[IMAGE|PROGRAM]", help="An image such as debian, or a bare-metal ELF file.")
+        str | None,
+        typer.Argument(
+            metavar="[IMAGE|PROGRAM|LAB]", help="An image such as debian, a bare-metal ELF file, or a lab.toml."
+        ),
     ] = None,
     kernel: Annotated[Path | None, typer.Option(help="Linux kernel: a RISC-V Image, Image.gz or vmlinux.")] = None,
     initrd: Annotated[Path | None, typer.Option(help="Initial RAM file system.")] = None,
@@ -203,6 +179,12 @@ def run(
     ] = False,
     background: Annotated[bool, typer.Option("--background", hidden=True)] = False,
     no_reboot: Annotated[bool, typer.Option("--no-reboot", help="End when the guest restarts.")] = False,
+    display: Annotated[
+        str, typer.Option(metavar="KIND", help="A display: window, headless or none; window,1280x800 gives a size.")
+    ] = "none",
+    screenshot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="When it has ended, save what the display showed, as PNG.")
+    ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="When it has ended, show where its time went.")] = False,
     stats_json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the same to this file, as JSON.")
@@ -217,28 +199,30 @@ def run(
         fail(f"--memory {error}")
     software = None
     try:
-        shares = parse_shares(share or [])
-        software = add_mounts(choose_software(target, kernel, initrd, append, firmware, command), shares)
-        nets = choose_nets(net, capture)
-        if nets and command is not None:
+        if target is not None and target.endswith(".toml"):
+            raise typer.Exit(run_lab(Path(target)))
+        nic, desk = Nic.parse(net), choose_desk(display, screenshot)
+        software = choose_software(target, kernel, initrd, append, firmware, command)
+        if nic and command is not None:
             software = replace(software, append=f"{software.append} polyvisor.net=wait")
         name = name or running.free_name(Path(target).stem.replace(":", "-") if target else "kernel")
         if detach:
             raise typer.Exit(start_in_background(name, sys.argv[1:]))
-        devices = (*map(parse_disk, disk or ()), *(each.open for each in shares), *(each.make for each in nets))
-        with open_trace(trace) as file, capturing(capture, nets):
+        around = desk.opened(f"polyvisor {name}") if desk is not None else contextlib.nullcontext()
+        with open_trace(trace) as file, capturing(capture, nic), around:
 
             def make(**callbacks: Any) -> VM:
                 return VM(
                     software=software, name=name, memory=size, cpus=cpus, tier=tier, virtual_time=virtual_time,
-                    devices=devices, bus="pci" if pci else "mmio", reboot=not no_reboot, keep=keep,
-                    **callbacks,
+                    disks=disk or (), shares=share or (), networks=[nic] if nic else (),
+                    display=desk.screen if desk else None, bus="pci" if pci else "mmio", reboot=not no_reboot,
+                    keep=keep, **callbacks,
                 )
 
-            status = Session(make, Watched(file, gdb, stats, stats_json), background).run()
+            status = Session(make, Watched(file, gdb, stats, stats_json), background, desk).run()
     except LoadError as error:
         fail(f"{software.name}: {error}" if software else str(error))
-    except (OSError, ValueError, VMError) as error:
+    except (OSError, ValueError, VMError, WindowError) as error:
         fail(str(error))
     if threading.active_count() > 1:
         sys.stdout.flush()

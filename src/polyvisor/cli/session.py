@@ -17,6 +17,7 @@ from polyvisor.vm.stats import collect
 from polyvisor.vm.trace import start_trace
 from polyvisor.vm.virtual_machine import VM
 
+from .desk import Desk
 from .monitor import run_monitor
 from .terminal import Input, Output, cooked_terminal, raw_terminal
 
@@ -38,12 +39,15 @@ class Watched:
 class Session:
     """The machine that ``make(on_output, progress)`` describes, and the terminal around it.
 
-    ``background``: nobody types, and the console is printed only.
+    ``background``: nobody types, and the console is printed only. ``desk``: the display beside it.
     """
 
-    def __init__(self, make: Callable[..., VM], watched: Watched, background: bool = False) -> None:
+    def __init__(
+        self, make: Callable[..., VM], watched: Watched, background: bool = False, desk: Desk | None = None
+    ) -> None:
         self.watched = watched
         self.background = background
+        self.desk = desk
         self.output = Output(self._quit)
         self.quit = False
         self._compiled = 0
@@ -56,7 +60,8 @@ class Session:
 
     def run(self) -> int:
         """Run to the end; gives the exit status. Raises what :meth:`VM.start` does, and VMError for the name."""
-        keys = Input(self._send, self._ready, self._quit, self._monitor, self.output.message)
+        keys = Input(self._send, self._ready, self._quit, self._monitor, self._screenshot, self.output.message)
+        window = self.desk.window if self.desk is not None else None
         server = ControlServer(self.vm)
         try:
             with raw_terminal(0):
@@ -65,8 +70,9 @@ class Session:
                 try:
                     self.vm.start()
                     # Waking now and then lets signals through.
-                    while not self.vm.has_ended(0.2):
-                        pass
+                    while not self.vm.has_ended(0 if window is not None else 0.2):
+                        if window is not None and not window.step():
+                            self._quit()
                     code = self.vm.wait() or 0
                 except KeyboardInterrupt:
                     return _INTERRUPTED
@@ -134,3 +140,12 @@ class Session:
             self._quit()
         elif chosen == "reset":
             self.vm.restart()
+
+    def _screenshot(self) -> None:
+        if self.desk is None:
+            self.output.message("there is no display: start with --display window or --display headless\n")
+            return
+        try:
+            self.output.message(f"saved what the display shows as {self.desk.save()}\n")
+        except OSError as error:
+            self.output.message(f"{error}\n")

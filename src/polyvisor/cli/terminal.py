@@ -17,6 +17,7 @@ _END_INTERVAL = 1.0  # seconds between two signs that the input has ended
 HELP = """
 Ctrl-A x   quit: cut the machine's power
 Ctrl-A c   the monitor: look at the machine, pause it, reset it
+Ctrl-A s   save what the display shows
 Ctrl-A h   this help
 Ctrl-A a   send Ctrl-A to the guest (Ctrl-A Ctrl-A too)
 """
@@ -117,7 +118,7 @@ class Input:
     """Standard input to the guest, in a thread of its own.
 
     ``send(data)`` takes bytes for the console and gives how many it took; ``ready()`` tells whether the guest reads
-    its console yet (what comes through a pipe waits for that); ``quit`` and ``monitor`` are the escapes.
+    its console yet (what comes through a pipe waits for that); ``quit``, ``monitor`` and ``screenshot`` are escapes.
     """
 
     def __init__(
@@ -126,9 +127,11 @@ class Input:
         ready: Callable[[], bool],
         quit: Callable[[], None],
         monitor: Callable[[], None],
+        screenshot: Callable[[], None],
         message: Callable[[str], None],
     ) -> None:
-        self._send, self._ready, self._quit, self._monitor, self._message = send, ready, quit, monitor, message
+        self._send, self._ready, self._message = send, ready, message
+        self._quit, self._monitor, self._screenshot = quit, monitor, screenshot
         self._stopping = threading.Event()
         self._wake_read, self._wake_write = os.pipe()
         self._interactive = os.isatty(0)
@@ -198,6 +201,8 @@ class Input:
                         self._quit()
                     case 0x63:
                         self._monitor()
+                    case 0x73:
+                        self._screenshot()
                     case _:
                         self._message(HELP)
             elif byte == ESCAPE:

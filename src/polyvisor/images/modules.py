@@ -24,7 +24,7 @@ from .strip import strip_module
 WANTED = (
     # virtio transports and devices
     *("virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "virtio_balloon"),
-    *("virtio_gpu", "virtio_input", "virtio_scsi", "sd_mod", "virtiofs", "fuse"),
+    *("virtio_gpu", "virtio_input", "evdev", "virtio_scsi", "sd_mod", "virtiofs", "fuse"),
     *("9p", "9pnet_virtio", "vsock", "vmw_vsock_virtio_transport"),
     # file systems and what goes with them
     *("ext4", "overlay", "squashfs", "btrfs", "loop", "vfat", "nls_ascii", "nls_cp437", "isofs"),

@@ -76,8 +76,8 @@ class UserNetwork(Port):
 
     In ``subnet`` (10.0.2.0/24) the router, which is the host too, has the second address (10.0.2.2), the DNS forwarder
     the third, and DHCP gives out the fifteenth and later ones. With ``ipv6`` there is a prefix (fec0::/64) beside.
-    ``restricted``: nothing but TCP forwards. ``host_loopback``: the router's address leads to what listens on the host's
-    loopback. ``mtu`` is that of what the stack sends. Several machines can share it over a switch.
+    ``restricted``: nothing but TCP forwards. ``host_loopback``: the router's address leads to what listens on the
+    host's loopback. ``mtu`` is that of what the stack sends. Several machines can share it over a switch.
 
     One thread owns the stack; all calls may come from any thread. It ends with :meth:`close`.
     """

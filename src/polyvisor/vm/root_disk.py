@@ -8,18 +8,10 @@ from pathlib import Path
 from polyvisor.devices.virtio.block import BlockDevice
 from polyvisor.storage.convert import convert
 from polyvisor.storage.open import open_disk
-from polyvisor.storage.overlay import Overlay
 
+from .equipment.disk import Disk
 
-class KeptOverlay(Overlay):
-    """Changes that last until :meth:`throw_away`: a guest that restarts finds them again."""
-
-    def close(self) -> None:
-        """The next machine needs it."""
-
-    def throw_away(self) -> None:
-        """Close it for good."""
-        super().close()
+_SERIAL = "root"
 
 
 class RootDisk:
@@ -32,29 +24,20 @@ class RootDisk:
     def __init__(self, image: Path, keep: str | os.PathLike[str] | None = None) -> None:
         self._image = image
         self._keep = Path(keep) if keep is not None else None
-        self._overlay: KeptOverlay | None = None
+        self._thrown_away = Disk(str(image), snapshot=True, format="raw", serial=_SERIAL)
 
     def make(self) -> BlockDevice:
         """The device for a machine, or for the next one after a reset. Raises DiskError, OSError."""
-        if self._keep is not None:
-            if not self._keep.exists():
-                source = open_disk(self._image, True, "raw", shared=True)
-                try:
-                    convert(source, self._keep, "qcow2")
-                finally:
-                    source.close()
-            return BlockDevice.open(self._keep, format="qcow2", serial="root")
-        if self._overlay is None:
-            base = open_disk(self._image, True, "raw", shared=True)
+        if self._keep is None:
+            return self._thrown_away.make()
+        if not self._keep.exists():
+            source = open_disk(self._image, True, "raw", shared=True)
             try:
-                self._overlay = KeptOverlay(base)
-            except BaseException:
-                base.close()
-                raise
-        return BlockDevice(self._overlay, "root")
+                convert(source, self._keep, "qcow2")
+            finally:
+                source.close()
+        return BlockDevice.open(self._keep, format="qcow2", serial=_SERIAL)
 
     def close(self) -> None:
         """Throw away what is not kept; may be repeated."""
-        if self._overlay is not None:
-            self._overlay.throw_away()
-            self._overlay = None
+        self._thrown_away.close()

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,11 @@ from polyvisor.guest import protocol
 from polyvisor.guest.client import GuestClient, Result
 from polyvisor.guest.files import get_path, put_path
 from polyvisor.guest.process import Process
+from polyvisor.network.switch import Switch
 
 from .console import Console
+from .equipment import Disk, Nic, Screen, Share
+from .equipment.share import check_tags, with_mounts
 from .errors import BootError, StoppedError, VMError, VMTimeoutError
 from .events import Depth, Events
 from .inspect import CpuView, PhysicalMemory, Symbols, VirtualMemory
@@ -36,6 +40,13 @@ from .software import Software, check_file
 
 _log = logging.getLogger("polyvisor.images")
 _DEFAULT = object()  # stands for the machine's own timeout
+# Sets $ADDRESS on the interface whose hardware address is $MAC.
+_SET_ADDRESS = """
+for device in /sys/class/net/*; do
+    read -r mac < "$device/address" && [ "$mac" = "$MAC" ] || continue
+    ip addr add "$ADDRESS" dev "${device##*/}" && ip link set "${device##*/}" up
+done
+"""
 # Where there is an init system that can end its services and unmount its disks, it is asked to.
 _POWER_OFF = """sync
 [ -d /run/systemd/system ] && systemctl poweroff && exit
@@ -63,6 +74,10 @@ class VM:
         program: str | os.PathLike[str] | None = None,
         memory: str | int = "512M",
         cpus: int = 1,
+        disks: Sequence[str | os.PathLike[str] | Disk] = (),
+        shares: Sequence[str | os.PathLike[str] | Share] = (),
+        networks: Sequence[str | Switch | Nic] = (),
+        display: bool | tuple[int, int] | Screen | None = None,
         devices: Sequence[Callable[[], VirtioDevice]] = (),
         bus: str = "mmio",
         tier: str = "jit",
@@ -80,25 +95,40 @@ class VM:
 
         ``image``: a name (fetched or built when it is not here, which the log ``polyvisor.images`` follows), or an
         image; or else ``kernel`` with ``initrd``, or ``program``, an ELF file. ``append`` is added to the kernel's
-        command line. ``memory``: ``"512M"``, ``"2G"``, or bytes. ``devices`` makes further virtio devices, which are on ``bus``: ``"mmio"`` or ``"pci"``. ``agent``:
-        whether there is one in the guest to wait for and to run commands by (default: in images). ``software`` instead
-        of all that says what to run. ``reboot``: a guest that resets starts again. What the guest writes to the root
-        disk that an image has is thrown away at the end; ``keep`` is a qcow2 file that has it for the next machine,
-        and is made if it is not there. ``on_output`` gets the console's bytes, ``progress`` the names of what is
-        compiled on a first start. Raises ValueError, ImageError, LoadError.
+        command line. ``memory``: ``"512M"``, ``"2G"``, or bytes. ``disks``, ``shares`` and ``networks`` are
+        those of :mod:`polyvisor.vm.equipment`, or what ``polyvisor run`` takes as ``--disk``, ``--share`` and
+        ``--net``, or a Switch to be plugged into; ``display``: a size, or True. ``devices`` makes further virtio
+        devices, which are on ``bus``: ``"mmio"`` or ``"pci"``.
+
+        ``agent``: whether there is one in the guest to wait for and to run commands by (default: in images).
+        ``software`` instead of all that says what to run. ``reboot``: a guest that resets starts again. What the
+        guest writes to the root disk that an image has is thrown away at the end; ``keep`` is a qcow2 file that has it
+        for the next machine, and is made if it is not there. ``on_output`` gets the console's bytes, ``progress``
+        the names of what is compiled on a first start. Raises ValueError, ImageError, LoadError, and at the start
+        OSError for what cannot be opened.
         """
         self.name = name or (image if isinstance(image, str) else image.name if image else "vm")
         self.timeout = timeout
-        self.software = software or _software(image, kernel, initrd, append, firmware, program, agent)
-        if keep is not None and self.software.disk is None:
+        self.disks = [disk if isinstance(disk, Disk) else Disk.parse(os.fspath(disk)) for disk in disks]
+        self.shares = [share if isinstance(share, Share) else Share.parse(os.fspath(share)) for share in shares]
+        self.networks = [nic for each in networks if (nic := _nic(each, self.name)) is not None]
+        self.screen = _screen(display)
+        check_tags(self.shares)
+        found = software or _software(image, kernel, initrd, append, firmware, program, agent)
+        line = with_mounts(found.append, self.shares, found.kernel is not None)
+        self.software = replace(found, append=line)
+        if keep is not None and found.disk is None:
             raise ValueError(f"keep goes with an image that has a disk of its own, and {self.name} has none")
-        self._root = RootDisk(self.software.disk, keep) if self.software.disk is not None else None
+        self._root = RootDisk(found.disk, keep) if found.disk is not None else None
+        makers = [
+            *((self._root.make,) if self._root is not None else ()),
+            *(disk.make for disk in self.disks), *(share.make for share in self.shares),
+            *(nic.make for nic in self.networks), *(self.screen.makers() if self.screen else ()), *devices,
+        ]  # fmt: skip
+        if self.software.agent:
+            makers.append(self._make_sockets)
         self.config = VirtConfig(
-            memory=parse_memory(memory), cpus=cpus, tier=tier, virtual_time=virtual_time, bus=bus,
-            devices=(
-                *((self._root.make,) if self._root else ()), *devices,
-                *((self._make_sockets,) if self.software.agent else ()),
-            ),
+            memory=parse_memory(memory), cpus=cpus, tier=tier, virtual_time=virtual_time, bus=bus, devices=makers
         )
         self.reboot = reboot
         self.events = Events()
@@ -115,8 +145,8 @@ class VM:
         self._client = GuestClient(self.open_agent)
         self._ready = threading.Event()
         self._ended = threading.Event()
+        self._greeted = False
         self._stopping = False
-        self._closed = False
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._still = Depth()
@@ -180,6 +210,7 @@ class VM:
                 if not machine.reset_requested or not self.reboot or self._stopping:
                     break
                 self._ready.clear()
+                self._greeted = False
                 self.events.emit("reset")
                 self._begin()
             self.exit_code = machine.exit_code
@@ -188,8 +219,9 @@ class VM:
             self.machine.close()
             self.events.emit("failed", error)
         finally:
-            if self._root is not None:
-                self._root.close()
+            for disk in (self._root, *self.disks):
+                if disk is not None:
+                    disk.close()
             self._ready.clear()
             self._ended.set()
             self.console.end()
@@ -389,12 +421,21 @@ class VM:
         """The agent is there; called with the device's lock held."""
 
         def changed() -> None:
-            if stream.take_received() and not self._ready.is_set():
-                self._ready.set()
-                # In a thread of its own: who listens may ask the guest for something.
-                threading.Thread(target=self.events.emit, args=("ready",), daemon=True).start()
+            if stream.take_received() and not self._greeted:
+                self._greeted = True
+                # In a thread of its own: it asks the guest for something, as may those who listen.
+                threading.Thread(target=self._greet, name=f"greeting {self.name}", daemon=True).start()
 
         stream.on_change = changed
+
+    def _greet(self) -> None:
+        """Prepare the guest, then say that it is ready."""
+        with contextlib.suppress(OSError, VMError):
+            for nic in self.networks:
+                if nic.address is not None:
+                    self._client.run(_SET_ADDRESS, env={"MAC": nic.mac, "ADDRESS": nic.address}, timeout=10)
+        self._ready.set()
+        self.events.emit("ready")
 
     def open_agent(self, timeout: float | None = None) -> Stream:
         """A new connection to the guest's agent; waits until there is one. See :mod:`polyvisor.guest.protocol`."""
@@ -402,7 +443,7 @@ class VM:
             raise VMError(f"{self.name} has no agent to ask: use an image, or agent=True and start /polyvisor/agent")
         if not self.running or self._sockets is None:
             raise StoppedError(f"{self.name} is not running")
-        if not self._ready.is_set():
+        if not self._greeted:
             self.boot(timeout)
         return self._sockets.open(protocol.PORT)
 
@@ -434,6 +475,20 @@ class _Logged:
 
     def transfer(self, name: str, done: int, total: int) -> None:
         pass
+
+
+def _nic(network: str | Switch | Nic, name: str) -> Nic | None:
+    if isinstance(network, Nic):
+        return network
+    return Nic(network, name=name) if isinstance(network, Switch) else Nic.parse(network)
+
+
+def _screen(display: bool | tuple[int, int] | Screen | None) -> Screen | None:
+    if isinstance(display, Screen):
+        return display
+    if isinstance(display, tuple):
+        return Screen(*display)
+    return Screen() if display else None
 
 
 def _software(

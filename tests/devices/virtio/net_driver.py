@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 from virtio_driver import BASE, FULL, Driver
 
@@ -115,7 +116,7 @@ class NetDriver(Driver):
         address = BUFFERS + SPACE
         self.memory.write(address, data)
         bounds = [0, *cuts, len(data)]
-        self.rings[TX].offer([(address + a, b - a, False) for a, b in zip(bounds, bounds[1:], strict=False)])
+        self.rings[TX].offer([(address + a, b - a, False) for a, b in pairwise(bounds)])
         self.rings[TX].kick()
 
     def command(self, kind: int, command: int, data: bytes) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from polyvisor.devices.virtio.block import BlockDevice
-from polyvisor.devices.virtio.queue import Chain, VirtQueue
+from polyvisor.devices.virtio.queue import Chain
 from polyvisor.devices.virtio.rng import RngDevice
+from polyvisor.devices.virtio.split import SplitQueue
 from support.device_fuzz import Failure, fuzz
 from support.device_grammars import GRAMMARS
 
@@ -56,7 +57,7 @@ def test_it_notices_a_silent_write(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_notices_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("support.virtio_guest.WatchedMemory.most_steps", 10_000)
-    monkeypatch.setattr(VirtQueue, "request_notification", lambda self: True)
+    monkeypatch.setattr(SplitQueue, "request_notification", lambda self, tell=True: True)
     monkeypatch.setattr("polyvisor.devices.virtio.device._TURN", 1 << 40)
     with pytest.raises(Failure, match="accesses to memory in one operation"):
         fuzz("rng", OPERATIONS, 1)

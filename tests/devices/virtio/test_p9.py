@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from virtio_driver import BASE, DATA, FULL, PLAIN, SIZE, Driver
 
-from polyvisor.devices.virtio import transport as t
+from polyvisor.devices.virtio import mmio as t
 from polyvisor.devices.virtio.p9 import F_MOUNT_TAG, P9Device, ShareError
 from polyvisor.storage.p9 import descriptors
 

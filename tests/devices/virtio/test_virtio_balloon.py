@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from polyvisor.devices.virtio import balloon as b
-from polyvisor.devices.virtio import transport as t
+from polyvisor.devices.virtio import transport
 from polyvisor.devices.virtio.balloon import BalloonDevice
 from polyvisor.devices.virtio.device import F_VERSION_1
 from support.virtio_guest import AREA, DATA, Guest
@@ -172,6 +172,6 @@ def test_much_work_is_done_in_pieces() -> None:
     guest.kick(0)
     done = len(guest.used(0))
     assert 0 < done < 12
-    while guest.ack() & t.INTERRUPT_USED:
+    while guest.ack() & transport.INTERRUPT_USED:
         done += len(guest.used(0))
     assert done == 12

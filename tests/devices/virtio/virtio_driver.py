@@ -78,8 +78,11 @@ class Driver:
     aside by :meth:`desc`, and written to the ring when their chain is offered.
     """
 
-    def __init__(self, device: VirtioDevice, features: int = FULL, size: int = 16, own: int | None = None) -> None:
+    def __init__(
+        self, device: VirtioDevice, features: int = FULL, size: int = 16, own: int | None = None, queue: int = 0
+    ) -> None:
         """``own``: the device type's features to accept; None accepts all."""
+        self.queue = queue
         self.memory = new_memory()
         self.written: list[tuple[int, int]] = []
         self.memory.on_write = lambda address, length: self.written.append((address, length))
@@ -117,7 +120,7 @@ class Driver:
 
     def set_up_queue(self, desc: int = DESC, avail: int = AVAIL, used: int = USED) -> None:
         self.memory.write(DESC, bytes(0x6000))
-        self.set(t.QUEUE_SEL, 0)
+        self.set(t.QUEUE_SEL, self.queue)
         assert self.reg(t.QUEUE_NUM_MAX) >= self.size
         self.set(t.QUEUE_NUM, self.size)
         for low, address in ((t.QUEUE_DESC_LOW, desc), (t.QUEUE_DRIVER_LOW, avail), (t.QUEUE_DEVICE_LOW, used)):
@@ -187,7 +190,7 @@ class Driver:
         self.avail_idx += len(descriptors)
 
     def kick(self) -> None:
-        self.set(t.QUEUE_NOTIFY, 0)
+        self.set(t.QUEUE_NOTIFY, self.queue)
 
     def used(self) -> list[tuple[int, int]]:
         """The entries used since the last call: (head, written)."""

@@ -417,7 +417,16 @@ class NetDevice(VirtioDevice):
                     source = source[count:]
                 elif sources:
                     source = sources.pop()
-            memory.wrote(address, size)
+        # Pages are mostly neighbours, in any order: told of together, they cost less.
+        runs.sort()
+        start, size = runs[0]
+        for address, length in runs[1:]:
+            if address == start + size:
+                size += length
+            else:
+                memory.wrote(start, size)
+                start, size = address, length
+        memory.wrote(start, size)
         return filled
 
 

@@ -1,0 +1,72 @@
+"""Disks of a machine, in files of the host."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from polyvisor.devices.virtio.block import BlockDevice
+from polyvisor.storage.open import FORMATS, open_disk
+from polyvisor.storage.overlay import Overlay
+
+
+class _KeptOverlay(Overlay):
+    """Changes that last as long as the machine: a guest that restarts finds them again."""
+
+    def close(self) -> None:
+        """The next machine needs it."""
+
+    def throw_away(self) -> None:
+        """Close it for good."""
+        super().close()
+
+
+@dataclass
+class Disk:
+    """A disk in a raw or qcow2 file, or on a block device, at ``path``.
+
+    ``format``: ``raw`` or ``qcow2``; without it the contents tell.
+    ``snapshot``: what the guest writes goes to a temporary file, and is forgotten when the machine ends.
+    """
+
+    path: str
+    read_only: bool = False
+    snapshot: bool = False
+    format: str | None = None
+    serial: str = ""
+    _overlay: list[_KeptOverlay] = field(default_factory=list, repr=False, compare=False)
+
+    def make(self) -> BlockDevice:
+        """The device. Raises DiskError, an OSError with a line for the user."""
+        if self.read_only or not self.snapshot:
+            return BlockDevice.open(self.path, self.read_only, self.serial, format=self.format)
+        if not self._overlay:
+            self._overlay.append(_KeptOverlay(open_disk(self.path, True, self.format, shared=True)))
+        return BlockDevice(self._overlay[0], self.serial)
+
+    def close(self) -> None:
+        """Throw away what is not kept; may be repeated. The machine has ended."""
+        while self._overlay:
+            self._overlay.pop().throw_away()
+
+    @classmethod
+    def parse(cls, text: str) -> Disk:
+        """``FILE`` with any of ``,ro``, ``,rw``, ``,snapshot`` and ``,format=FORMAT`` after it. Raises ValueError.
+
+        Where a file has all of ``text`` as its name, that is meant.
+        """
+        path, words = text, set[str]()
+        while not Path(path).exists():
+            rest, _, word = path.rpartition(",")
+            if not rest or not re.fullmatch(r"ro|rw|snapshot|format=\w*", word):
+                break
+            path = rest
+            words.add(word)
+        formats = [word.removeprefix("format=") for word in words if word.startswith("format=")]
+        if len(formats) > 1 or {"ro", "rw"} <= words:
+            raise ValueError(f"disk {text!r}: says two different things about the disk")
+        form = formats[0] if formats else None
+        if form is not None and form not in FORMATS:
+            raise ValueError(f"disk {text!r}: the format is one of {', '.join(FORMATS)}")
+        return cls(path, "ro" in words, "snapshot" in words, form)

@@ -1,0 +1,316 @@
+"""Several machines and the networks between them, described in a TOML file.
+
+    [network.lan]
+    loss = 0.01
+    delay = 0.02
+
+    [machine.server]
+    image = "debian"
+    networks = [{ to = "lan", address = "10.0.0.1/24" }]
+    setup = ["httpd -p 80 -h /etc"]
+
+    [machine.client]
+    image = "debian"
+    networks = [{ to = "lan", address = "10.0.0.2/24" }]
+    run = "wget -O - http://10.0.0.1/hosts"
+
+All machines boot at once. When all are ready, each one's ``setup`` is run to its end; then all ``run`` commands at
+once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import threading
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polyvisor.guest.client import Result
+from polyvisor.guest.process import Reader
+from polyvisor.network.capture import Capture
+from polyvisor.network.conditions import Conditions
+from polyvisor.network.switch import Switch
+from polyvisor.network.user import UserNetwork
+
+from .equipment import Nic
+from .errors import VMError, VMTimeoutError
+from .virtual_machine import VM
+
+_CONDITIONS = ("loss", "duplicate", "reorder", "corrupt", "delay", "jitter", "bandwidth")
+_NETWORK = (*_CONDITIONS, "seed", "hub", "capture", "outside")
+_MACHINE = (
+    *("image", "kernel", "initrd", "append", "firmware", "program", "memory", "cpus", "disks", "shares", "networks"),
+    *("display", "tier", "virtual_time", "setup", "run", "timeout"),
+)
+_NIC = ("to", "mac", "address")
+
+
+@dataclass
+class NetworkPlan:
+    """A switch: what happens to frames on their way to it from each machine, and what else is plugged in."""
+
+    conditions: Conditions | None
+    seed: int = 0
+    hub: bool = False
+    capture: Path | None = None
+    outside: bool = False
+
+
+@dataclass
+class MachinePlan:
+    """A machine: arguments of :class:`VM`, its cards, and what it is to do."""
+
+    options: dict[str, Any]
+    cards: list[dict[str, str]]
+    setup: list[str] = field(default_factory=list)
+    run: str | None = None
+    timeout: float | None = None
+
+
+class Lab:
+    """The machines of a file. As a context manager it boots them all; leaving stops them."""
+
+    def __init__(self, machines: Mapping[str, MachinePlan], networks: Mapping[str, NetworkPlan]) -> None:
+        self.plans = dict(machines)
+        self.network_plans = dict(networks)
+        self.networks: dict[str, Switch] = {}
+        """The switches by name, once it has started."""
+        self.machines: dict[str, VM] = {}
+        """The machines by name, once it has started."""
+        self.on_output: Callable[[str, bytes], None] | None = None
+        """Called with a machine's name and what its console printed."""
+        self.on_machine: Callable[[VM], None] | None = None
+        """Called with each machine before it starts."""
+        self._captures: list[Capture] = []
+
+    @classmethod
+    def load(cls, path: str | Path) -> Lab:
+        """Read a file. Raises ValueError with a line for the user, and OSError."""
+        try:
+            with Path(path).open("rb") as file:
+                found = tomllib.load(file)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{path}: {error}") from error
+        try:
+            return _lab(found, Path(path).parent)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def start(self) -> None:
+        """Make the networks and let all machines run. Raises what VMs raise."""
+        for name, plan in self.network_plans.items():
+            switch = self.networks[name] = Switch(seed=plan.seed, hub=plan.hub)
+            if plan.capture is not None:
+                capture = Capture(plan.capture)
+                capture.attach(switch, name)
+                self._captures.append(capture)
+            if plan.outside:
+                switch.attach(UserNetwork(), "outside")
+        for name, machine in self.plans.items():
+            cards = [self._card(name, card) for card in machine.cards]
+            output = None if self.on_output is None else self._output(name)
+            self.machines[name] = VM(**machine.options, name=name, networks=cards, on_output=output)
+        for vm in self.machines.values():
+            if self.on_machine is not None:
+                self.on_machine(vm)
+            vm.start()
+
+    def _card(self, machine: str, card: dict[str, str]) -> Nic:
+        to = card["to"]
+        options: dict[str, Any] = {"mac": card["mac"]} if "mac" in card else {}
+        if to not in self.networks:
+            nic = Nic.parse(to)
+            assert nic is not None
+            return nic
+        nic = Nic(self.networks[to], name=machine, address=card.get("address"), **options)
+        nic.set_conditions(self.network_plans[to].conditions)
+        return nic
+
+    def _output(self, name: str) -> Callable[[bytes], None]:
+        def output(data: bytes) -> None:
+            if self.on_output is not None:
+                self.on_output(name, data)
+
+        return output
+
+    def boot(self, timeout: float | None = 120.0) -> None:
+        """Wait until all agents answer, and do each machine's setup. Raises VMError, CommandError."""
+        for vm in self.machines.values():
+            vm.boot(timeout)
+        for name, plan in self.plans.items():
+            for command in plan.setup:
+                self.machines[name].run(command, check=True)
+
+    def run(self, on_line: Callable[[str, str], object] = lambda name, line: None) -> dict[str, Result | Exception]:
+        """Run all ``run`` commands at once, to their ends: what came of each, by the machine's name.
+
+        ``on_line`` is called with the name and each line of output as it comes.
+        """
+        found: dict[str, Result | Exception] = {}
+
+        def one(name: str, plan: MachinePlan) -> None:
+            try:
+                found[name] = _follow(self.machines[name], plan, lambda line: on_line(name, line))
+            except (VMError, OSError) as error:
+                found[name] = error
+
+        threads = [threading.Thread(target=one, args=each) for each in self.plans.items() if each[1].run is not None]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return found
+
+    def stop(self) -> None:
+        """Stop all machines, and take the networks down."""
+        stopping = [threading.Thread(target=vm.stop) for vm in self.machines.values()]
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join()
+        for switch in self.networks.values():
+            switch.close()
+        for capture in self._captures:
+            capture.close()
+
+    def __enter__(self) -> Lab:
+        try:
+            self.start()
+            self.boot()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.stop()
+
+
+def _follow(vm: VM, plan: MachinePlan, on_line: Callable[[str], object]) -> Result:
+    """Run a plan's command, telling each line."""
+    assert plan.run is not None
+
+    def read(reader: Reader, lines: list[str]) -> None:
+        with contextlib.suppress(OSError):
+            for line in reader:
+                lines.append(line)
+                on_line(line.rstrip("\n"))
+
+    with vm.popen(plan.run) as process:
+        process.close_stdin()
+        kept: tuple[list[str], list[str]] = ([], [])
+        readers = [
+            threading.Thread(target=read, args=(process.stdout, kept[0])),
+            threading.Thread(target=read, args=(process.stderr, kept[1])),
+        ]
+        for reader in readers:
+            reader.start()
+        try:
+            process.wait_end(plan.timeout)
+        except TimeoutError as error:
+            process.kill()
+            raise VMTimeoutError(f"{vm.name}: {error}") from error
+        finally:
+            for reader in readers:
+                reader.join()
+        return Result(process.args, process.wait(), "".join(kept[0]), "".join(kept[1]))
+
+
+# Reading
+
+
+def _table(what: str, found: Any, known: Sequence[str]) -> dict[str, Any]:
+    """A table with no keys but those known."""
+    if not isinstance(found, dict):
+        raise ValueError(f"{what} is not a table")
+    for key in found:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            raise ValueError(f"{what} has {key!r}: {hint}")
+    return found
+
+
+def _strings(what: str, found: Any) -> list[str]:
+    values = [found] if isinstance(found, str) else found
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{what} is neither a string nor a list of strings")
+    return values
+
+
+def _lab(found: dict[str, Any], base: Path) -> Lab:
+    _table("the file", found, ("machine", "network"))
+    networks = {
+        name: _network(f"network.{name}", table, base)
+        for name, table in _named("network", found.get("network", {})).items()
+    }
+    machines = {
+        name: _machine(f"machine.{name}", table, networks, base)
+        for name, table in _named("machine", found.get("machine", {})).items()
+    }
+    if not machines:
+        raise ValueError("there is no machine: describe one under [machine.NAME]")
+    return Lab(machines, networks)
+
+
+def _named(what: str, found: Any) -> dict[str, Any]:
+    if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
+        raise ValueError(f"give each {what} a name, as in [{what}.NAME]")
+    return found
+
+
+def _network(what: str, table: Any, base: Path) -> NetworkPlan:
+    table = _table(what, table, _NETWORK)
+    numbers = {key: table[key] for key in _CONDITIONS if key in table}
+    for key, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{what}.{key} is not a number")
+    try:
+        conditions = Conditions(**numbers) if numbers else None
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+    if table.get("outside", "none") not in ("none", "user"):
+        raise ValueError(f'{what}.outside is "user" or "none"')
+    capture = base / table["capture"] if "capture" in table else None
+    return NetworkPlan(
+        conditions, int(table.get("seed", 0)), bool(table.get("hub", False)), capture, table.get("outside") == "user"
+    )
+
+
+def _machine(what: str, table: Any, networks: Mapping[str, NetworkPlan], base: Path) -> MachinePlan:
+    table = _table(what, table, _MACHINE)
+    options = {key: table[key] for key in ("image", "append", "memory", "cpus", "tier", "virtual_time") if key in table}
+    for key in ("kernel", "initrd", "firmware", "program"):
+        if key in table:
+            options[key] = base / table[key]
+    for key in ("disks", "shares"):
+        if key in table:
+            # As everywhere in the file, paths are relative to it.
+            options[key] = [str(base / text) for text in _strings(f"{what}.{key}", table[key])]
+    if "display" in table:
+        options["display"] = tuple(table["display"]) if isinstance(table["display"], list) else table["display"]
+    cards = [_card(what, each, networks) for each in table.get("networks", [])]
+    run = table.get("run")
+    if run is not None and not isinstance(run, str):
+        raise ValueError(f"{what}.run is not a string")
+    return MachinePlan(options, cards, _strings(f"{what}.setup", table.get("setup", [])), run, table.get("timeout"))
+
+
+def _card(what: str, found: Any, networks: Mapping[str, NetworkPlan]) -> dict[str, str]:
+    card = {"to": found} if isinstance(found, str) else _table(f"{what}.networks", found, _NIC)
+    to = card.get("to")
+    if not isinstance(to, str):
+        raise ValueError(f"{what}.networks: say where the card is plugged in: to = ...")
+    if to not in networks:
+        try:
+            known = Nic.parse(to)
+        except ValueError as error:
+            there = ", ".join(networks) or "none"
+            raise ValueError(f"{what}.networks: {error}; networks of this file: {there}") from error
+        if known is None or len(card) > 1:
+            raise ValueError(f"{what}.networks: {to!r} takes its options as in to = 'user,mac=...'")
+    return card
