@@ -61,7 +61,7 @@ def busybox_suite() -> Iterator[tuple[Server, bytes]]:
     busybox = next(e.data for e in cpio.read(guest_image().initrd.read_bytes()) if e.name == "usr/bin/busybox")
     key = generate_key()
     tools = {"usr/bin/busybox": busybox, "usr/sbin/mke2fs": MKE2FS, "usr/sbin/e2fsck": E2FSCK}
-    system = {"usr/bin/busybox": busybox, **{f"usr/bin/{name}": "busybox" for name in _APPLETS}}
+    system = {"usr/bin/busybox": busybox, **{f"usr/bin/{name}": "busybox" for name in _APPLETS}, "elsewhere": "/etc"}
     suite = Suite(
         "sid",
         key,
@@ -101,7 +101,11 @@ def options(busybox_suite: tuple[Server, bytes], tmp_path: Path, monkeypatch: py
 def small(**changes: object) -> Recipe:
     recipe = Recipe(
         "tiny:test", base="none", packages=("busybox-system",), size=64 << 20, hostname="tiny",
-        files=(File("/etc/greeting", text="hello\n", mode=0o600),),
+        files=(
+            File("/etc/greeting", text="hello\n", mode=0o600),
+            # By way of a link to an absolute path.
+            File("/elsewhere/place", text="found\n"),
+        ),
         run=("echo made by $0 > /etc/made",),
     )
     return dataclasses.replace(recipe, **changes)  # type: ignore[arg-type]
@@ -129,7 +133,8 @@ def test_an_image_is_built_and_boots(
     assert json.loads(lock.read_text()) == image.lock
     assert [each["name"] for each in image.lock["packages"]] == ["busybox-system"]
 
-    command = "cat /etc/greeting /etc/made /etc/hostname /etc/hosts; ls -l /etc/greeting; ls /lib/modules; exit 5"
+    files = "/etc/greeting /etc/place /etc/made /etc/hostname /etc/hosts"
+    command = f"cat {files}; ls -l /etc/greeting; ls /lib/modules; exit 5"
     software = Software(
         kernel=image.kernel, initrd=image.initrd, append=image.command_line(run=command), agent=True, our_initrd=True,
         disk=image.disk,
@@ -139,7 +144,7 @@ def test_an_image_is_built_and_boots(
     vm.start()
     assert vm.wait(120) == 5
     text = b"".join(output).decode(errors="replace").replace("\r\n", "\n")
-    assert "hello\nmade by /bin/sh\ntiny\n127.0.0.1\tlocalhost\n127.0.1.1\ttiny\n" in text
+    assert "hello\nfound\nmade by /bin/sh\ntiny\n127.0.0.1\tlocalhost\n127.0.1.1\ttiny\n" in text
     assert "-rw-------" in text and image.kernel_version in text
 
     server, _ = busybox_suite

@@ -110,6 +110,7 @@ def test_an_empty_recipe_is_a_small_debian_called_after_its_file(tmp_path: Path)
         ("[[file]]\ntarget = 'etc/x'\ntext = ''", "'etc/x' is not an absolute path"),
         ("[[file]]\ntarget = '/etc/../x'\ntext = ''", "is not an absolute path"),
         ("[[file]]\ntarget = '/etc/'\ntext = ''", "is not an absolute path"),
+        ("[[file]]\ntarget = '/run/x'\ntext = ''", "what is in /run is not on the disk"),
         ("[[file]]\ntarget = '/x'", "give either source or text"),
         ("[[file]]\ntarget = '/x'\ntext = ''\nmode = '999'", "mode '999' is not one"),
         ("init = 'x'", "init 'x' is not an absolute path"),

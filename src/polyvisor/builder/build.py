@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ from .recipe import Recipe
 
 _MEMORY = 1 << 30
 _LOG_LINES = 12
+# In seconds. A machine that says nothing for so long is stuck.
+_LONGEST_SILENCE = 3600.0
 _SECTOR_ROUND = 1 << 20
 
 
@@ -151,23 +154,24 @@ def _make_disk(plan: Plan, files: Mapping[str, Path], directory: Path, progress:
     try:
         with machine:
             _run(machine, plan, log, progress)
-    except VMError as error:
+    except (VMError, TimeoutError) as error:
         raise ImageError(f"building {plan.recipe.name}: {error}; the log is {log}", "build") from error
     source.unlink()
     scratch.unlink()
 
 
 def _run(machine: VM, plan: Plan, log: Path, progress: Progress) -> None:
-    """Run the script; its output goes to ``log``. Raises :class:`ImageError` ("build") if it fails."""
+    """Run the script; its output goes to ``log``, with seconds since the start. Raises :class:`ImageError` ("build") if it fails."""
     tail: list[str] = []
+    begin = time.monotonic()
     with log.open("w") as record, machine.popen(
         ["sh", "-c", f"exec 2>&1\n{BUILD}"], env=_variables(plan), encoding="utf-8"
     ) as process:
         process.close_stdin()
-        for line in process.stdout:
+        while line := process.stdout.readline(_LONGEST_SILENCE):
             if line.startswith("@@ "):
                 progress.stage(line[3:].strip())
-            record.write(line)
+            record.write(f"{time.monotonic() - begin:8.1f} {line}")
             record.flush()
             tail = [*tail, line.strip()][-_LOG_LINES:]
         status = process.wait()

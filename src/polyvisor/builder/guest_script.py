@@ -31,7 +31,8 @@ stage "unpacking packages"
 date -s "@$EPOCH" > /dev/null
 mke2fs -b 4096 -i 8192 "$scratch" > /dev/null
 mkdir -p /scratch
-mount -t ext4 -o noatime "$scratch" /scratch
+# What is on it need not survive anything, so nobody waits for the host's disk.
+mount -t ext4 -o noatime,nobarrier "$scratch" /scratch
 mkdir "$root" "$tools"
 tar -xf "$source" -C /scratch
 
@@ -57,10 +58,11 @@ done
 for name in dev proc run sys; do mkdir -p "$root/$name"; done
 mkdir -p -m 1777 "$root/tmp"
 
+# Programs are called by their paths: of a name alone, busybox would run its own applet.
 inside() {
     env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
         DEBCONF_NONINTERACTIVE_SEEN=true SOURCE_DATE_EPOCH="$EPOCH" PERL_HASH_SEED=0 PYTHONHASHSEED=0 \
-        chroot "$root" /usr/bin/env "$@"  # by its path: busybox would run an applet of that name
+        chroot "$root" "$@"
 }
 mount -t proc proc "$root/proc"
 mount --bind /dev "$root/dev"
@@ -79,7 +81,7 @@ if [ -x "$root/usr/bin/dpkg" ]; then
     : > "$root/var/lib/dpkg/status"
     : > "$root/var/lib/dpkg/available"
     [ -e "$root/usr/bin/awk" ] || [ ! -e "$root/usr/bin/mawk" ] || ln -s mawk "$root/usr/bin/awk"
-    install="dpkg --force-unsafe-io --force-confold"
+    install="/usr/bin/dpkg --force-unsafe-io --force-confold"
     # What these four make is needed by the others' scripts, whatever their order.
     for first in base-passwd base-files perl-base debconf; do
         path=$(paths $in/essential | grep -E "/[0-9]+-$first\.deb$" || :)
@@ -96,7 +98,7 @@ if [ -x "$root/usr/bin/dpkg" ]; then
         count=$((count + $(wc -l < "$batch")))
     done
     inside $install --configure -a
-    wrong=$(inside dpkg --audit)
+    wrong=$(inside /usr/bin/dpkg --audit)
     [ -z "$wrong" ] || { echo "$wrong" >&2; exit 1; }
 else
     # A system without dpkg, such as one of busybox alone: packages are unpacked, and their scripts not run.
@@ -107,11 +109,12 @@ stage "setting up the system"
 # The modules that our initramfs has are those for this kernel.
 mkdir -p "$root/usr/lib/modules"
 cp -a /usr/lib/modules/. "$root/usr/lib/modules/"
-[ ! -x "$root/usr/sbin/depmod" ] || inside depmod "$(uname -r)"
+[ ! -x "$root/usr/sbin/depmod" ] || inside /usr/sbin/depmod "$(uname -r)"
 mkdir -p "$root/etc"
 echo "$HOSTNAME" > "$root/etc/hostname"
 printf '127.0.0.1\tlocalhost\n127.0.1.1\t%s\n::1\tlocalhost ip6-localhost ip6-loopback\n' "$HOSTNAME" \
     > "$root/etc/hosts"
+[ ! -d "$root/etc/default" ] || [ -e "$root/etc/default/locale" ] || echo LANG=C.UTF-8 > "$root/etc/default/locale"
 printf 'UUID=%s\t/\text4\tdefaults\t0\t1\n' "$UUID" > "$root/etc/fstab"
 if [ -d "$root/etc/apt/sources.list.d" ]; then
     sources="$root/etc/apt/sources.list.d/debian.sources"
@@ -130,8 +133,8 @@ fi
 if [ -x "$root/usr/lib/systemd/systemd-networkd" ]; then
     mkdir -p "$root/etc/systemd/network"
     printf '[Match]\nType=ether\n\n[Network]\nDHCP=yes\n' > "$root/etc/systemd/network/80-dhcp.network"
-    inside systemctl enable systemd-networkd.service
-    inside systemctl disable systemd-networkd-wait-online.service
+    inside /usr/bin/systemctl enable systemd-networkd.service
+    inside /usr/bin/systemctl disable systemd-networkd-wait-online.service
 fi
 if [ -x "$root/usr/lib/systemd/systemd-resolved" ]; then
     rm -f "$root/etc/resolv.conf"
@@ -151,23 +154,23 @@ ExecStart=/usr/bin/ssh-keygen -A
 [Install]
 WantedBy=multi-user.target
 END
-    inside systemctl enable ssh-host-keys.service
+    inside /usr/bin/systemctl enable ssh-host-keys.service
 fi
 
 password() {
     case $2 in
-        none) inside usermod -p '*' "$1" ;;
-        empty) inside usermod -p '' "$1" ;;
-        *) inside usermod -p "$(mkpasswd -m sha512 -S "$SALT" -P 0 < "$in/$2")" "$1" ;;
+        none) inside /usr/sbin/usermod -p '*' "$1" ;;
+        empty) inside /usr/sbin/usermod -p '' "$1" ;;
+        *) inside /usr/sbin/usermod -p "$(mkpasswd -m sha512 -S "$SALT" -P 0 < "$in/$2")" "$1" ;;
     esac
 }
 if [ -x "$root/usr/sbin/usermod" ]; then
     password root "$ROOT_PASSWORD"
     while read -r name secret shell groups; do
         for group in $(echo "$groups" | tr , ' '); do
-            grep -q "^$group:" "$root/etc/group" || inside groupadd --system "$group"
+            grep -q "^$group:" "$root/etc/group" || inside /usr/sbin/groupadd --system "$group"
         done
-        inside useradd --create-home --shell "$shell" ${groups:+--groups "$groups"} "$name"
+        inside /usr/sbin/useradd --create-home --shell "$shell" ${groups:+--groups "$groups"} "$name"
         password "$name" "$secret"
     done < $in/users
 elif [ -s $in/users ]; then
@@ -175,11 +178,11 @@ elif [ -s $in/users ]; then
     exit 1
 fi
 
+# By a program that is there in any system, and inside, as links in a path lead elsewhere from here.
+cp /usr/bin/busybox $in/busybox
+put_file='mkdir -p "${3%/*}"; rm -f "$3"; cp "/run/build/files/$1" "$3"; chmod "$2" "$3"'
 while read -r name mode path; do
-    mkdir -p "$root/${path%/*}"
-    rm -f "$root/$path"
-    cp "$in/files/$name" "$root/$path"
-    chmod "$mode" "$root/$path"
+    inside /run/build/busybox sh -e -c "$put_file" sh "$name" "$mode" "$path" < /dev/null
 done < $in/files.list
 if [ -s $in/commands ]; then
     stage "running the recipe's commands"

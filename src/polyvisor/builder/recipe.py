@@ -116,6 +116,10 @@ class Recipe:
                 and file.target.isprintable(),
                 f"file target {file.target!r} is not an absolute path of a file",
             )
+            _check(
+                parts[1] not in ("dev", "proc", "run", "sys", "tmp"),
+                f"file target {file.target!r}: what is in /{parts[1]} is not on the disk",
+            )
             _check((file.source is None) != (file.text is None), f"file {file.target}: give either source or text")
             _check(0 <= file.mode <= 0o7777, f"file {file.target}: mode {file.mode:o} is not one")
         for text in (self.init, self.append, self.mirror or ""):

@@ -238,13 +238,18 @@ class VM:
         self._raise_failure()
         return self.exit_code
 
-    def stop(self, timeout: float | None = 10.0) -> int | None:
-        """Ask the guest to power off, and cut the power if it has not in time; gives the exit code."""
+    def stop(self, timeout: float | object | None = _DEFAULT) -> int | None:
+        """Ask the guest to power off, and cut the power if it has not in time; gives the exit code.
+
+        By default it has 10 seconds, or 60 with a root disk, where there may be services to end.
+        """
+        usual = 10.0 if self._root is None else 60.0
+        limit: float | None = usual if timeout is _DEFAULT else timeout  # type: ignore[assignment]
         self._stopping = True
         if self.running and self._ready.is_set():
             with contextlib.suppress(OSError, VMError):
-                self._client.start(_POWER_OFF, detached=True, timeout=timeout)
-                self._ended.wait(timeout)
+                self._client.start(_POWER_OFF, detached=True, timeout=limit)
+                self._ended.wait(limit)
         self.kill()
         return self.exit_code
 
