@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +22,6 @@ from polyvisor.builder.recipe import File, Recipe, User
 from polyvisor.cachedir import cache_root
 from polyvisor.images import ImageError, cpio, debian, sources, store
 from polyvisor.images.progress import Silent
-from polyvisor.vm.software import Software
 from polyvisor.vm.virtual_machine import VM
 from support.guests import frozen_packages, guest_image
 
@@ -135,15 +136,12 @@ def test_an_image_is_built_and_boots(
 
     files = "/etc/greeting /etc/place /etc/made /etc/hostname /etc/hosts"
     command = f"cat {files}; ls -l /etc/greeting; ls /lib/modules; exit 5"
-    software = Software(
-        kernel=image.kernel, initrd=image.initrd, append=image.command_line(run=command), agent=True, our_initrd=True,
-        disk=image.disk,
+    done = subprocess.run(
+        [sys.executable, "-m", "polyvisor", "run", "tiny:test", "--run", command], stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=120,
     )
-    output: list[bytes] = []
-    vm = VM(software=software, on_output=output.append)
-    vm.start()
-    assert vm.wait(120) == 5
-    text = b"".join(output).decode(errors="replace").replace("\r\n", "\n")
+    text = done.stdout.replace("\r\n", "\n")
+    assert done.returncode == 5, text + done.stderr
     assert "hello\nfound\nmade by /bin/sh\ntiny\n127.0.0.1\tlocalhost\n127.0.1.1\ttiny\n" in text
     assert "-rw-------" in text and image.kernel_version in text
 

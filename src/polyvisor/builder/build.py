@@ -161,7 +161,7 @@ def _make_disk(plan: Plan, files: Mapping[str, Path], directory: Path, progress:
 
 
 def _run(machine: VM, plan: Plan, log: Path, progress: Progress) -> None:
-    """Run the script; its output goes to ``log``, with seconds since the start. Raises :class:`ImageError` ("build")."""
+    """Run the script; its output goes to ``log``, with the seconds so far. Raises :class:`ImageError` ("build")."""
     tail: list[str] = []
     begin = time.monotonic()
     with log.open("w") as record, machine.popen(
