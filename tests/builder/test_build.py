@@ -169,7 +169,11 @@ def test_a_lock_file_holds_all_that_a_build_needs(
     path = tmp_path / "x.lock"
     store.write_json(path, {**plan.lock, "files": {}})
     same = read_plan(path, recipe)
-    assert same.lock == plan.lock and same.uuid("root") == plan.uuid("root")
+    assert same.lock == plan.lock and same.differences({"disk": 1}) == []
+    store.write_json(path, {**plan.lock, "files": {"disk": {"sha256": "a"}, "kernel": {"sha256": "b"}}})
+    again = read_plan(path, recipe)
+    assert again.differences({"disk": {"sha256": "x"}, "kernel": {"sha256": "b"}}) == ["disk"]
+    assert same.uuid("root") == plan.uuid("root")
     # All is here, so no mirror is needed, nor one that could be reached.
     same.fetch(debian.Sources(("sid",), "http://127.0.0.1:9/debian", None), Silent())
     for download in store.downloads().iterdir():

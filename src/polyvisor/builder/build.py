@@ -91,11 +91,12 @@ def build_locked(
             "disk": {"format": "raw", "size": recipe.size, "uuid": plan.uuid("root")},
         })
         names = (store.KERNEL, store.INITRD, store.DISK, store.IMAGE_JSON)
-        store.write_json(
-            directory / store.LOCK_JSON, {**plan.lock, "files": store.describe_files(directory, names)}
-        )
+        made = store.describe_files(directory, names)
+        store.write_json(directory / store.LOCK_JSON, {**plan.lock, "files": made})
         image = store.publish(recipe.name, directory)
     _copy_lock(image, lock)
+    if different := plan.differences(made):
+        progress.stage(f"other than when the lock file was written: {', '.join(different)}")
     store.prune_downloads()
     return image
 

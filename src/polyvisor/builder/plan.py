@@ -7,7 +7,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ _PACKAGE_FIELDS = {"name": str, "version": str, "architecture": str, "path": str
 class Plan:
     """A recipe with the packages it comes to; ``lock`` is all of that, as it goes to the lock file.
 
+    ``made``: what a lock file says about the files that were made of it before; nothing in a new plan.
+
     Its keys: ``format``, ``procedure``, ``recipe``, ``suite``, ``release`` and ``epoch`` (seconds since 1970, the time
     that the build takes place at as far as its results can tell); lists of packages ``boot`` (kernel and busybox),
     ``tools`` (what makes the file system) and ``packages``; names of packages ``essential`` (installed first),
@@ -42,6 +44,11 @@ class Plan:
 
     recipe: Recipe
     lock: dict[str, Any]
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+    def differences(self, files: Mapping[str, Any]) -> list[str]:
+        """The names of files that did not come out as they did before."""
+        return [name for name in sorted(self.made.keys() & files.keys()) if self.made[name] != files[name]]
 
     def packages(self, kind: str) -> list[Package]:
         """The packages of a list of the lock."""
@@ -171,8 +178,8 @@ def read_plan(path: Path, recipe: Recipe) -> Plan:
     why = _check_lock(fields, recipe)
     if why:
         raise ImageError(f"lock file {path}: {why}", "usage")
-    fields.pop("files", None)
-    return Plan(recipe, fields)
+    made = fields.pop("files", {})
+    return Plan(recipe, fields, made if isinstance(made, dict) else {})
 
 
 def _check_lock(fields: Any, recipe: Recipe) -> str:
