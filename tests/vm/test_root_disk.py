@@ -6,13 +6,11 @@ import hashlib
 import shutil
 import stat
 import subprocess
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from polyvisor import images
-from polyvisor.devices.virtio.p9 import P9Device
 from polyvisor.images import cpio
 from polyvisor.storage.convert import convert
 from polyvisor.storage.open import open_disk
@@ -109,14 +107,14 @@ def test_a_command_runs_without_the_disks_init(image: images.Image, tmp_path: Pa
     shared = tmp_path / "shared"
     shared.mkdir()
     (shared / "hello").write_text("from the host\n")
-    command = "cat /etc/marker /mnt/host/hello; cat /proc/1/cmdline; touch /root/made; exit 7"
+    command = "cat /etc/marker /srv/of-host/hello; cat /proc/1/cmdline; touch /root/made; exit 7"
     software = Software(
         kernel=image.kernel, initrd=image.initrd, append=image.command_line(run=command), agent=True, our_initrd=True,
         disk=image.disk,
     )
     output: list[bytes] = []
     keep = tmp_path / "mine.qcow2"
-    vm = VM(software=software, on_output=output.append, keep=keep, devices=[partial(P9Device.open, shared)])
+    vm = VM(software=software, on_output=output.append, keep=keep, shares=[f"{shared}:/srv/of-host"])
     vm.start()
     assert vm.wait(120) == 7
     text = b"".join(output).decode(errors="replace")

@@ -139,9 +139,10 @@ mount_root() {
 }
 # What is mounted here is there too: by option $1 of mount, --rbind or --move.
 mount_there() {
-    while read -r what where rest; do
-        case $where in
-            /proc | /sys | /dev | /run | /mnt/*)
+    while read -r what where type rest; do
+        case $where:$type in
+            /newroot*) ;;
+            /proc:* | /sys:* | /dev:* | /run:* | *:9p)
                 where=$(printf '%b' "$where")
                 mkdir -p "/newroot$where" && mount "$1" "$where" "/newroot$where"
                 ;;
