@@ -24,6 +24,8 @@ from polyvisor.images.contents import stored_package
 from polyvisor.images.errors import storage_errors
 from polyvisor.images.progress import Silent
 from polyvisor.images.store import Image
+from polyvisor.storage.convert import convert, create_raw
+from polyvisor.storage.open import open_disk
 from polyvisor.vm.errors import VMError
 from polyvisor.vm.software import Software
 from polyvisor.vm.virtual_machine import VM
@@ -129,13 +131,14 @@ def _command_line(plan: Plan) -> str:
 
 def _make_disk(plan: Plan, files: Mapping[str, Path], directory: Path, progress: Progress, cpus: int) -> None:
     """Make the root disk in ``directory``, beside kernel and initramfs."""
-    source, scratch, target = directory / "input", directory / "scratch", directory / store.DISK
+    source, scratch, target = directory / "input", directory / "scratch", directory / "target"
     progress.stage("preparing the packages")
     with source.open("wb") as stream:
         write_input(stream, plan, files, directory)
     # Unpacked twice at most, and once as they came.
-    _make_empty(scratch, 2 * plan.recipe.size + 3 * source.stat().st_size + (256 << 20))
-    _make_empty(target, plan.recipe.size)
+    room = 2 * plan.recipe.size + 3 * source.stat().st_size + (256 << 20)
+    create_raw(scratch, -(-room // _SECTOR_ROUND) * _SECTOR_ROUND)
+    create_raw(target, plan.recipe.size)
     log = cache_root() / "logs" / f"build-{plan.recipe.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     disks = (
@@ -159,6 +162,13 @@ def _make_disk(plan: Plan, files: Mapping[str, Path], directory: Path, progress:
         raise ImageError(f"building {plan.recipe.name}: {error}; the log is {log}", "build") from error
     source.unlink()
     scratch.unlink()
+    # Once more without its zeroes: a file system's journal, for one, is written and empty.
+    made = open_disk(target, True, "raw")
+    try:
+        convert(made, directory / store.DISK, "raw")
+    finally:
+        made.close()
+    target.unlink()
 
 
 def _run(machine: VM, plan: Plan, log: Path, progress: Progress) -> None:
@@ -200,11 +210,6 @@ def _variables(plan: Plan) -> dict[str, str]:
 def _secret(file: str, password: str | None) -> str:
     """How the script is told of a password: by the name of a file that has it."""
     return "none" if password is None else file if password else "empty"
-
-
-def _make_empty(path: Path, size: int) -> None:
-    with path.open("wb") as file:
-        file.truncate(-(-size // _SECTOR_ROUND) * _SECTOR_ROUND if path.name != store.DISK else size)
 
 
 def write_input(stream: IO[bytes], plan: Plan, files: Mapping[str, Path], work: Path) -> None:
