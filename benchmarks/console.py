@@ -117,10 +117,18 @@ class Guest:
 
     def run(self, command: Sequence[str], timeout: float) -> Outcome:
         """Run a program of the guest. Raises :class:`SuiteError`; after that the machine is in an unknown state."""
+        self.begin(command)
+        return self.finish(timeout)
+
+    def begin(self, command: Sequence[str]) -> None:
+        """Start a program; :meth:`finish` waits for it."""
         self._number += 1
+        self._send(f"{self._number} {' '.join(command)}\n")
+
+    def finish(self, timeout: float) -> Outcome:
+        """Wait for the program that was begun. Raises as :meth:`run` does."""
         reader = Reader()
         deadline = time.perf_counter() + timeout
-        self._send(f"{self._number} {' '.join(command)}\n")
         self._wait(f"@start {self._number}", deadline)
         status = int(self._wait(rf"@done {self._number} (\d+)", deadline, reader.line)[1])
         return reader.outcome(status)

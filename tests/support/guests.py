@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -24,15 +25,26 @@ def frozen_packages() -> Path | None:
     return found if found.is_dir() else None
 
 
-@cache
-def guest_image() -> images.Image:
-    """A bootable Linux, in a cache of the tests' own. Skips the test where there is neither packages nor a network."""
-    packages = frozen_packages()
+def image_cache() -> Path:
+    """The cache of the tests' own (``POLYVISOR_CACHE``) in which :func:`guest_image` is called "debian"."""
     # An image made by other sources than these is not what is to be tested.
     sources = sorted(Path(images.__file__).parent.rglob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     directory = cache_root() / "tests" / digest[:16]
     directory.mkdir(parents=True, exist_ok=True)
+    # Code that was compiled before is of use there too.
+    handlers = cache_root() / "handlers"
+    handlers.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        (directory / "handlers").symlink_to(handlers)
+    return directory
+
+
+@cache
+def guest_image() -> images.Image:
+    """A bootable Linux, in a cache of the tests' own. Skips the test where there is neither packages nor a network."""
+    packages = frozen_packages()
+    directory = image_cache()
     before = os.environ.get("POLYVISOR_CACHE")
     os.environ["POLYVISOR_CACHE"] = str(directory)
     try:

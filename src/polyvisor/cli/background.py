@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -14,35 +14,56 @@ from polyvisor.vm.errors import VMError
 from polyvisor.vm.remote import RemoteVM
 
 _LONGEST = 300.0  # seconds a boot may take, first start and download included
+_LONGEST_END = 5.0  # seconds a machine that broke may take to say why
 
 
 def start_in_background(name: str, arguments: list[str]) -> int:
     """Run ``polyvisor`` with ``arguments`` in a process that outlives this one; returns when its guest is ready.
 
-    Prints the name of the machine, or what went wrong; gives the exit status.
+    The first of them is the command, ``run``. Prints the name of the machine, or what went wrong; gives the exit
+    status. Raises VMError.
     """
-    kept = [word for word in arguments if word not in ("-d", "--detach")]
-    command = [sys.executable, "-m", "polyvisor", *kept, "--background", "--name", name]
+    if running.is_alive(running.socket_path(name)):
+        raise running.TakenError(f"a machine called {name!r} runs already: choose another --name")
+    # First, because behind `--` they would be no options; a --name behind them is the same.
+    words = [arguments[0], "--background", "--name", name, *arguments[1:]]
     with tempfile.NamedTemporaryFile(prefix="polyvisor-", suffix=".err") as errors:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
-            cwd=os.getcwd(),  # noqa: PTH109
-        )
-        path = running.socket_path(name)
-        end = time.monotonic() + _LONGEST
-        while time.monotonic() < end:
-            if child.poll() is not None:
-                text = Path(errors.name).read_text(errors="replace").strip()
-                print(text or f"polyvisor: {name} ended at once, with status {child.returncode}", file=sys.stderr)
-                return child.returncode or 1
-            if path.exists() and running.is_alive(path):
-                break
-            time.sleep(0.02)
-        machine = RemoteVM(name)
-        if machine.ask("status")["agent"]:
-            machine.ask("wait_ready", timeout=max(1.0, end - time.monotonic()))
+            [sys.executable, "-m", "polyvisor", *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=errors, start_new_session=True,
+        )  # fmt: skip
+        try:
+            _wait_ready(name, child)
+        except VMError:
+            # It may have said more itself, if it ended.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_LONGEST_END)
+            if child.returncode is None:
+                raise
+            text = Path(errors.name).read_text(errors="replace").strip()
+            print(text or f"polyvisor: {name} ended at once, with status {child.returncode}", file=sys.stderr)
+            return child.returncode or 1
     print(name)
     return 0
+
+
+def _wait_ready(name: str, child: subprocess.Popen[bytes]) -> None:
+    """Until the machine that ``child`` runs is there and its guest's agent answers. Raises VMError."""
+    end = time.monotonic() + _LONGEST
+    while True:
+        if child.poll() is not None:
+            raise VMError(f"{name} ended")
+        if time.monotonic() > end:
+            child.terminate()
+            raise VMError(f"{name} did not start within {_LONGEST:g} seconds")
+        with contextlib.suppress(VMError):  # it is not there yet
+            machine = RemoteVM(name)
+            status = machine.ask("status")
+            if status["pid"] == child.pid:
+                break
+        time.sleep(0.02)
+    if status["agent"]:
+        machine.ask("wait_ready", timeout=max(1.0, end - time.monotonic()))
 
 
 def remote(name: str) -> RemoteVM:

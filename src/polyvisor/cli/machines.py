@@ -155,6 +155,8 @@ def execute(
 
     Options of polyvisor come before NAME; everything behind it is the guest's.
     """
+    if command[0] == "--":  # as one may write before what is the guest's
+        command = command[1:]
     variables = dict(each.partition("=")[::2] for each in env or ())
     with errors():
         client = RemoteVM(name).client
@@ -187,18 +189,18 @@ def _attend(process: Process, tty: bool, timeout: float | None) -> int:
     """Carry standard streams, keys and signals to and from a command; gives its exit code."""
     end = None if timeout is None else time.monotonic() + timeout
     printers = [
-        threading.Thread(target=_print, args=(reader, fd), daemon=True)
+        threading.Thread(target=_print, args=(process, reader, fd), daemon=True)
         for reader, fd in ((process.stdout, 1), (process.stderr, 2))
     ]
-    for printer in printers:
-        printer.start()
-    if not (sys.stdin.isatty() and not tty):
-        threading.Thread(target=_feed, args=(process,), daemon=True).start()
+    # Before anything is printed, which others may answer by a signal.
     if not tty:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda n, _: _pass_on(process, n))
     else:
         signal.signal(signal.SIGWINCH, lambda *_: _resize(process))
+    for printer in printers:
+        printer.start()
+    threading.Thread(target=_feed, args=(process,), daemon=True).start()
     with raw_terminal(0) if tty else contextlib.nullcontext():
         while process.running:
             if end is not None and time.monotonic() > end:
@@ -219,11 +221,15 @@ def _resize(process: Process) -> None:
     threading.Thread(target=process.resize, args=(size.lines, size.columns), daemon=True).start()
 
 
-def _print(reader: Any, descriptor: int) -> None:
-    with contextlib.suppress(OSError):
+def _print(process: Process, reader: Any, descriptor: int) -> None:
+    with contextlib.suppress(ConnectionError):
         while data := reader.read_some():
-            while data:
-                data = data[os.write(descriptor, data) :]
+            try:
+                while data:
+                    data = data[os.write(descriptor, data) :]
+            except OSError:  # nobody reads it, and the command would wait for ever
+                process.kill()
+                return
 
 
 def _feed(process: Process) -> None:

@@ -205,8 +205,9 @@ def run(
         software = choose_software(target, kernel, initrd, append, firmware, command)
         if nic and command is not None:
             software = replace(software, append=f"{software.append} polyvisor.net=wait")
+        named = name is not None
         name = name or running.free_name(Path(target).stem.replace(":", "-") if target else "kernel")
-        if detach:
+        if detach and not background:
             raise typer.Exit(start_in_background(name, sys.argv[1:]))
         around = desk.opened(f"polyvisor {name}") if desk is not None else contextlib.nullcontext()
         with open_trace(trace) as file, capturing(capture, nic), around:
@@ -219,7 +220,7 @@ def run(
                     keep=keep, **callbacks,
                 )
 
-            status = Session(make, Watched(file, gdb, stats, stats_json), background, desk).run()
+            status = Session(make, Watched(file, gdb, stats, stats_json), background, named, desk).run()
     except LoadError as error:
         fail(f"{software.name}: {error}" if software else str(error))
     except (OSError, ValueError, VMError, WindowError) as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from polyvisor.vm import running
 from polyvisor.vm.control import ControlServer
 from polyvisor.vm.events import Event
 from polyvisor.vm.gdb import GdbServer
@@ -39,14 +40,21 @@ class Watched:
 class Session:
     """The machine that ``make(on_output, progress)`` describes, and the terminal around it.
 
-    ``background``: nobody types, and the console is printed only. ``desk``: the display beside it.
+    ``background``: nobody types, and the console is printed only. ``named``: it gets the name that it has, or none.
+    ``desk``: the display beside it.
     """
 
     def __init__(
-        self, make: Callable[..., VM], watched: Watched, background: bool = False, desk: Desk | None = None
+        self,
+        make: Callable[..., VM],
+        watched: Watched,
+        background: bool = False,
+        named: bool = True,
+        desk: Desk | None = None,
     ) -> None:
         self.watched = watched
         self.background = background
+        self.named = named
         self.desk = desk
         self.output = Output(self._quit)
         self.quit = False
@@ -62,7 +70,7 @@ class Session:
         """Run to the end; gives the exit status. Raises what :meth:`VM.start` does, and VMError for the name."""
         keys = Input(self._send, self._ready, self._quit, self._monitor, self._screenshot, self.output.message)
         window = self.desk.window if self.desk is not None else None
-        server = ControlServer(self.vm)
+        server = self._serve()
         try:
             with raw_terminal(0):
                 if not self.background:
@@ -77,11 +85,21 @@ class Session:
                 except KeyboardInterrupt:
                     return _INTERRUPTED
                 finally:
-                    keys.stop()
+                    if not self.background:
+                        keys.stop()
                     self.vm.kill()
         finally:
             server.close()
         return 0 if self.quit else min(code, 255)
+
+    def _serve(self) -> ControlServer:
+        while True:
+            try:
+                return ControlServer(self.vm)
+            except running.TakenError:  # between its being chosen and this
+                if self.named:
+                    raise
+                self.vm.name = running.free_name(self.vm.name)
 
     def _progress(self, name: str) -> None:
         self._compiled += 1

@@ -148,11 +148,29 @@ def drop_regions(cpu, header: u64, mask: u64) -> None:
 
 
 @engine()
-def mark_dirty(cpu, flag: u64, count: u64) -> u64:
-    """Note that pages were written, up to the first that has decoded code; gives how many. ``flag`` is the first's."""
+def mark_dirty(cpu, layout, ram: u64, segments: u64, count: u64) -> u64:
+    """Note that ``count`` segments were written, up to the first on a page with decoded code; gives how many were.
+
+    ``segments`` has a physical address and a length for each; ``ram`` describes the RAM that they are in (see
+    `CodePages.descriptors`): one elsewhere ends it, too.
+    """
+    base = peek(u64, ram)
+    size = peek(u64, ram + 8)
+    flags = peek(u64, ram + 32)
     done = u64(0)
-    # The flags are read after the write that is noted: code may begin to run on the page at the same moment.
-    while done < count and host_atomic("or", u8, flag + done, u8(PAGE_DIRTY)) & PAGE_CODE == 0:
+    while done < count:
+        start = peek(u64, segments + done * 16) - base
+        length = peek(u64, segments + done * 16 + 8)
+        if length != 0:
+            if start >= size or length > size - start:
+                return done
+            page = start // layout.page_size
+            last = (start + length - 1) // layout.page_size
+            while page <= last:
+                # The flags are read after the write that is noted: code may begin to run here at the same moment.
+                if host_atomic("or", u8, flags + page, u8(PAGE_DIRTY)) & PAGE_CODE != 0:
+                    return done
+                page = page + 1
         done = done + 1
     return done
 

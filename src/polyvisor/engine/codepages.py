@@ -11,6 +11,7 @@ import mmap
 import struct
 import threading
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 from . import layout as at
@@ -52,6 +53,7 @@ class CodePages:
         self._template = self._records(code.decode)
         self._keep: list[Any] = []
         self.descriptors = (ctypes.c_uint64 * (5 * len(memory.ram)))()
+        self._descriptors_at = ctypes.addressof(self.descriptors)
         for i, ram in enumerate(memory.ram):
             self._describe(i, ram)
 
@@ -146,18 +148,33 @@ class CodePages:
             if self.on_discard is not None:
                 self.on_discard(False)
 
-    def wrote(self, executors: Sequence[Any], address: int, length: int) -> None:
-        """RAM was written from outside the CPUs: drop what was decoded from it, page by page."""
+    def wrote(self, executors: Sequence[Any], segments: Sequence[tuple[int, int]]) -> None:
+        """RAM was written from outside the CPUs: drop what was decoded from these (address, length)."""
         if not executors:
             return
         page = self.layout.page_size
-        end = address + length
-        while address < end:
-            _, _, flag = self._page(address)
-            clean = self.code.mark_dirty(flag, (end - 1) // page - address // page + 1)
-            if clean:
-                address = (address // page + clean) * page
+        while segments:
+            ram = self._ram_of(segments[0][0])
+            count = len(segments)
+            done = self.code.mark_dirty(ram, struct.pack(f"={2 * count}Q", *chain.from_iterable(segments)), count)
+            if done == count:
+                return
+            (address, length), rest = segments[done], segments[done + 1 :]
+            first = page - address % page
+            if length > first:
+                # Page by page, as most of them have no code.
+                end = address + length
+                pieces = [(at, min(page, end - at)) for at in range(address + first, end, page)]
+                segments = [(address, first), *pieces, *rest]
+            elif self._ram_of(address) == ram:
+                self.code.external_write(executors[0].address, address, length)
+                segments = rest
             else:
-                part = min(end, (address // page + 1) * page) - address
-                self.code.external_write(executors[0].address, address, part)
-                address += part
+                segments = [(address, length), *rest]
+
+    def _ram_of(self, physical: int) -> int:
+        """The address of the descriptor of the RAM that ``physical`` is in."""
+        for i in range(0, len(self.descriptors), 5):
+            if 0 <= physical - self.descriptors[i] < self.descriptors[i + 1]:
+                return self._descriptors_at + 8 * i
+        raise ValueError(f"{physical:#x} is not RAM")

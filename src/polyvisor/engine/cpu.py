@@ -84,7 +84,8 @@ class Cpu:
         self.reset()
         pages.executors.append(self)
         if memory.on_write is None:
-            memory.on_write = lambda address, length: pages.wrote(pages.executors, address, length)
+            memory.on_write = lambda address, length: pages.wrote(pages.executors, ((address, length),))
+            memory.on_writes = lambda segments: pages.wrote(pages.executors, segments)
 
     def reset(self) -> None:
         """Reset values everywhere but in the time counter; translations are forgotten. Not while it runs."""

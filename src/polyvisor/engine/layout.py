@@ -60,6 +60,7 @@ class EngineState(State):
     limit = Field(u64, doc="taken jumps look for work when `retired` reaches this; 0: at once")
     stop_at = Field(u64, reset=NO_TAG, doc="return when this many instructions were executed")
     slice = Field(u64, reset=1 << 14, doc="instructions between looks at the clock")
+    sample_at = Field(u64, doc="when `retired` reaches this, where execution is is noted; requests do not change it")
     next_pc = Field(u64)
     base = Field(u64, doc="pc of a record = base + (its address >> shift)")
     tlb = Field(u64, doc="address of the TLB of the current data context")

@@ -10,8 +10,9 @@ import mmap
 import os
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 PAGE_SIZE = 4096
@@ -63,18 +64,25 @@ class Ram:
         """The address behind its last byte."""
         return self.base + self.size
 
+    @cached_property
+    def view(self) -> memoryview:
+        """All of it, writable."""
+        return memoryview(self.buffer)
+
 
 @dataclass
 class Memory:
     """The guest physical address space.
 
     ``on_write`` is called as ``on_write(address, length)`` *after* bytes were written from outside the CPUs
-    (a device's DMA, a loader), so that the engine can drop code decoded from them and note dirty pages.
+    (a device's DMA, a loader), so that the engine can drop code decoded from them and note dirty pages; ``on_writes``,
+    if there is one, is called with several (address, length) instead.
     """
 
     ram: list[Ram] = field(default_factory=list)
     windows: list[Window] = field(default_factory=list)
     on_write: Callable[[int, int], None] | None = None
+    on_writes: Callable[[Sequence[tuple[int, int]]], None] | None = None
     _closers: list[Callable[[], object]] = field(default_factory=list, repr=False)
 
     def add_ram(self, base: int, size: int, name: str = "ram") -> Ram:
@@ -119,7 +127,20 @@ class Memory:
     def view(self, address: int, length: int) -> memoryview:
         """A writable view of RAM. Who writes through it calls :meth:`wrote` afterwards. Raises BusError."""
         ram, offset = self._find(address, length)
-        return memoryview(ram.buffer)[offset : offset + length]
+        return ram.view[offset : offset + length]
+
+    def views(self, segments: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """A :meth:`view` of each (address, length). Raises BusError."""
+        if not segments:
+            return []
+        ram, _ = self._find(*segments[0])
+        whole, base, end = ram.view, ram.base, ram.end
+        return [
+            whole[address - base : address - base + length]
+            if base <= address and address + length <= end
+            else self.view(address, length)
+            for address, length in segments
+        ]
 
     def read(self, address: int, length: int) -> bytes:
         """Bytes of RAM, as a device's DMA sees them. Raises BusError outside RAM."""
@@ -136,6 +157,14 @@ class Memory:
         """Tell the engine that ``length`` bytes at ``address`` were changed through a :meth:`view`."""
         if self.on_write is not None and length:
             self.on_write(address, length)
+
+    def wrote_all(self, segments: Sequence[tuple[int, int]]) -> None:
+        """As :meth:`wrote`, of several (address, length) at once."""
+        if self.on_writes is not None:
+            self.on_writes(segments)
+        else:
+            for address, length in segments:
+                self.wrote(address, length)
 
     def discard(self, address: int, length: int) -> None:
         """Give whole pages of RAM back to the host; they read as zeroes until they are written again.

@@ -75,7 +75,7 @@ class NativeCode:
             self.read_clock = ctypes.CFUNCTYPE(u64, ctypes.c_void_p)(address("plain_clock"))
             self.reset_page = ctypes.CFUNCTYPE(None, ctypes.c_void_p, u64)(address("plain_reset_page"))
             self.change_flags = ctypes.CFUNCTYPE(u64, u64, u64, u64)(address("plain_change_flags"))
-            self.mark_dirty = ctypes.CFUNCTYPE(u64, u64, u64)(address("plain_mark_dirty"))
+            self.mark_dirty = ctypes.PYFUNCTYPE(u64, u64, ctypes.c_char_p, u64)(address("plain_mark_dirty"))
             self.link_region = ctypes.CFUNCTYPE(None, ctypes.c_void_p, u64, u64)(address("plain_link_region"))
             self.install_region = ctypes.CFUNCTYPE(u64, ctypes.c_void_p, u64, u64, u64)(
                 address("plain_install_region")

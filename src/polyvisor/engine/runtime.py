@@ -105,6 +105,8 @@ def serve_flushes(cpu, arch, layout) -> None:
 def look_around(cpu, arch, layout) -> bool:
     """Requests from other threads, and the next time to look for them; gives whether to return to the platform."""
     limit = cpu.retired + cpu.slice
+    if cpu.sample_at > cpu.retired and cpu.sample_at < limit:
+        limit = cpu.sample_at
     cpu.limit = limit if limit < cpu.stop_at else cpu.stop_at
     cpu.fence()
     serve_flushes(cpu, arch, layout)
@@ -153,9 +155,14 @@ def find_code(cpu, arch, layout) -> u64:
         cpu.waits = u8(0)
         if waiting.wait(cpu, arch, layout, look_around, clock):
             return u64(0)
-    sampled = cpu.retired >= cpu.limit
-    if sampled and look_around(cpu, arch, layout):
-        return u64(0)
+    sampled = False
+    if cpu.retired >= cpu.limit:
+        if look_around(cpu, arch, layout):
+            return u64(0)
+        # Not at every request: those of a device come at the same place each time.
+        if cpu.retired >= cpu.sample_at:
+            cpu.sample_at = cpu.retired + cpu.slice
+            sampled = True
     if cpu.stepping != 0:
         cpu.limit = u64(0)
         if cpu.stepping == 2:

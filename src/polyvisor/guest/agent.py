@@ -25,6 +25,7 @@ _NO_SOCKETS_TEXT = "polyvisor agent: this kernel has no virtio sockets (CONFIG_V
 _NO_SOCKETS = _DATA.text(_NO_SOCKETS_TEXT)
 
 _ADDRESS = _DATA.space(16)
+_PEER = _DATA.space(16)
 _ACTION = _DATA.space(32)
 _HEADER = _DATA.space(p.HEADER_SIZE)
 _POLL = _DATA.space(8 * 8)
@@ -160,8 +161,11 @@ def become(report: u64, stdin: u64, stdout: u64, stderr: u64) -> None:
     call(os.DUP3, stdin, u64(0), u64(0))
     call(os.DUP3, stdout, u64(1), u64(0))
     call(os.DUP3, stderr, u64(2), u64(0))
-    set_signal(u64(os.SIGPIPE), u64(os.SIG_DFL))
-    set_signal(u64(os.SIGCHLD), u64(os.SIG_DFL))
+    # Also those that whoever started us ignored, as shells do for what they start in the background.
+    number = u64(1)
+    while number < os.SIGNALS:
+        set_signal(number, u64(os.SIG_DFL))
+        number = number + 1
 
     groups = u64(peek(u32, u64(_REQUEST + _GROUPS)))
     if flags & p.AS_AGENT == 0:
@@ -403,9 +407,12 @@ def done(connection: u64, result: i64) -> None:
 @function(inline=False)
 def read_file(connection: u64) -> None:
     """Serve READ_FILE."""
-    file = call5(os.OPENAT, u64(os.AT_FDCWD), u64(_REQUEST), u64(os.O_RDONLY | os.O_CLOEXEC), u64(0), u64(0))
+    # A FIFO that nobody writes to must not hold us up while it is opened.
+    how = u64(os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    file = call5(os.OPENAT, u64(os.AT_FDCWD), u64(_REQUEST), how, u64(0), u64(0))
     if file < 0:
         done(connection, file)
+    call(os.FCNTL, u64(file), u64(os.F_SETFL), u64(0))
     result = call5(
         os.STATX, u64(file), u64(_EMPTY), u64(os.AT_EMPTY_PATH), u64(os.STATX_BASIC_STATS), u64(_STAT + p.HEADER_SIZE)
     )
@@ -530,13 +537,16 @@ def main(stack: u64) -> None:
         if host == _NONE:
             host = greet()
         if polled(u64(0)) != 0:
-            connection = call5(os.ACCEPT4, u64(listener), u64(0), u64(0), u64(os.SOCK_CLOEXEC), u64(0))
+            poke(u64, u64(_SMALL), u64(16))
+            connection = call5(os.ACCEPT4, u64(listener), u64(_PEER), u64(_SMALL), u64(os.SOCK_CLOEXEC), u64(0))
             if connection >= 0:
-                child = call5(os.CLONE, u64(os.SIGCHLD), u64(0), u64(0), u64(0), u64(0))
-                if child == 0:
-                    close(u64(listener))
-                    close(host)
-                    serve(u64(connection))
+                # A program of the guest that reaches us, by the loopback of its kernel, must not command us.
+                if peek(u32, u64(_PEER + 8)) == os.CID_HOST:
+                    child = call5(os.CLONE, u64(os.SIGCHLD), u64(0), u64(0), u64(0), u64(0))
+                    if child == 0:
+                        close(u64(listener))
+                        close(host)
+                        serve(u64(connection))
                 close(u64(connection))
 
 

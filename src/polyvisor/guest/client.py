@@ -97,7 +97,7 @@ class GuestClient:
         connection = self._connect(_left(deadline))
         try:
             connection.send(request, _left(deadline))
-            process = Process(connection, arguments, cwd or "", self.kill, encoding)
+            process = Process(connection, arguments, cwd or "", self.kill, encoding, bool(tty))
             process.wait_started(_left(deadline))
         except BaseException:
             connection.abort()
@@ -122,7 +122,10 @@ class GuestClient:
         with self.start(command, timeout=timeout, **options) as process:
             if on_start is not None:
                 on_start(process)
-            process.communicate(input, _left(deadline))
+            try:
+                process.communicate(input, _left(deadline))
+            except TimeoutError as error:
+                raise TimeoutError(f"the command did not end within {timeout:g} seconds: {process.shown}") from error
             result = Result(process.args, process.wait(), process.stdout.read(), process.stderr.read())
         return result.check() if check else result
 

@@ -37,9 +37,10 @@ def put_path(client: GuestClient, source: Path, target: str, timeout: float | No
     deadline = _Deadline(timeout)
     mode = source.stat().st_mode
     if target.endswith("/") or _is_directory(client, target, deadline):
-        target = posixpath.join(target, source.resolve().name)
+        name = source.name if source.name not in ("", "..") else source.resolve().name
+        target = posixpath.join(target, name)
     if stat.S_ISDIR(mode):
-        _put_directory(client, source, target, deadline)
+        _put_directory(client, source.resolve(), target, deadline)
     elif stat.S_ISREG(mode):
         with source.open("rb") as file:
             pieces = iter(lambda: file.read(_CHUNK), b"")
@@ -93,7 +94,8 @@ def _put_directory(client: GuestClient, source: Path, target: str, deadline: _De
     with client.start(command, timeout=deadline.left()) as process:
         try:
             stream: Any = _Input(process, deadline)
-            with tarfile.open(mode="w|", fileobj=stream, bufsize=_CHUNK) as archive:
+            # The one kind of archive whose names of any length and alphabet busybox reads.
+            with tarfile.open(mode="w|", fileobj=stream, bufsize=_CHUNK, format=tarfile.GNU_FORMAT) as archive:
                 archive.add(source, ".", filter=_root)
         except BrokenPipeError:
             pass  # what it printed says why
@@ -104,21 +106,39 @@ def _put_directory(client: GuestClient, source: Path, target: str, deadline: _De
 def _get_directory(client: GuestClient, source: str, target: Path, deadline: _Deadline) -> None:
     if target.exists():
         raise FileExistsError(17, "exists already", str(target))
-    whole = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:100]}."))
+    whole = Path(tempfile.mkdtemp(dir=target.parent.resolve(), prefix=f".{target.name[:100]}."))
     try:
         command = ["tar", "-c", "-f", "-", "-C", source, "."]
         with client.start(command, encoding=None, timeout=deadline.left()) as process:
             stream: Any = _Output(process, deadline)
             with tarfile.open(mode="r|", fileobj=stream, bufsize=_CHUNK) as archive:
+                links = []
                 for member in archive:
-                    if member.isfile() or member.isdir() or member.issym() or member.islnk():
+                    if member.issym():
+                        links.append(member)
+                    elif member.isfile() or member.isdir() or member.islnk():
                         archive.extract(member, whole, filter="data")
             _check(process, source, deadline)
+        for member in links:
+            _make_link(whole, member)
+        # As for what is in it: its owner may do all, others may not write.
+        whole.chmod(client.stat(source, deadline.left()).mode & 0o755 | 0o700)
         whole.rename(target)
     except tarfile.TarError as error:
         raise OSError(f"{source}: what came from the guest cannot be unpacked here: {error}") from error
     finally:
         shutil.rmtree(whole, ignore_errors=True)
+
+
+def _make_link(root: Path, member: tarfile.TarInfo) -> None:
+    """Make a symbolic link that is in an archive, when all else is there: so nothing was written through it.
+
+    It may lead anywhere, as it did in the guest. Raises OSError if it is not to be inside ``root`` itself.
+    """
+    place = Path(os.path.normpath(root / member.name))
+    if not place.is_relative_to(root) or place.parent.resolve() != place.parent or place.is_symlink():
+        raise OSError(f"{member.name}: a link that would be outside of its directory")
+    place.symlink_to(member.linkname)
 
 
 def _check(process: Process, path: str, deadline: _Deadline) -> None:

@@ -36,6 +36,7 @@ WNOHANG = 1
 # Signals
 SIG_DFL, SIG_IGN = 0, 1
 SIGKILL, SIGPIPE, SIGCHLD = 9, 13, 17
+SIGNALS = 32  # of which the first is 1; real-time signals follow
 
 # Sockets; struct sockaddr_vm is u16 family, u16 zero, u32 port, u32 cid, and zeroes up to 16 bytes
 AF_VSOCK, SOCK_STREAM, SOCK_CLOEXEC = 40, 1, 0o2000000

@@ -33,6 +33,7 @@ class Process:
         directory: str,
         kill: Callable[[int, int, float | None], None],
         encoding: str | None,
+        tty: bool = False,
     ) -> None:
         self.args = tuple(arguments)
         self.pid = 0
@@ -50,6 +51,10 @@ class Process:
         self._changed = threading.Condition(connection.lock)
         self._unlimited = False
         self._killed = False
+        self._tty = tty
+        self._sending = threading.Lock()  # frames are sent one after the other
+        self._cut_short = False  # a frame was sent in part
+        self._at_line_start = True  # of what a terminal was sent
         self.stdout = Reader(self, encoding)
         """What it prints: ``read``, ``readline``, iteration over lines."""
         self.stderr = Reader(self, encoding)
@@ -100,17 +105,20 @@ class Process:
         elif kind == p.EXIT:
             (status,) = struct.unpack("<I", payload)
             ended_by = status & 0x7F
+            self.stdout.end()
+            self.stderr.end()
             self.exit_code = -ended_by if ended_by else status >> 8 & 0xFF
 
     def _wait(self, condition: Callable[[], Any], timeout: float | None, what: str) -> None:
         """With the lock held: until ``condition``, or an end after which it will never be."""
         if not self._changed.wait_for(lambda: condition() or self._error is not None, timeout):
-            raise TimeoutError(f"{what} within {timeout:g} seconds: {self._shown}")
+            raise TimeoutError(f"{what} within {timeout:g} seconds: {self.shown}")
         if not condition() and self._error is not None:
             raise self._error
 
     @property
-    def _shown(self) -> str:
+    def shown(self) -> str:
+        """The command in short, for messages."""
         text = " ".join(self.args[2:] if self.args[:2] == ("/bin/sh", "-c") else self.args)
         return text if len(text) <= 60 else text[:57] + "..."
 
@@ -127,24 +135,50 @@ class Process:
             self._wait(lambda: self.pid or self.exit_code is not None, timeout, "the command did not start")
 
     def write(self, data: str | bytes, timeout: float | None = None) -> None:
-        """Send input; waits while the command does not read. Raises BrokenPipeError when it has ended."""
-        raw = data.encode(self.encoding or "utf-8") if isinstance(data, str) else bytes(data)
-        for start in range(0, len(raw), p.MAX_FRAME):
-            self._connection.send(requests.frame(p.STDIN, raw[start : start + p.MAX_FRAME]), timeout)
+        """Send input; waits while the command does not read.
 
-    def close_stdin(self) -> None:
-        """The command sees the end of its input."""
+        Raises BrokenPipeError when it has ended; TimeoutError, after which a part of it may have been sent and nothing
+        more can be.
+        """
+        raw = data.encode(self.encoding or "utf-8") if isinstance(data, str) else bytes(data)
+        frames = [requests.frame(p.STDIN, raw[at : at + p.MAX_FRAME]) for at in range(0, len(raw), p.MAX_FRAME)]
+        self._send(frames, timeout)
+        if raw:
+            self._at_line_start = raw.endswith(b"\n")
+
+    def close_stdin(self, timeout: float | None = None) -> None:
+        """The command sees the end of its input; on a terminal, as if Ctrl-D were typed."""
         try:
-            self._connection.send(requests.frame(p.STDIN_END))
+            if self._tty:
+                # In the middle of a line, the first one only hands over what was typed (termios(3), VEOF).
+                self.write(b"\x04" if self._at_line_start else b"\x04\x04", timeout)
+            else:
+                self._send([requests.frame(p.STDIN_END)], timeout)
         except BrokenPipeError:
             return  # it has ended
 
-    def resize(self, rows: int, columns: int) -> None:
+    def resize(self, rows: int, columns: int, timeout: float | None = None) -> None:
         """Tell a command on a terminal that the window has another size."""
         try:
-            self._connection.send(requests.resize(rows, columns))
+            self._send([requests.resize(rows, columns)], timeout)
         except BrokenPipeError:
             return
+
+    def _send(self, frames: Sequence[bytes], timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        message = "the command did not read its input"
+        if not self._sending.acquire(timeout=-1 if timeout is None else timeout):
+            raise TimeoutError(f"{message} within {timeout:g} seconds: {self.shown}")
+        try:
+            if self._cut_short:
+                raise BrokenPipeError("the command did not take all of what it was sent before")
+            for frame in frames:
+                self._connection.send(frame, None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except TimeoutError as error:
+            self._cut_short = True
+            raise TimeoutError(f"{message} within {timeout:g} seconds: {self.shown}") from error
+        finally:
+            self._sending.release()
 
     def send_signal(self, signal: int, timeout: float | None = None) -> None:
         """Send a signal (the guest's number, for example ``signal.SIGTERM``) to the command and its children."""
@@ -181,14 +215,12 @@ class Process:
         with self._changed:
             self._unlimited = True
             self._receive()
-        if input:
-            try:
+        try:
+            if input:
                 self.write(input, timeout)
-            except BrokenPipeError:
-                pass  # a command need not read its input
-            except TimeoutError as error:
-                raise TimeoutError(f"the command did not read its input within {timeout:g} seconds") from error
-        self.close_stdin()
+        except BrokenPipeError:
+            pass  # a command need not read its input
+        self.close_stdin(None if deadline is None else max(0.0, deadline - time.monotonic()))
         self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     def __enter__(self) -> Process:
@@ -201,7 +233,7 @@ class Process:
             self._connection.close()
 
     def __repr__(self) -> str:
-        return f"<Process {self.pid} {self._shown!r}: {'running' if self.running else self.exit_code}>"
+        return f"<Process {self.pid} {self.shown!r}: {'running' if self.running else self.exit_code}>"
 
 
 class Reader:
@@ -211,28 +243,40 @@ class Reader:
         self._process = process
         self._decoder = codecs.getincrementaldecoder(encoding)("replace") if encoding else None
         self._data: Any = "" if encoding else b""
-        self._pieces: list[Any] = []
+        self._start = 0  # of what was not read yet, in `_data`
+        self._pieces: list[Any] = []  # what comes behind it
         self.waiting = 0
         """How much is there to be read: characters or bytes."""
 
     def feed(self, data: bytes) -> None:
         """New output has come."""
-        piece = self._decoder.decode(data) if self._decoder else data
+        self._add(self._decoder.decode(data) if self._decoder else data)
+
+    def end(self) -> None:
+        """No more output comes."""
+        if self._decoder:
+            self._add(self._decoder.decode(b"", final=True))
+
+    def _add(self, piece: Any) -> None:
         if piece:
             self._pieces.append(piece)
             self.waiting += len(piece)
 
     def _join(self) -> Any:
-        """All there is, in one piece."""
+        """All there is in one piece, from `_start` on."""
         if self._pieces:
-            self._data = self._data[:0].join([self._data, *self._pieces])
+            self._data = self._data[:0].join([self._data[self._start :], *self._pieces])
+            self._start = 0
             self._pieces.clear()
         return self._data
 
     def _take(self, count: int) -> Any:
         data = self._join()
-        taken, self._data = data[:count], data[count:]
+        taken = data[self._start : self._start + count]
+        self._start += len(taken)
         self.waiting -= len(taken)
+        if not self.waiting:
+            self._data, self._start = data[:0], 0
         self._process._receive()
         return taken
 
@@ -253,21 +297,27 @@ class Reader:
             return self._take(self.waiting)
 
     def readline(self, timeout: float | None = None) -> Any:
-        """The next line with its newline; at the end what is left, which may be nothing."""
-        newline = "\n" if self._decoder else b"\n"
-        searched = 0
+        """The next line with its newline; at the end what is left, which may be nothing.
 
-        def there() -> bool:
+        A line of more than a mebibyte comes in parts.
+        """
+        newline = "\n" if self._decoder else b"\n"
+        searched = 0  # characters behind `_start` in which there is none
+
+        def length() -> int:
+            """Of the line, or 0."""
             nonlocal searched
             data = self._join()
-            found = newline in data[searched:]
-            searched = searched if found else len(data)
-            return found or self._ended or self.waiting >= _LIMIT
+            found: int = data.find(newline, self._start + searched)
+            if found < 0:
+                searched = self.waiting
+                return 0
+            return found + 1 - self._start
 
         with self._process._changed:
-            self._process._wait(there, timeout, "the command printed no whole line")
-            end = self._join().find(newline, searched)
-            return self._take(end + 1 if end >= 0 else self.waiting)
+            ready = lambda: length() or self._ended or self.waiting >= _LIMIT  # noqa: E731
+            self._process._wait(ready, timeout, "the command printed no whole line")
+            return self._take(length() or self.waiting)
 
     def __iter__(self) -> Iterator[Any]:
         while line := self.readline():

@@ -28,6 +28,9 @@ MAX_REQUEST = 256 << 10
 MAX_STRINGS = 16384
 """The most arguments and environment strings of a request together."""
 
+MAX_PATH = 4096
+"""The longest path, its NUL included: Linux's own limit."""
+
 # Requests
 RUN, READ_FILE, WRITE_FILE, KILL = 1, 2, 3, 4
 # From the host, later

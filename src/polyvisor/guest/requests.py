@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import struct
@@ -49,6 +50,21 @@ def _strings(strings: Sequence[str], what: str) -> bytes:
     return b"".join(text.encode("utf-8", "surrogateescape") + b"\0" for text in strings)
 
 
+def _numbers(*numbers: int) -> bytes:
+    """Numbers as the agent reads them. Raises ValueError for those that do not fit."""
+    try:
+        return struct.pack(f"<{len(numbers)}I", *numbers)
+    except struct.error as error:
+        raise ValueError(f"{', '.join(map(str, numbers))}: a number below 0 or above {2**32 - 1}") from error
+
+
+def _path(path: str) -> bytes:
+    raw = _strings([path], "the path")
+    if len(raw) > p.MAX_PATH:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
+    return raw
+
+
 def run(
     arguments: Sequence[str],
     environment: Mapping[str, str],
@@ -60,6 +76,9 @@ def run(
     """RUN. ``terminal`` is (rows, columns), or None for pipes. Raises ValueError for what no program can be given."""
     if not arguments or not arguments[0]:
         raise ValueError("a command needs at least the name of a program")
+    for name in environment:
+        if not name or "=" in name:
+            raise ValueError(f"{name!r} cannot be the name of a variable")
     name = arguments[0]
     paths = [name]
     if "/" not in name:
@@ -67,11 +86,10 @@ def run(
     flags = (p.TTY if terminal else 0) | (p.AS_AGENT if user is None else 0) | (p.DETACHED if detached else 0)
     groups = user.groups if user else ()
     rows, columns = terminal or (0, 0)
-    payload = struct.pack(
-        "<9I", flags, user.uid if user else 0, user.gid if user else 0, len(groups), len(arguments),
-        len(environment), len(paths), rows, columns,
+    payload = _numbers(
+        flags, user.uid if user else 0, user.gid if user else 0, len(groups), len(arguments), len(environment),
+        len(paths), rows, columns, *groups,
     )  # fmt: skip
-    payload += struct.pack(f"<{len(groups)}I", *groups)
     payload += _strings([directory], "the directory") + _strings(paths, "the path")
     payload += _strings(arguments, "the argument")
     payload += _strings([f"{key}={value}" for key, value in environment.items()], "the variable")
@@ -82,24 +100,23 @@ def run(
 
 def read_file(path: str) -> bytes:
     """READ_FILE."""
-    return frame(p.READ_FILE, _strings([path], "the path"))
+    return frame(p.READ_FILE, _path(path))
 
 
 def write_file(path: str, mode: int | None, append: bool, exclusive: bool) -> bytes:
     """WRITE_FILE; without a ``mode``, a new file gets 0666 less the agent's umask."""
     flags = (p.APPEND if append else 0) | (p.EXCLUSIVE if exclusive else 0) | (p.SET_MODE if mode is not None else 0)
-    numbers = struct.pack("<II", 0o666 if mode is None else mode, flags)
-    return frame(p.WRITE_FILE, numbers + _strings([path], "the path"))
+    return frame(p.WRITE_FILE, _numbers(0o666 if mode is None else mode, flags) + _path(path))
 
 
 def kill(process: int, signal: int) -> bytes:
     """KILL."""
-    return frame(p.KILL, struct.pack("<II", process, signal))
+    return frame(p.KILL, _numbers(process, signal))
 
 
 def resize(rows: int, columns: int) -> bytes:
     """RESIZE."""
-    return frame(p.RESIZE, struct.pack("<II", rows, columns))
+    return frame(p.RESIZE, _numbers(rows, columns))
 
 
 def start_error(stage: int, number: int, arguments: Sequence[str], directory: str) -> OSError:

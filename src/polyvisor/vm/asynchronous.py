@@ -22,15 +22,21 @@ from .virtual_machine import VM
 T = TypeVar("T")
 
 
-async def _in_thread(function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
-    """Call what waits in a thread of its own: a pool's limit would make machines wait for each other."""
+async def _in_thread(
+    function: Callable[..., T], *arguments: Any, discard: Callable[[T], object] | None = None, **keywords: Any
+) -> T:
+    """Call what waits in a thread of its own: a pool's limit would make machines wait for each other.
+
+    ``discard`` gets the result if the caller was cancelled meanwhile.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
     def finish(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return  # nobody waits any more
-        if error is not None:
+        if future.done():  # nobody waits any more
+            if discard is not None and error is None:
+                discard(result)  # type: ignore[arg-type]
+        elif error is not None:
             future.set_exception(error)
         else:
             future.set_result(result)  # type: ignore[arg-type]
@@ -42,8 +48,11 @@ async def _in_thread(function: Callable[..., T], *arguments: Any, **keywords: An
             result = function(*arguments, **keywords)
         except BaseException as raised:
             error = raised
-        if not loop.is_closed():
+        try:
             loop.call_soon_threadsafe(finish, result, error)
+        except RuntimeError:  # the loop is closed
+            if discard is not None and error is None:
+                discard(result)  # type: ignore[arg-type]
 
     threading.Thread(target=call, name=f"waiting in {function.__name__}", daemon=True).start()
     return await future
@@ -124,19 +133,24 @@ class AsyncVM:
     async def run(self, command: str | Sequence[str], **options: Any) -> Result:
         """As :meth:`VM.run`. Cancelling kills the command."""
         started: list[Process] = []
+        cancelled = threading.Event()
+
+        def on_start(process: Process) -> None:
+            started.append(process)
+            if cancelled.is_set():
+                process.kill()
+
         try:
-            return await _in_thread(self._run, started, command, **options)
+            return await _in_thread(self.vm.run, command, on_start=on_start, **options)
         except asyncio.CancelledError:
+            cancelled.set()
             for process in started:
                 process.kill()
             raise
 
-    def _run(self, started: list[Process], command: str | Sequence[str], **options: Any) -> Result:
-        return self.vm.run(command, on_start=started.append, **options)
-
     async def popen(self, command: str | Sequence[str], **options: Any) -> AsyncProcess:
         """As :meth:`VM.popen`."""
-        return AsyncProcess(await _in_thread(self.vm.popen, command, **options))
+        return AsyncProcess(await _in_thread(self.vm.popen, command, discard=Process.kill, **options))
 
     async def read_file(self, path: str, **options: Any) -> bytes:
         """As :meth:`VM.read_file`."""

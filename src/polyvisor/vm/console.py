@@ -77,9 +77,14 @@ class Console:
         """The last lines that were printed, for messages."""
         return "\n".join(self.since(self.position - 8192).replace("\r", "").rstrip().split("\n")[-lines:])
 
-    def listen(self, listener: Callable[[bytes], None]) -> Callable[[], None]:
-        """Call ``listener`` with what is printed from now on, in the thread of a hart; gives what ends that."""
+    def listen(self, listener: Callable[[bytes], None], last: int = 0) -> Callable[[], None]:
+        """Call ``listener`` with what is printed from now on, in the thread of a hart; gives what ends that.
+
+        First, and at once, it gets up to ``last`` bytes of what was printed before.
+        """
         with self._changed:
+            if last:
+                listener(bytes(self._log[-last:]))
             self._listeners.append(listener)
 
         def end() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import threading
 import time
@@ -28,24 +29,13 @@ _BEHIND = 4 << 20
 
 
 class ControlServer:
-    """Serves one machine under its name. Raises VMError if a machine of that name runs already."""
+    """Serves one machine under its name. Raises TakenError if a machine of that name runs already, and VMError."""
 
     def __init__(self, vm: VM) -> None:
         self._vm = vm
         self._path = running.socket_path(vm.name)
         self._started = time.time()
-        self._listener = socket.socket(socket.AF_UNIX)
-        try:
-            if running.is_alive(self._path):
-                raise VMError(f"a machine called {vm.name!r} runs already: choose another --name")
-            self._listener.bind(str(self._path))
-            self._listener.listen(64)
-        except OSError as error:
-            self._listener.close()
-            raise VMError(f"{self._path}: {error.strerror}") from error
-        except BaseException:
-            self._listener.close()
-            raise
+        self._listener = running.listen(vm.name)
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
         self._thread.start()
@@ -125,17 +115,26 @@ class ControlServer:
     def _op_agent(self, connection: socket.socket, request: dict[str, Any]) -> None:
         stream = self._vm.open_agent(float(request.get("timeout", 60.0)))
         self._answer(connection, ok=True)
-        back = threading.Thread(target=_from_guest, args=(stream, connection), name="control relay", daemon=True)
-        back.start()
-        try:
+        relays = [
+            threading.Thread(target=relay, args=(stream, connection), name="control relay", daemon=True)
+            for relay in (_from_guest, _abort_when_left)
+        ]
+        for relay in relays:
+            relay.start()
+        with contextlib.suppress(OSError):
             while data := connection.recv(_CHUNK):
-                stream.send(data)
-        except OSError:
-            pass  # the guest has said all; the client hears it from the other thread
-        else:
-            # Whoever asked has gone: what it asked for goes too.
-            stream.abort()
-        back.join()
+                with contextlib.suppress(OSError):  # the guest has said all; the client hears it from the other thread
+                    stream.send(data)
+        for relay in relays:
+            relay.join()
+
+
+def _abort_when_left(stream: Stream, connection: socket.socket) -> None:
+    """When whoever asked has gone, what it asked for goes too, also while it has input that nobody takes."""
+    left = select.poll()
+    left.register(connection, select.POLLRDHUP)
+    left.poll()
+    stream.abort()
 
 
 def _from_guest(stream: Stream, connection: socket.socket) -> None:
@@ -155,13 +154,11 @@ class _Watcher:
         self._waiting = bytearray()
         self._changed = threading.Condition()
         self._over = False
-        self._since = since
+        self._last = max(0, int(-since))  # of what was printed before
 
     def run(self) -> None:
         """Until either side ends."""
-        if self._since < 0:
-            self._waiting += self._vm.console.since(self._vm.console.position + int(self._since)).encode()
-        end = self._vm.console.listen(self._printed)
+        end = self._vm.console.listen(self._printed, self._last)
         typing = threading.Thread(target=self._type, name="control typing", daemon=True)
         typing.start()
         try:

@@ -6,10 +6,12 @@ The directory is ``$POLYVISOR_RUN``, else ``polyvisor`` in ``$XDG_RUNTIME_DIR``,
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import VMError
@@ -18,6 +20,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _SUFFIX = ".sock"
 # A socket's path has 107 bytes at most (unix(7)).
 _MOST = 107
+
+
+class TakenError(VMError):
+    """A machine of that name runs already."""
 
 
 def directory() -> Path:
@@ -52,16 +58,61 @@ def socket_path(name: str) -> Path:
 
 def is_alive(path: Path) -> bool:
     """Whether a machine serves this socket; what one that died left is removed."""
+    try:
+        return _answers(path)
+    except ConnectionRefusedError:
+        with _exclusive():
+            return _answers_or_is_removed(path)
+
+
+def listen(name: str) -> socket.socket:
+    """The socket of a machine called ``name``, which nobody else gets. Raises TakenError, VMError."""
+    path = socket_path(name)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        with _exclusive():
+            if _answers_or_is_removed(path):
+                raise TakenError(f"a machine called {name!r} runs already: choose another --name")
+            listener.bind(str(path))
+            listener.listen(64)
+    except BaseException as error:
+        listener.close()
+        if isinstance(error, OSError) and not isinstance(error, VMError):
+            raise VMError(f"{path}: {error.strerror}") from error
+        raise
+    return listener
+
+
+@contextlib.contextmanager
+def _exclusive() -> Iterator[None]:
+    """One at a time makes and removes sockets: between its being made and served, one looks like a dead machine's."""
+    descriptor = os.open(directory() / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _answers(path: Path) -> bool:
+    """Whether a machine serves it. Raises ConnectionRefusedError if it is there and nobody does."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            with contextlib.suppress(OSError):
-                path.unlink()
-            return False
+            raise
         except OSError:
             return False
     return True
+
+
+def _answers_or_is_removed(path: Path) -> bool:
+    try:
+        return _answers(path)
+    except ConnectionRefusedError:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return False
 
 
 def free_name(wanted: str) -> str:

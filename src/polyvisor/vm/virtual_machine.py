@@ -196,8 +196,11 @@ class VM:
             machine.close()
             raise
         self.console.begin()
+        self._symbols = None
         self._machine = machine
         machine.start()
+        if self._stopping:  # kill() may have looked before this machine was there
+            machine.stop()
         self.events.emit("started")
 
     def _live(self) -> None:
@@ -373,11 +376,16 @@ class VM:
 
     @property
     def symbols(self) -> Symbols:
-        """Names and virtual addresses: a program's own, or those of the running kernel (by its agent, as root)."""
+        """Names and virtual addresses: a program's own, or those of the running kernel (by its agent, as root).
+
+        The kernel's are read once, not while the machine stands still; those of modules that come later are missing.
+        """
         if self._symbols is None:
             program = self.machine.board.program
             if program is not None:
                 self._symbols = Symbols(program.symbols)
+            elif self._still.count:
+                raise VMError(f"{self.name} stands still: read its symbols before that")
             else:
                 text = self.run("echo 0 > /proc/sys/kernel/kptr_restrict; cat /proc/kallsyms", check=True).stdout
                 self._symbols = Symbols.from_kallsyms(text)

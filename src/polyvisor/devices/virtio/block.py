@@ -182,17 +182,16 @@ class BlockDevice(VirtioDevice):
         offset = self._offset(sector, length)
         memory = self.link.memory
         try:
-            self._disk.read([memory.view(*segment) for segment in segments], offset)
+            self._disk.read(memory.views(segments), offset)
         finally:
-            for segment in segments:
-                memory.wrote(*segment)
+            memory.wrote_all(segments)
         return length
 
     def _write(self, sector: int, segments: list[Segment]) -> None:
         if self._disk.read_only:
             raise _RequestError(S_IOERR)
         offset = self._offset(sector, length_of(segments))
-        self._disk.write([self.link.memory.view(*segment) for segment in segments], offset)
+        self._disk.write(self.link.memory.views(segments), offset)
         self._written()
 
     def _written(self) -> None:

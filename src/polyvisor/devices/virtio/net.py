@@ -277,7 +277,7 @@ class NetDevice(VirtioDevice):
         else:
             first, rest = split(segments, _HEADER.size + _HEAD)
             data = gather(memory, first)
-            frame = Frame(data[_HEADER.size :], [memory.view(*segment) for segment in rest])
+            frame = Frame(data[_HEADER.size :], memory.views(rest))
         flags, gso_type, _, gso_size, csum_start, csum_offset, _ = _HEADER.unpack_from(data)
         if flags & _NEEDS_CSUM:
             frame.offload(csum_start, csum_offset, gso_type, gso_size)
@@ -417,16 +417,7 @@ class NetDevice(VirtioDevice):
                     source = source[count:]
                 elif sources:
                     source = sources.pop()
-        # Pages are mostly neighbours, in any order: told of together, they cost less.
-        runs.sort()
-        start, size = runs[0]
-        for address, length in runs[1:]:
-            if address == start + size:
-                size += length
-            else:
-                memory.wrote(start, size)
-                start, size = address, length
-        memory.wrote(start, size)
+        memory.wrote_all(runs)
         return filled
 
 

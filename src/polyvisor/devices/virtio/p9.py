@@ -99,8 +99,7 @@ class P9Device(VirtioDevice):
 
     def _request(self, chain: Chain) -> int | None:
         memory = self.link.memory
-        request = [memory.view(*segment) for segment in chain.readable]
-        room = [memory.view(*segment) for segment in chain.writable]
+        request, room = memory.views(chain.readable), memory.views(chain.writable)
         try:
             done = self._server.handle(request, room)
         except ValueError as error:
@@ -108,8 +107,7 @@ class P9Device(VirtioDevice):
         if done.waiting is not None:
             self._waiting[done.waiting] = chain
             return None
-        for segment in split(chain.writable, done.touched)[0]:
-            memory.wrote(*segment)
+        memory.wrote_all(split(chain.writable, done.touched)[0])
         for tag, reply in self._server.ready():
             waited = self._waiting.pop(tag)
             self.link.queues[0].push(waited, scatter(memory, waited.writable, reply))

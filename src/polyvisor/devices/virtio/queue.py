@@ -199,7 +199,7 @@ class VirtQueue(ABC):
         # Buffers are most often in the same RAM as the descriptors.
         descriptors = self._state.descriptors
         ram = next(ram for ram in self._memory.ram if ram.base <= descriptors < ram.end)
-        self._ram, self._low, self._high = memoryview(ram.buffer), ram.base, ram.end
+        self._ram, self._low, self._high = ram.view, ram.base, ram.end
 
     def _release(self) -> None:
         """Keep no views, so that the memory can go."""

@@ -36,6 +36,8 @@ class Stream:
         self._broken = False
         self._incoming = bytearray()
         self._incoming_ended = False
+        self._peer_sent_all = False
+        self._peer_takes_none = False
         self._outgoing = bytearray()
         self._outgoing_ended = False
         self._taken = 0  # bytes received and taken, modulo 2^32
@@ -98,10 +100,20 @@ class Stream:
         data = bytes(memoryview(self._incoming)[:count])
         del self._incoming[:count]
         self._taken = (self._taken + len(data)) & _U32
-        if self.is_open and not self._incoming_ended and (self._taken - self._advertised) & _U32 >= BUFFER // 2:
+        self._took(self._incoming_ended)
+        return data
+
+    def _discard(self, ended: bool) -> None:
+        self._taken = (self._taken + len(self._incoming)) & _U32
+        self._incoming.clear()
+        self._took(ended)
+
+    def _took(self, ended: bool) -> None:
+        """Tell the guest of the room there is, if it may need it."""
+        unknown = (self._taken - self._advertised) & _U32
+        if self.is_open and not self._broken and not ended and unknown >= BUFFER // 2:
             self._device.send_credit(self)
             self._device.pump()
-        return data
 
     @property
     def at_end(self) -> bool:
@@ -127,8 +139,9 @@ class Stream:
             if self.closed:
                 return
             self.closed = True
-            self._incoming.clear()
-            self._incoming_ended = True
+            ended, self._incoming_ended = self._incoming_ended, True
+            # A guest that still sends must not wait for us: then it might never take what was sent to it.
+            self._discard(ended)
             if not self.is_open or self._broken:
                 self.abort()
                 return
@@ -200,22 +213,24 @@ class Stream:
 
     def received(self, data: bytes) -> bool:
         """Keep ``data``; False if there is more than the guest may send."""
-        if self.closed or self._incoming_ended:
-            return self.closed  # nobody wants it
-        if len(self._incoming) + len(data) > BUFFER:
+        if self._peer_sent_all or len(self._incoming) + len(data) > BUFFER:
             return False
         self._incoming += data
+        if self.closed:
+            self._discard(False)  # nobody wants it
         self._tell()
         return True
 
-    def peer_ended(self, no_more_received: bool) -> None:
-        """The guest sends nothing more, and perhaps takes nothing more."""
-        self._incoming_ended = True
+    def peer_ended(self, no_more_sent: bool, no_more_received: bool) -> bool:
+        """The guest sends nothing more, or takes nothing more; gives whether both are so by now."""
+        if no_more_sent:
+            self._peer_sent_all = self._incoming_ended = True
         if no_more_received:
-            self._outgoing_ended = True
+            self._peer_takes_none = self._outgoing_ended = True
             self._outgoing.clear()
             self.shutdown_sent = True
         self._tell()
+        return self._peer_sent_all and self._peer_takes_none
 
     def was_reset(self) -> None:
         """The connection is gone."""

@@ -63,6 +63,7 @@ class VsockDevice(VirtioDevice):
         self._replies: deque[bytes] = deque()
         self._ready: deque[Stream] = deque()  # those that have something to send and may
         self._stalled = False
+        self._closed = False
         self._next_port = _FIRST_PORT
 
     # For the host
@@ -86,7 +87,10 @@ class VsockDevice(VirtioDevice):
     def open(self, port: int) -> Stream:
         """Begin to open a stream to a port of the guest; does not wait. Raises ConnectionError."""
         with self.guard():
-            if len(self._streams) >= _MAX_CONNECTIONS:
+            if self._closed:
+                raise ConnectionError("the machine of these sockets has ended")
+            # A guest that gives no buffers could make them wait for ever.
+            if len(self._streams) >= _MAX_CONNECTIONS or len(self._replies) >= 2 * _MAX_REPLIES:
                 raise ConnectionError("too many connections to the guest are open")
             self._next_port = _FIRST_PORT if self._next_port >= _U32 - 1 else self._next_port + 1
             stream = self._add(port, self._next_port)
@@ -95,8 +99,9 @@ class VsockDevice(VirtioDevice):
         return stream
 
     def close(self) -> None:
-        """Break all streams."""
+        """Break all streams; there can be no more."""
         with self.lock:
+            self._closed = True
             self._break_all()
 
     # For streams, with the lock held
@@ -121,7 +126,7 @@ class VsockDevice(VirtioDevice):
 
         If the guest has broken its queue the device needs a reset, but the caller, who may be the host, goes on.
         """
-        if self._link is None or not self.link.running:
+        if self._closed or self._link is None or not self.link.running:
             return
         try:
             self._pump()
@@ -134,7 +139,7 @@ class VsockDevice(VirtioDevice):
         if not queue.state.ready:
             return
         try:
-            while self._replies or self._ready:
+            while self._has_packets():
                 chain = queue.pop()
                 if chain is None:
                     if not queue.request_notification():
@@ -148,6 +153,17 @@ class VsockDevice(VirtioDevice):
             self._stalled = False
             self.notify(TX)
 
+    def _has_packets(self) -> bool:
+        """Whether there is something to put into a buffer; forgets streams that have nothing to send any more."""
+        while self._ready and not self._replies:
+            stream = self._ready[0]
+            known = self._streams.get((stream.peer_port, stream.port)) is stream
+            if known and (stream.can_send or stream.has_ended_sending):
+                break
+            stream.queued = False
+            self._ready.popleft()
+        return bool(self._replies or self._ready)
+
     def _fill(self, chain: Chain) -> int:
         """Put the next packet into a buffer; gives its length. Raises QueueError."""
         room = length_of(chain.writable)
@@ -158,12 +174,9 @@ class VsockDevice(VirtioDevice):
         stream = self._ready.popleft()
         stream.queued = False
         data = stream.take(room - HEADER.size)
-        if data:
-            packet = self._packet(stream, OP_RW, data)
-            if stream.can_send:
-                self.wants_to_send(stream)
-        else:
-            packet = b""
+        packet = self._packet(stream, OP_RW, data) if data else b""
+        if stream.can_send:
+            self.wants_to_send(stream)
         if stream.has_ended_sending:
             # Only now, behind the last data. A stream closed altogether is over for us: what comes for it is answered
             # by a reset.
@@ -258,12 +271,9 @@ class VsockDevice(VirtioDevice):
                 self._refuse(stream.peer_port, stream.port)  # more than it had credit for
         elif operation == OP_CREDIT_REQUEST:
             self._reply(stream, OP_CREDIT_UPDATE)
-        elif operation == OP_SHUTDOWN:
-            if flags & NO_MORE_SENT:
-                stream.peer_ended(no_more_received=bool(flags & NO_MORE_RECEIVED))
-            if flags & NO_MORE_RECEIVED and flags & NO_MORE_SENT:
-                # What was received stays readable; nothing can be sent any more.
-                self.forget(stream, reset=True)
+        elif stream.peer_ended(bool(flags & NO_MORE_SENT), bool(flags & NO_MORE_RECEIVED)):
+            # It has shut down both. What was received stays readable; nothing can be sent any more.
+            self.forget(stream, reset=True)
 
     def _requested(self, peer_port: int, port: int, room: int, taken: int) -> None:
         accept = self._listeners.get(port)
