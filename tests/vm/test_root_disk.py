@@ -67,13 +67,13 @@ def test_the_guest_runs_from_the_disk_and_what_it_writes_is_thrown_away(image: i
     before = digest(image.disk)
     with VM(image) as vm:
         assert vm.run("cat /etc/marker", check=True).stdout == "on the disk\n"
+        vm.console.expect("the disk is up", timeout=60)
         assert vm.run("readlink /proc/1/exe").stdout == "/usr/bin/busybox\n"
         assert vm.read_file("/proc/1/comm") == b"init\n"
         assert vm.run("ls -d /polyvisor /newroot").exit_code != 0, "nothing of the initramfs is left"
         mounts = [line.split()[:2] for line in vm.read_file("/proc/mounts").decode().splitlines()]
         assert ["/dev/vda", "/"] in mounts
         assert {"/proc", "/sys", "/dev", "/dev/pts", "/run"} <= {where for _, where in mounts}
-        vm.console.expect("the disk is up", timeout=60)
         vm.write_file("/etc/marker", "changed\n")
         vm.run("sync", check=True)
         vm.restart()
