@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from polyvisor.builder.recipe import read_recipe
 from support.guests import guest_image, image_cache
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -56,3 +57,8 @@ def test_an_example_with_tests_passes(path: Path) -> None:
 @pytest.mark.parametrize("path", [*PROGRAMS, *(p for s in SUITES for p in s.glob("*.py"))], ids=lambda p: p.stem)
 def test_examples_are_short(path: Path) -> None:
     assert path.stem == "describe_a_cpu" or len(path.read_text().splitlines()) < 40
+
+
+def test_the_recipe_is_one() -> None:
+    recipe = read_recipe(PROGRAMS[0].with_name("web_server.toml"))
+    assert recipe.identity()["name"] == "example:web"

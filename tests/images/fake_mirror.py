@@ -36,17 +36,23 @@ def module(depends: str = "", aliases: tuple[str, ...] = ()) -> bytes:
     return header + info + names + table
 
 
-def tar(files: Mapping[str, bytes]) -> bytes:
+def tar(files: Mapping[str, bytes | str]) -> bytes:
+    """Files, executable ones if they are programs or scripts; text is the target of a symbolic link."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, data in files.items():
             member = tarfile.TarInfo(f"./{name}")
+            if isinstance(data, str):
+                member.type, member.linkname = tarfile.SYMTYPE, data
+                archive.addfile(member)
+                continue
             member.size = len(data)
+            member.mode = 0o755 if data.startswith((b"#!", b"\x7fELF")) else 0o644
             archive.addfile(member, io.BytesIO(data))
     return stream.getvalue()
 
 
-def deb(name: str, version: str, files: Mapping[str, bytes], compression: str = "xz") -> bytes:
+def deb(name: str, version: str, files: Mapping[str, bytes | str], compression: str = "xz") -> bytes:
     compress = {"xz": lzma.compress, "zst": zstandard.ZstdCompressor().compress, "": bytes}[compression]
     control = f"Package: {name}\nVersion: {version}\nArchitecture: riscv64\nDescription: made up\n".encode()
     members = {

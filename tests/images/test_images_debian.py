@@ -209,7 +209,7 @@ def test_full_disk_leaves_the_old_image(
 
 
 def test_unknown_image_and_damage(server: Server, keyring: Path, key: pysequoia.Tsk) -> None:
-    with pytest.raises(ImageError, match="known: debian"):
+    with pytest.raises(ImageError, match="known are debian"):
         images.ensure("plan9")
     with pytest.raises(ImageError, match="polyvisor image pull debian"):
         images.get("debian")

@@ -73,7 +73,9 @@ def _duration(seconds: float) -> str:
 def stop(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Machines, as `polyvisor ps` lists them.")],
     force: Annotated[bool, typer.Option("--force", "-f", help="Cut the power at once.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds the guest has to power off.")] = 10.0,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds the guest has to power off; default: 10, or 60 with a root disk.")
+    ] = None,
 ) -> None:
     """Ask guests to power off; cut the power of those that do not."""
     with errors():

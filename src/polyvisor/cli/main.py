@@ -9,12 +9,14 @@ import typer
 import polyvisor
 
 from . import cache, disk, image, machines
+from .image_build import build
 from .run import run
 
 app = typer.Typer(
     help="Virtual machines described in Python.", no_args_is_help=True, pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+image.app.command()(build)
 app.add_typer(image.app, name="image")
 app.add_typer(disk.app, name="disk")
 app.add_typer(cache.app, name="cache")

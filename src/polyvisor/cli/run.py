@@ -62,6 +62,7 @@ def choose_software(
             firmware=firmware,
             agent=True,
             our_initrd=initrd is None,
+            disk=image.disk,
         )
     if command is not None:
         fail("--run goes with an image, for example: polyvisor run debian --run 'uname -a'")
@@ -141,6 +142,10 @@ def run(
         list[str] | None,
         typer.Option(help="Disk: FILE[,ro][,snapshot][,format=raw|qcow2]. May be given several times."),
     ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.qcow2", help="Keep what is written to the image's own disk there; made if need be."),
+    ] = None,
     pci: Annotated[bool, typer.Option("--pci", help="Put the virtio devices on a PCI bus.")] = False,
     share: Annotated[
         list[str] | None,
@@ -201,7 +206,7 @@ def run(
         if nic and command is not None:
             software = replace(software, append=f"{software.append} polyvisor.net=wait")
         named = name is not None
-        name = name or running.free_name(Path(target).stem if target else "kernel")
+        name = name or running.free_name(Path(target).stem.replace(":", "-") if target else "kernel")
         if detach and not background:
             raise typer.Exit(start_in_background(name, sys.argv[1:]))
         around = desk.opened(f"polyvisor {name}") if desk is not None else contextlib.nullcontext()
@@ -212,7 +217,7 @@ def run(
                     software=software, name=name, memory=size, cpus=cpus, tier=tier, virtual_time=virtual_time,
                     disks=disk or (), shares=share or (), networks=[nic] if nic else (),
                     display=desk.screen if desk else None, bus="pci" if pci else "mmio", reboot=not no_reboot,
-                    **callbacks,
+                    keep=keep, **callbacks,
                 )
 
             status = Session(make, Watched(file, gdb, stats, stats_json), background, named, desk).run()

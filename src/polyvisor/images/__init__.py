@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TypedDict, Unpack
 
 from .errors import ImageError
 from .progress import Progress, Silent
-from .store import Image, exclusive, find, get, local, remove, verify
+from .store import Image, exclusive, find, get, local, prune, remove, verify
 
 __all__ = [
     "KNOWN",
@@ -25,20 +26,22 @@ __all__ = [
     "ensure",
     "get",
     "local",
+    "prune",
     "pull",
     "remove",
     "verify",
 ]
 
-KNOWN = ("debian",)
-"""The names of the images that can be pulled."""
+# What makes each image. It is imported by name, and only then: most starts find an image, and images with a disk are
+# made by running a machine, which is a layer above this one.
+_MAKERS = {"debian": "polyvisor.images.debian", "debian:full": "polyvisor.builder.builtin"}
+
+KNOWN = tuple(_MAKERS)
+"""The names of the images that can be made without a recipe."""
 
 
-def _builder() -> ModuleType:
-    """What makes images, and needs many libraries for it: imported only then, as most starts find an image."""
-    from . import debian
-
-    return debian
+def _maker(name: str) -> ModuleType:
+    return import_module(_MAKERS[name])
 
 
 class Options(TypedDict, total=False):
@@ -55,41 +58,45 @@ class Options(TypedDict, total=False):
 
 
 def ensure(name: str, *, progress: Progress | None = None, **options: Unpack[Options]) -> Image:
-    """The cached image ``name``; when there is none, or it is damaged, it is pulled first (see :func:`pull`)."""
+    """The cached image ``name``; when there is none, or it is damaged, it is pulled first (see :func:`pull`).
+
+    An image that was built from a recipe of the caller's is only looked up.
+    """
     return _make(name, progress, fresh=False, options=options)
 
 
 def pull(name: str, *, progress: Progress | None = None, **options: Unpack[Options]) -> Image:
     """Fetch the newest packages of image ``name``, build it and make it the cached one; return it.
 
-    Takes seconds to minutes; ``progress`` follows it. Raises :class:`ImageError`; whatever happens, the image that was
-    cached before stays usable.
+    Takes seconds to minutes, ``debian:full`` some more; ``progress`` follows it. Raises :class:`ImageError`; whatever
+    happens, the image that was cached before stays usable.
     """
     return _make(name, progress, fresh=True, options=options)
 
 
-def build_from_packages(directory: Path, *, name: str = KNOWN[0], progress: Progress | None = None) -> Image:
+def build_from_packages(directory: Path, *, name: str = "debian", progress: Progress | None = None) -> Image:
     """Build image ``name`` from the .deb and .tar files in ``directory``, without a network; make it the cached one.
 
     The files are not verified, but their hashes are recorded. Raises :class:`ImageError`.
     """
-    _check_name(name)
+    if name != "debian":
+        raise ImageError(f"only the image debian can be built from a directory of packages, not {name!r}", "usage")
     progress = progress or Silent()
     with exclusive(name, progress):
-        image: Image = _builder().build_from_packages(Path(directory), progress)
+        image: Image = _maker(name).build_from_packages(Path(directory), progress)
         return image
 
 
 def _make(name: str, progress: Progress | None, *, fresh: bool, options: Options) -> Image:
-    _check_name(name)
     if not fresh and (image := _find_whole(name)) is not None:
         return image
+    _check_name(name)
     progress = progress or Silent()
     with exclusive(name, progress):
         # Another process may have pulled it while we waited for the lock.
         if not fresh and (image := _find_whole(name)) is not None:
             return image
-        pulled: Image = _builder().pull(progress, **options)
+        pulled: Image = _maker(name).pull(progress, **options)
         return pulled
 
 
@@ -102,4 +109,8 @@ def _find_whole(name: str) -> Image | None:
 
 def _check_name(name: str) -> None:
     if name not in KNOWN:
-        raise ImageError(f"unknown image {name!r}; known: {', '.join(KNOWN)}", "usage")
+        raise ImageError(
+            f"there is no image {name!r}; known are {', '.join(KNOWN)}, and others are built from a recipe: "
+            "polyvisor image build RECIPE",
+            "usage",
+        )

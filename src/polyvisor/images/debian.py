@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -40,11 +39,42 @@ _FALLBACK = ("corrupt", "expired", "missing", "signature")
 
 
 @dataclass(frozen=True)
-class _Fetched:
+class Fetched:
+    """Packages of one suite, and the files that they are in; ``packages_path`` is where the suite lists them."""
+
     index: Index
     packages_path: str
     packages: list[Package]
     paths: list[Path]
+
+    def origin(self) -> dict[str, Any]:
+        """What a lock file says about them."""
+        return {
+            "suite": self.index.suite,
+            "release": {
+                "path": self.index.path,
+                "date": self.index.date,
+                "valid_until": self.index.valid_until,
+                "expired_accepted": self.index.expired,
+                "sha256": self.index.sha256,
+                "signed_by": list(self.index.signers),
+                "packages_path": self.packages_path,
+                "packages_sha256": self.index.files[self.packages_path][1],
+            },
+            "packages": [locked(package) for package in self.packages],
+        }
+
+
+def locked(package: Package) -> dict[str, Any]:
+    """What a lock file says about a package."""
+    return {
+        "name": package.name,
+        "version": package.version,
+        "architecture": package.architecture,
+        "path": package.path,
+        "size": package.size,
+        "sha256": package.sha256,
+    }
 
 
 def pull(
@@ -61,37 +91,13 @@ def pull(
     one is tried. When the cached image was already built from the same packages, it is returned as it is. Raises
     :class:`ImageError`. The caller holds the lock of the image.
     """
-    options = _Options(suites, mirror, keyring, allow_expired)
-    fetched = _fetch(options, _WANTED, _image_packages, progress)
+    sources = Sources(suites, mirror, keyring, allow_expired)
+    fetched = fetch(sources, boot_packages, progress)
     current = _up_to_date(fetched.packages)
     if current is not None:
         progress.stage(f"{NAME} is up to date: {current.version} ({current.suite})")
         return current
-    origin = {
-        "suite": fetched.index.suite,
-        "release": {
-            "path": fetched.index.path,
-            "date": fetched.index.date,
-            "valid_until": fetched.index.valid_until,
-            "expired_accepted": fetched.index.expired,
-            "sha256": fetched.index.sha256,
-            "signed_by": list(fetched.index.signers),
-            "packages_path": fetched.packages_path,
-            "packages_sha256": fetched.index.files[fetched.packages_path][1],
-        },
-        "packages": [
-            {
-                "name": package.name,
-                "version": package.version,
-                "architecture": package.architecture,
-                "path": package.path,
-                "size": package.size,
-                "sha256": package.sha256,
-            }
-            for package in fetched.packages
-        ],
-    }
-    image = _build(fetched.paths, origin, progress)
+    image = _build(fetched.paths, fetched.origin(), progress)
     store.prune_downloads()
     return image
 
@@ -112,39 +118,50 @@ def fetch_packages(
     """
     wanted = re.compile("|".join([*map(re.escape, roots), f"(?:{related.pattern})"]))
 
-    def choose(available: dict[str, list[Package]]) -> list[Package]:
+    def choose(index: Path) -> list[Package]:
+        available = repository.parse_packages(index, wanted)
         chosen: dict[str, Package] = {}
         for root in roots:
             for package in repository.closure(available, root, lambda name: related.fullmatch(name) is not None):
                 chosen.setdefault(package.name, package)
         return list(chosen.values())
 
-    fetched = _fetch(_Options(suites, mirror, keyring, allow_expired), wanted, choose, progress)
+    fetched = fetch(Sources(suites, mirror, keyring, allow_expired), choose, progress)
     return list(zip(fetched.packages, fetched.paths, strict=True))
 
 
 @dataclass(frozen=True)
-class _Options:
-    suites: Sequence[str]
-    mirror: str | None
-    keyring: Path | None
-    allow_expired: bool
+class Sources:
+    """Where packages come from: see :class:`polyvisor.images.Options`."""
+
+    suites: Sequence[str] = SUITES
+    mirror: str | None = None
+    keyring: Path | None = None
+    allow_expired: bool = False
 
 
-_Choice = Callable[[dict[str, list[Package]]], list[Package]]
+Choice = Callable[[Path], list[Package]]
+"""Takes the ``Packages.xz`` of a suite and says which packages are wanted."""
 
 
-def _image_packages(available: dict[str, list[Package]]) -> list[Package]:
+def boot_packages(index: Path) -> list[Package]:
+    """What a guest needs to boot: a kernel, its modules, and busybox."""
+    available = repository.parse_packages(index, _WANTED)
     chosen = repository.closure(available, _ROOT, lambda name: _KERNEL_PACKAGE.fullmatch(name) is not None)
     # The metapackage only names the others. Busybox may come from any version: nothing depends on it.
     packages = [package for package in chosen if package.name != _ROOT]
     return packages + repository.closure(available, _BUSYBOX, lambda name: False)
 
 
-def _fetch(options: _Options, wanted: re.Pattern[str], choose: _Choice, progress: Progress) -> _Fetched:
-    """What ``choose`` takes of the packages matching ``wanted``, from the first suite that can be used."""
+def make_fetcher(options: Sources, progress: Progress) -> tuple[Fetcher, sources.Archive]:
+    """What fetches from the mirror that ``options`` mean. Raises :class:`ImageError`."""
     archive = sources.find_archive(options.mirror, options.keyring)
-    fetcher = Fetcher(archive.uri, store.downloads(), progress, archive.proxies)
+    return Fetcher(archive.uri, store.downloads(), progress, archive.proxies), archive
+
+
+def fetch(options: Sources, choose: Choice, progress: Progress) -> Fetched:
+    """What ``choose`` takes of the first suite that can be used. Raises :class:`ImageError`."""
+    fetcher, archive = make_fetcher(options, progress)
     trusted = _load_keyrings(archive.keyrings)
     accept = "because --allow-expired was given" if options.allow_expired else None
     if accept is None and not archive.check_valid_until:
@@ -152,7 +169,7 @@ def _fetch(options: _Options, wanted: re.Pattern[str], choose: _Choice, progress
     failures: list[ImageError] = []
     for suite in options.suites:
         try:
-            return _fetch_suite(fetcher, suite, trusted, options.suites, accept, wanted, choose, progress)
+            return _fetch_suite(fetcher, suite, trusted, options.suites, accept, choose, progress)
         except ImageError as error:
             if error.kind not in _FALLBACK:
                 raise
@@ -223,10 +240,9 @@ def _fetch_suite(
     keyring: Keyring,
     suites: Sequence[str],
     accept_expired: str | None,
-    wanted: re.Pattern[str],
-    choose: _Choice,
+    choose: Choice,
     progress: Progress,
-) -> _Fetched:
+) -> Fetched:
     index = _fetch_index(fetcher, suite, keyring, suites, progress)
     if index.expired:
         if accept_expired is None:
@@ -237,12 +253,17 @@ def _fetch_suite(
             )
         progress.stage(f"{suite}'s InRelease expired on {index.valid_until}, accepted {accept_expired}")
     progress.stage(f"suite {suite} of {index.date}, signed by {', '.join(key[-16:].upper() for key in index.signers)}")
-    available, packages_path = repository.fetch_packages(fetcher, index, (ARCHITECTURE,), wanted)
-    packages = choose(available)
+    listed, packages_path = repository.fetch_packages_file(fetcher, index, (ARCHITECTURE,))
+    packages = choose(listed)
+    return Fetched(index, packages_path, packages, fetch_files(fetcher, packages, progress))
+
+
+def fetch_files(fetcher: Fetcher, packages: Sequence[Package], progress: Progress) -> list[Path]:
+    """Fetch the files of ``packages``, unless they are here. Raises :class:`ImageError`."""
     total = sum(package.size for package in packages)
-    progress.stage(f"fetching {len(packages)} packages, {total / 1e6:.1f} MB")
-    paths = [fetcher.file(package.path, size=package.size, sha256=package.sha256) for package in packages]
-    return _Fetched(index, packages_path, packages, paths)
+    if packages:
+        progress.stage(f"fetching {len(packages)} packages, {total / 1e6:.1f} MB")
+    return [fetcher.file(package.path, size=package.size, sha256=package.sha256) for package in packages]
 
 
 def _fetch_index(fetcher: Fetcher, suite: str, keyring: Keyring, suites: Sequence[str], progress: Progress) -> Index:
@@ -272,9 +293,8 @@ def _newer_keyring(fetcher: Fetcher, suite: str, keyring: Keyring) -> Keyring:
     if index.expired:
         raise ImageError(f"{suite}'s InRelease has expired", "expired")
     # It is a package for all architectures, listed under each; older suites have no riscv64.
-    packages, _ = repository.fetch_packages(
-        fetcher, index, (ARCHITECTURE, "amd64", "all"), re.compile(re.escape(_KEYRING))
-    )
+    listed, _ = repository.fetch_packages_file(fetcher, index, (ARCHITECTURE, "amd64", "all"))
+    packages = repository.parse_packages(listed, re.compile(re.escape(_KEYRING)))
     (package,) = repository.closure(packages, _KEYRING, lambda name: False)
     path = fetcher.file(package.path, size=package.size, sha256=package.sha256)
     with storage_errors(cache_root()), Contents(store.downloads()) as files:
@@ -291,12 +311,12 @@ def _up_to_date(packages: Sequence[Package]) -> Image | None:
     try:
         image = store.verify(NAME)
         same = [package["sha256"] for package in image.lock["packages"]] == [package.sha256 for package in packages]
-        return image if same and image.lock["builder"] == _builder() else None
+        return image if same and image.lock["builder"] == builder_version() else None
     except (ImageError, KeyError, TypeError):
         return None
 
 
-def _builder() -> str:
+def builder_version() -> str:
     """Changes when what is built from given packages may change: a hash of this package's own source."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
@@ -304,44 +324,40 @@ def _builder() -> str:
     return digest.hexdigest()[:16]
 
 
+def write_boot_files(paths: Sequence[Path], directory: Path, progress: Progress) -> str:
+    """Make ``kernel`` and ``initrd`` in ``directory`` out of packages; gives the kernel's version (``uname -r``)."""
+    with Contents(directory) as contents:
+        progress.stage("unpacking packages")
+        for path in paths:
+            contents.add(path)
+        version = _one_kernel(contents)
+        progress.stage(f"building the image for Linux {version}")
+        (directory / store.KERNEL).write_bytes(kernel.flat_image(contents.read(_kernel_path(contents, version))))
+        _build_initrd(contents, version, directory / store.INITRD)
+    return version
+
+
+def package_version(packages: Sequence[dict[str, Any]]) -> str | None:
+    """The version of the kernel's package among those of a lock file."""
+    return next((each["version"] for each in packages if _KERNEL_PACKAGE.fullmatch(each["name"])), None)
+
+
 def _build(paths: Sequence[Path], origin: dict[str, Any], progress: Progress) -> Image:
     with storage_errors(cache_root()), store.staging(NAME) as directory:
-        with Contents(directory) as contents:
-            progress.stage("unpacking packages")
-            for path in paths:
-                contents.add(path)
-            version = _one_kernel(contents)
-            progress.stage(f"building the image for Linux {version}")
-            (directory / store.KERNEL).write_bytes(kernel.flat_image(contents.read(_kernel_path(contents, version))))
-            _build_initrd(contents, version, directory / store.INITRD)
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        package_version = next(
-            (package["version"] for package in origin["packages"] if _KERNEL_PACKAGE.fullmatch(package["name"])), None
-        )
+        version = write_boot_files(paths, directory, progress)
         description = {
             "name": NAME,
-            "version": package_version or version,
+            "version": package_version(origin["packages"]) or version,
             "arch": ARCHITECTURE,
             "kernel_version": version,
             "suite": origin["suite"],
-            "created": created,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "append": APPEND,
         }
-        _write_json(directory / store.IMAGE_JSON, description)
-        files = (store.KERNEL, store.INITRD, store.IMAGE_JSON)
-        lock = {
-            "format": 1,
-            "builder": _builder(),
-            **origin,
-            "files": {
-                name: {
-                    "size": (directory / name).stat().st_size,
-                    "sha256": store.sha256_file(directory / name),
-                }
-                for name in files
-            },
-        }
-        _write_json(directory / store.LOCK_JSON, lock)
+        store.write_json(directory / store.IMAGE_JSON, description)
+        files = store.describe_files(directory, (store.KERNEL, store.INITRD, store.IMAGE_JSON))
+        lock = {"format": 1, "builder": builder_version(), **origin, "files": files}
+        store.write_json(directory / store.LOCK_JSON, lock)
         return store.publish(NAME, directory)
 
 
@@ -381,7 +397,3 @@ def _build_initrd(contents: Contents, version: str, path: Path) -> None:
             modules.collect(contents, version),
             contents.read(builtin).decode() if builtin in contents else None,
         )
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")

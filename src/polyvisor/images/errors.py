@@ -18,6 +18,8 @@ Kind = Literal[
     "space",  # the disk or quota is full
     "storage",  # the cache cannot be written, for another reason
     "unsupported",  # a file format that we do not read
+    "build",  # the machine that builds an image failed
+    "conflict",  # the packages that were asked for cannot be together
     "usage",  # the caller asked for something that does not exist
 ]
 

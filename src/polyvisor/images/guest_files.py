@@ -16,6 +16,9 @@ INIT = r"""#!/bin/sh
 #   polyvisor.winsize=RxC      the console has R rows and C columns
 #   polyvisor.share=TAG:PATH   mount the host's directory with this tag there, not at /mnt/TAG
 #   polyvisor.net=wait         wait some seconds for an address from DHCP before running the command
+#   root=UUID=... or LABEL=... or /dev/...
+#                              the root file system is on that disk; with rootfstype=, rootflags=, ro or rw (else ro),
+#                              and init= (else /sbin/init), as the kernel has them
 
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root USER=root LOGNAME=root SHELL=/bin/sh TERM=xterm LANG=C.UTF-8
 
@@ -41,6 +44,7 @@ run=
 winsize=
 shares=
 net=
+root= rootfstype="ext4 btrfs squashfs" rootflags= rootmode=ro init=/sbin/init
 set -f
 read -r cmdline < /proc/cmdline
 for word in $cmdline; do
@@ -49,6 +53,11 @@ for word in $cmdline; do
         polyvisor.winsize=*x*) winsize=${word#*=} ;;
         polyvisor.share=?*:/*) shares="$shares ${word#*=}" ;;
         polyvisor.net=*) net=${word#*=} ;;
+        root=*) root=${word#*=} ;;
+        rootfstype=*) rootfstype=$(echo "${word#*=}" | tr , " ") ;;
+        rootflags=*) rootflags=,${word#*=} ;;
+        init=/*) init=${word#*=} ;;
+        ro | rw) rootmode=$word ;;
     esac
 done
 set +f
@@ -79,8 +88,8 @@ for file in /sys/bus/virtio/drivers/9pnet_virtio/*/mount_tag /sys/fs/virtiofs/*/
     mount -t $type "$tag" "$path" || echo "cannot mount the shared directory $tag at $path" > "$tty"
 done
 
-# Put there by the host, if it wants to run commands here.
-if [ -x /polyvisor/agent ]; then
+# Put there by the host, if it wants to run commands here. With a root file system of its own, it starts there.
+if [ -x /polyvisor/agent ] && [ -z "$root" ]; then
     setsid /polyvisor/agent < /dev/null > /dev/null 2>&1 &
 fi
 
@@ -97,6 +106,10 @@ done
 
 # Never returns: PID 1 may not exit.
 power_off() {
+    if [ -n "$enter" ]; then
+        kill -9 -1
+        mount -o remount,ro /newroot
+    fi
     sync
     if [ "$1" -ne 0 ]; then
         # The test device of the virt board (sifive,test0) ends the machine with a status: 0x3333 in the low half
@@ -115,6 +128,59 @@ power_off() {
 # does), because when it ends the terminal is hung up, and what another hart has not sent yet would be lost.
 leader='"$@"; status=$?; (trap "" TTOU; exec stty sane); exit $status'
 
+# A root file system on a disk: all goes on there, and the agent with it.
+mount_root() {
+    tries=20
+    device=$root
+    while :; do
+        case $root in UUID=* | LABEL=*) device=$(findfs "$root" 2>/dev/null) ;; esac
+        [ -b "$device" ] && break
+        [ $tries -gt 0 ] || { echo "there is no disk $root" > "$tty"; power_off 1; }
+        tries=$((tries - 1))
+        sleep 0.1
+    done
+    mkdir -p /newroot
+    for type in $rootfstype; do
+        mount -t "$type" -o "$rootmode$rootflags" "$device" /newroot 2>/dev/null && return
+    done
+    echo "$device cannot be mounted as one of: $rootfstype" > "$tty"
+    power_off 1
+}
+# What is mounted here is there too: by option $1 of mount, --rbind or --move.
+mount_there() {
+    while read -r what where type rest; do
+        case $where:$type in
+            /newroot*) ;;
+            /proc:* | /sys:* | /dev:* | /run:* | *:9p)
+                where=$(printf '%b' "$where")
+                mkdir -p "/newroot$where" && mount "$1" "$where" "/newroot$where"
+                ;;
+        esac
+    done < /proc/mounts
+    if [ -x /polyvisor/agent ]; then
+        mkdir -p /newroot/run/polyvisor
+        cp /polyvisor/agent /newroot/run/polyvisor/agent
+        setsid chroot /newroot /run/polyvisor/agent < /dev/null > /dev/null 2>&1 &
+    fi
+}
+enter=
+if [ -n "$root" ]; then
+    mount_root
+    if [ -z "$run" ]; then
+        if [ ! -e "/newroot$init" ] && [ ! -L "/newroot$init" ]; then
+            echo "there is no $init on $root" > "$tty"
+            power_off 1
+        fi
+        killall -q udhcpc
+        umount /tmp
+        mount_there --move
+        exec env -i PATH="$PATH" TERM="$TERM" switch_root -c /dev/console /newroot "$init"
+    fi
+    # A command is run without that system's own init.
+    mount_there --rbind
+    enter="chroot /newroot"
+fi
+
 cd /root
 if [ -n "$run" ]; then
     tries=100
@@ -123,7 +189,8 @@ if [ -n "$run" ]; then
         sleep 0.1
     done
     command=$(echo "$run" | base64 -d)
-    setsid -c sh -c "$leader" sh sh -c "$command" < "$tty" > "$tty" 2>&1
+    [ -z "$root" ] || [ ! -s /etc/resolv.conf ] || cat /etc/resolv.conf > /newroot/etc/resolv.conf 2>/dev/null
+    setsid -c sh -c "$leader" sh $enter /bin/sh -c "$command" < "$tty" > "$tty" 2>&1
     power_off $?
 fi
 

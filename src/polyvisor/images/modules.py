@@ -28,6 +28,8 @@ WANTED = (
     *("9p", "9pnet_virtio", "vsock", "vmw_vsock_virtio_transport"),
     # file systems and what goes with them
     *("ext4", "overlay", "squashfs", "btrfs", "loop", "vfat", "nls_ascii", "nls_cp437", "isofs"),
+    # what systemd looks for
+    *("autofs4", "binfmt_misc"),
     # devices of the board that are modules in some kernels
     *("rtc_goldfish", "af_packet", "ipv6"),
     # asked for by the name of an algorithm, not of a module, so no dependency leads to them

@@ -88,11 +88,9 @@ def _time(text: str) -> datetime:
         raise ImageError(f"{text!r} in InRelease is not a time; try another --mirror", "corrupt") from error
 
 
-def fetch_packages(
-    fetcher: Fetcher, index: Index, architectures: Iterable[str], wanted: re.Pattern[str]
-) -> tuple[dict[str, list[Package]], str]:
-    """The packages of component main whose whole name matches ``wanted``, newest version first, and the path of the
-    list that they are in: of the first of ``architectures`` that the suite has.
+def fetch_packages_file(fetcher: Fetcher, index: Index, architectures: Iterable[str]) -> tuple[Path, str]:
+    """The ``Packages.xz`` of component main, and its path in the suite: of the first of ``architectures`` that the
+    suite has.
 
     Raises :class:`ImageError`: "missing", "corrupt", "network".
     """
@@ -112,7 +110,7 @@ def fetch_packages(
             raise
         path = plain  # some caches do not carry by-hash; the hash is checked all the same
         compressed = fetcher.file(path, size=size, sha256=sha256)
-    return parse_packages(compressed, wanted), name
+    return compressed, name
 
 
 def parse_packages(compressed: Path, wanted: re.Pattern[str]) -> dict[str, list[Package]]:

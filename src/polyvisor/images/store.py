@@ -2,7 +2,7 @@
 
     $POLYVISOR_CACHE/
         downloads/SHA256[.part]         files fetched, by content
-        images/NAME/ID/                 kernel, initrd, image.json, lock.json
+        images/NAME/ID/                 kernel, initrd, image.json, lock.json, and disk in images that have one
         images/NAME/current -> ID       the image that NAME means now
 
 The cache is ``$POLYVISOR_CACHE``, else ``$XDG_CACHE_HOME/polyvisor``, else ``~/.cache/polyvisor``.
@@ -15,10 +15,11 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ from polyvisor.cachedir import cache_root
 from .errors import ImageError, storage_errors
 from .progress import Progress
 
-KERNEL, INITRD, IMAGE_JSON, LOCK_JSON = "kernel", "initrd", "image.json", "lock.json"
+KERNEL, INITRD, IMAGE_JSON, LOCK_JSON, DISK = "kernel", "initrd", "image.json", "lock.json", "disk"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(:[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 _CURRENT = "current"
 _STAGING = ".new-"
 
@@ -51,6 +53,7 @@ class Image:
     created: str
     append: str
     directory: Path
+    has_disk: bool = False
 
     @property
     def kernel(self) -> Path:
@@ -61,6 +64,22 @@ class Image:
     def initrd(self) -> Path:
         """The uncompressed initial file system."""
         return self.directory / INITRD
+
+    @property
+    def disk(self) -> Path | None:
+        """The raw disk with the root file system, if the image has one. It is not to be written to."""
+        return self.directory / DISK if self.has_disk else None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All its files."""
+        names = (KERNEL, INITRD, *((DISK,) if self.has_disk else ()), IMAGE_JSON, LOCK_JSON)
+        return tuple(self.directory / name for name in names)
+
+    @property
+    def size(self) -> int:
+        """Bytes that its files take on the host: of a disk, what is used."""
+        return sum(min(status.st_size, 512 * status.st_blocks) for status in (path.stat() for path in self.files))
 
     @property
     def lock(self) -> dict[str, Any]:
@@ -90,6 +109,14 @@ class Image:
         return line
 
 
+def check_name(name: str) -> None:
+    """Raise :class:`ImageError` ("usage") unless an image can be called so: ``NAME`` or ``NAME:TAG``."""
+    if not _NAME.fullmatch(name):
+        raise ImageError(
+            f"{name!r} is not a name for an image: give NAME or NAME:TAG, of letters, digits, dots, dashes", "usage"
+        )
+
+
 def downloads() -> Path:
     """Where fetched files are kept, by content."""
     return cache_root() / "downloads"
@@ -104,6 +131,8 @@ def find(name: str) -> Image | None:
 
     Raises :class:`ImageError` ("damaged") when it is there but cannot be read.
     """
+    if not _NAME.fullmatch(name):
+        return None
     link = _home(name) / _CURRENT
     try:
         # Resolved once, so that the caller keeps one consistent image when another process publishes a newer one.
@@ -118,6 +147,7 @@ def find(name: str) -> Image | None:
             created=fields["created"],
             append=fields["append"],
             directory=directory,
+            has_disk="disk" in fields,
         )
     except FileNotFoundError as error:
         if not link.is_symlink():
@@ -127,21 +157,23 @@ def find(name: str) -> Image | None:
         raise _damaged(name, f"its {IMAGE_JSON} cannot be read") from error
     except OSError as error:
         raise _damaged(name, str(error)) from error
-    for path in (image.kernel, image.initrd, image.directory / LOCK_JSON):
+    for path in image.files:
         if not path.is_file():
             raise _damaged(name, f"{path} is missing")
     return image
 
 
 def _damaged(name: str, why: str) -> ImageError:
-    return ImageError(f"image {name} is damaged ({why}): run `polyvisor image pull {name}`", "damaged")
+    verb = "build" if ":" in name else "pull"
+    return ImageError(f"image {name} is damaged ({why}): run `polyvisor image {verb} {name}`", "damaged")
 
 
 def get(name: str) -> Image:
     """The published image ``name``. Raises :class:`ImageError`: "missing" or "damaged"."""
     image = find(name)
     if image is None:
-        raise ImageError(f"no image {name} here: run `polyvisor image pull {name}`", "missing")
+        verb = "build" if ":" in name else "pull"
+        raise ImageError(f"no image {name} here: run `polyvisor image {verb} {name}`", "missing")
     return image
 
 
@@ -150,6 +182,8 @@ def local() -> list[Image]:
     images = []
     root = cache_root() / "images"
     for home in sorted(root.iterdir()) if root.is_dir() else ():
+        if not home.is_dir():
+            continue
         try:
             image = find(home.name)
         except ImageError:
@@ -178,7 +212,7 @@ def verify(name: str) -> Image:
 def remove(name: str) -> None:
     """Delete the image ``name`` and, when no image is left, the downloads. Raises :class:`ImageError`."""
     home = _home(name)
-    if "/" in name or not home.is_dir():
+    if not _NAME.fullmatch(name) or not home.is_dir():
         raise ImageError(f"no image {name} here: `polyvisor image list` shows those that are", "missing")
     with storage_errors(cache_root()), exclusive(name):
         (home / _CURRENT).unlink(missing_ok=True)
@@ -225,7 +259,7 @@ def staging(name: str) -> Iterator[Path]:
 
 
 def publish(name: str, directory: Path) -> Image:
-    """Make ``directory``, which holds the four files of an image, the current image ``name``, in one atomic step.
+    """Make ``directory``, which holds the files of an image, the current image ``name``, in one atomic step.
 
     The image that was current stays on disk until the next publication, for processes that are about to read it.
     """
@@ -247,12 +281,64 @@ def publish(name: str, directory: Path) -> Image:
     return get(name)
 
 
-def prune_downloads(days: float = 30) -> None:
-    """Delete downloads that nothing has used for ``days`` days: packages of images that were replaced long ago."""
+def prune_downloads(days: float = 30, kept: frozenset[str] = frozenset()) -> int:
+    """Delete downloads that nothing has used for ``days`` days, but those whose hash is in ``kept``.
+
+    Gives the bytes that were freed.
+    """
     oldest = time.time() - days * 86400
+    freed = 0
     for path in downloads().iterdir() if downloads().is_dir() else ():
-        if path.stat().st_mtime < oldest:
+        status = path.stat()
+        if status.st_mtime < oldest and path.name not in kept:
             path.unlink(missing_ok=True)
+            freed += status.st_size
+    return freed
+
+
+def prune(days: float = 0) -> int:
+    """Delete replaced versions of images, what builds that were killed left, and downloads that no image here was made
+    of and that nothing has used for ``days`` days. Gives the bytes that were freed.
+
+    A machine that runs from a replaced version goes on: its files are open. Raises :class:`ImageError`.
+    """
+    freed = 0
+    root = cache_root() / "images"
+    with storage_errors(cache_root()):
+        for home in sorted(root.iterdir()) if root.is_dir() else ():
+            if not home.is_dir():
+                continue
+            with exclusive(home.name):
+                current = _link_target(home / _CURRENT)
+                for child in home.iterdir():
+                    if child.is_dir() and not child.is_symlink() and child.name != current:
+                        freed += sum(512 * path.lstat().st_blocks for path in child.rglob("*"))
+                        shutil.rmtree(child)
+        return freed + prune_downloads(days, frozenset(_used_downloads()))
+
+
+def _used_downloads() -> Iterator[str]:
+    for image in local():
+        try:
+            lock = image.lock
+            for key in ("packages", "boot", "tools"):
+                yield from (package["sha256"] for package in lock.get(key, ()))
+            if lock.get("release"):
+                yield lock["release"]["packages_sha256"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # what cannot be read needs no downloads
+
+
+def describe_files(directory: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What a lock file says about the files of an image."""
+    return {
+        name: {"size": (directory / name).stat().st_size, "sha256": sha256_file(directory / name)} for name in names
+    }
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a file that people may read too."""
+    path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def _link_target(link: Path) -> str | None:

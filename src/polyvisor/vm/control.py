@@ -91,7 +91,8 @@ class ControlServer:
         )  # fmt: skip
 
     def _op_stop(self, connection: socket.socket, request: dict[str, Any]) -> None:
-        code = self._vm.stop(float(request.get("timeout", 10.0)))
+        given = request.get("timeout")
+        code = self._vm.stop() if given is None else self._vm.stop(float(given))
         self._answer(connection, ok=True, exit_code=code)
 
     def _op_kill(self, connection: socket.socket, request: dict[str, Any]) -> None:

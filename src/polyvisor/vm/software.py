@@ -16,6 +16,7 @@ from .machine import Machine
 class Software:
     """The files to load. They are read when a machine starts, and not kept: a kernel's bytes are better in the guest's
     memory alone. ``agent``: the guest's initramfs gets our agent too; ``our_initrd``: it is that of an image of ours.
+    ``disk``: the raw disk with the root file system, which stays as it is (see :mod:`polyvisor.vm.root_disk`).
     """
 
     kernel: Path | None = None
@@ -25,6 +26,7 @@ class Software:
     program: Path | None = None
     agent: bool = False
     our_initrd: bool = False
+    disk: Path | None = None
 
     def load(self, machine: Machine) -> None:
         """Place it in a machine. Raises LoadError."""

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -33,9 +34,11 @@ from .errors import BootError, StoppedError, VMError, VMTimeoutError
 from .events import Depth, Events
 from .inspect import CpuView, PhysicalMemory, Symbols, VirtualMemory
 from .machine import Machine
+from .root_disk import RootDisk
 from .sizes import parse_memory
 from .software import Software, check_file
 
+_log = logging.getLogger("polyvisor.images")
 _DEFAULT = object()  # stands for the machine's own timeout
 # Sets $ADDRESS on the interface whose hardware address is $MAC.
 _SET_ADDRESS = """
@@ -44,7 +47,11 @@ for device in /sys/class/net/*; do
     ip addr add "$ADDRESS" dev "${device##*/}" && ip link set "${device##*/}" up
 done
 """
-_POWER_OFF = "sync; poweroff -f || echo o > /proc/sysrq-trigger"
+# Where there is an init system that can end its services and unmount its disks, it is asked to.
+_POWER_OFF = """sync
+[ -d /run/systemd/system ] && systemctl poweroff && exit
+[ -p /run/initctl ] && shutdown -h now && exit
+poweroff -f || echo o > /proc/sysrq-trigger"""
 
 
 class VM:
@@ -78,6 +85,7 @@ class VM:
         agent: bool | None = None,
         software: Software | None = None,
         reboot: bool = True,
+        keep: str | os.PathLike[str] | None = None,
         timeout: float | None = 120.0,
         name: str | None = None,
         on_output: Callable[[bytes], None] | None = None,
@@ -85,16 +93,19 @@ class VM:
     ) -> None:
         """Describe a machine; nothing runs yet.
 
-        ``image``: a name (fetched when it is not here), or an image; or else ``kernel`` with ``initrd``, or
-        ``program``, an ELF file. ``append`` is added to the kernel's command line. ``memory``: ``"512M"``, ``"2G"``, or
-        bytes. ``disks``, ``shares`` and ``networks`` are those of :mod:`polyvisor.vm.equipment`, or what
-        ``polyvisor run`` takes as ``--disk``, ``--share`` and ``--net``, or a Switch to be plugged into; ``display``: a
-        size, or True. ``devices`` makes further virtio devices, which are on ``bus``: ``"mmio"`` or ``"pci"``.
+        ``image``: a name (fetched or built when it is not here, which the log ``polyvisor.images`` follows), or an
+        image; or else ``kernel`` with ``initrd``, or ``program``, an ELF file. ``append`` is added to the kernel's
+        command line. ``memory``: ``"512M"``, ``"2G"``, or bytes. ``disks``, ``shares`` and ``networks`` are
+        those of :mod:`polyvisor.vm.equipment`, or what ``polyvisor run`` takes as ``--disk``, ``--share`` and
+        ``--net``, or a Switch to be plugged into; ``display``: a size, or True. ``devices`` makes further virtio
+        devices, which are on ``bus``: ``"mmio"`` or ``"pci"``.
 
         ``agent``: whether there is one in the guest to wait for and to run commands by (default: in images).
-        ``software`` instead of all that says what to run. ``reboot``: a guest that resets starts again. ``on_output``
-        gets the console's bytes, ``progress`` the names of what is compiled on a first start. Raises ValueError,
-        ImageError, LoadError, and at the start OSError for what cannot be opened.
+        ``software`` instead of all that says what to run. ``reboot``: a guest that resets starts again. What the
+        guest writes to the root disk that an image has is thrown away at the end; ``keep`` is a qcow2 file that has it
+        for the next machine, and is made if it is not there. ``on_output`` gets the console's bytes, ``progress``
+        the names of what is compiled on a first start. Raises ValueError, ImageError, LoadError, and at the start
+        OSError for what cannot be opened.
         """
         self.name = name or (image if isinstance(image, str) else image.name if image else "vm")
         self.timeout = timeout
@@ -106,7 +117,11 @@ class VM:
         found = software or _software(image, kernel, initrd, append, firmware, program, agent)
         line = with_mounts(found.append, self.shares, found.kernel is not None)
         self.software = replace(found, append=line)
+        if keep is not None and found.disk is None:
+            raise ValueError(f"keep goes with an image that has a disk of its own, and {self.name} has none")
+        self._root = RootDisk(found.disk, keep) if found.disk is not None else None
         makers = [
+            *((self._root.make,) if self._root is not None else ()),
             *(disk.make for disk in self.disks), *(share.make for share in self.shares),
             *(nic.make for nic in self.networks), *(self.screen.makers() if self.screen else ()), *devices,
         ]  # fmt: skip
@@ -207,6 +222,9 @@ class VM:
             self.machine.close()
             self.events.emit("failed", error)
         finally:
+            for disk in (self._root, *self.disks):
+                if disk is not None:
+                    disk.close()
             self._ready.clear()
             self._ended.set()
             self.console.end()
@@ -223,13 +241,18 @@ class VM:
         self._raise_failure()
         return self.exit_code
 
-    def stop(self, timeout: float | None = 10.0) -> int | None:
-        """Ask the guest to power off, and cut the power if it has not in time; gives the exit code."""
+    def stop(self, timeout: float | object | None = _DEFAULT) -> int | None:
+        """Ask the guest to power off, and cut the power if it has not in time; gives the exit code.
+
+        By default it has 10 seconds, or 60 with a root disk, where there may be services to end.
+        """
+        usual = 10.0 if self._root is None else 60.0
+        limit: float | None = usual if timeout is _DEFAULT else timeout  # type: ignore[assignment]
         self._stopping = True
         if self.running and self._ready.is_set():
             with contextlib.suppress(OSError, VMError):
-                self._client.start(_POWER_OFF, detached=True, timeout=timeout)
-                self._ended.wait(timeout)
+                self._client.start(_POWER_OFF, detached=True, timeout=limit)
+                self._ended.wait(limit)
         self.kill()
         return self.exit_code
 
@@ -458,6 +481,16 @@ class VM:
             raise self._failure
 
 
+class _Logged:
+    """Fetching and building images may take minutes; who wants to know reads the log ``polyvisor.images``."""
+
+    def stage(self, text: str) -> None:
+        _log.info("%s", text)
+
+    def transfer(self, name: str, done: int, total: int) -> None:
+        pass
+
+
 def _nic(network: str | Switch | Nic, name: str) -> Nic | None:
     if isinstance(network, Nic):
         return network
@@ -489,7 +522,7 @@ def _software(
         if image is not None or kernel is not None:
             raise ValueError("give an image, a kernel, or a program, not several of them")
         return Software(program=Path(program))
-    found = images.ensure(image) if isinstance(image, str) else image
+    found = images.ensure(image, progress=_Logged()) if isinstance(image, str) else image
     if found is None and kernel is None:
         raise ValueError('say what to run: VM("debian"), VM(kernel=...), or VM(program=...)')
     line = " ".join(part for part in (found.command_line() if found else "console=ttyS0", append) if part)
@@ -500,4 +533,5 @@ def _software(
         firmware=Path(firmware) if firmware else None,
         agent=agent if agent is not None else found is not None,
         our_initrd=found is not None and initrd is None,
+        disk=found.disk if found else None,
     )

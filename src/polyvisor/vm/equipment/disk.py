@@ -17,6 +17,10 @@ class _KeptOverlay(Overlay):
     def close(self) -> None:
         """The next machine needs it."""
 
+    def throw_away(self) -> None:
+        """Close it for good."""
+        super().close()
+
 
 @dataclass
 class Disk:
@@ -31,7 +35,7 @@ class Disk:
     snapshot: bool = False
     format: str | None = None
     serial: str = ""
-    _overlay: list[Overlay] = field(default_factory=list, repr=False, compare=False)
+    _overlay: list[_KeptOverlay] = field(default_factory=list, repr=False, compare=False)
 
     def make(self) -> BlockDevice:
         """The device. Raises DiskError, an OSError with a line for the user."""
@@ -40,6 +44,11 @@ class Disk:
         if not self._overlay:
             self._overlay.append(_KeptOverlay(open_disk(self.path, True, self.format, shared=True)))
         return BlockDevice(self._overlay[0], self.serial)
+
+    def close(self) -> None:
+        """Throw away what is not kept; may be repeated. The machine has ended."""
+        while self._overlay:
+            self._overlay.pop().throw_away()
 
     @classmethod
     def parse(cls, text: str) -> Disk:
