@@ -6,6 +6,7 @@ RAM is a memfd mapped shared, so its pages are taken from the host only as they 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 import weakref
@@ -90,9 +91,11 @@ class Memory:
         if base % PAGE_SIZE or size % PAGE_SIZE or size <= 0:
             raise ValueError(f"RAM of {size:#x} bytes at {base:#x}: base and size must be multiples of {PAGE_SIZE}")
         self._check_free(base, size)
-        fd = os.memfd_create(f"polyvisor-{name}", os.MFD_CLOEXEC)
+        fd = os.memfd_create(f"polyvisor-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self._closers.append(weakref.finalize(self, os.close, fd))
         os.ftruncate(fd, size)
+        # Who is given the memory must not be able to take it away from under us.
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         buffer = mmap.mmap(fd, size, mmap.MAP_SHARED)
         host = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
         ram = Ram(base, size, fd, buffer, host)
