@@ -269,5 +269,7 @@ class Virt:
             for device in reversed(self.virtio_devices):
                 closing.callback(device.close)
             closing.callback(self.rtc.close)
+            if self.pages is not None:
+                closing.callback(self.pages.close)
             if self.regions is not None:
                 closing.callback(self.regions.close)

@@ -5,6 +5,7 @@ RAM is a memfd mapped shared, so its pages are taken from the host only as they 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import mmap
@@ -200,6 +201,10 @@ class Memory:
 
     def close(self) -> None:
         """Give the RAM back to the host; the object must not be used afterwards."""
+        for ram in self.ram:
+            # The mapping itself goes with the last view of it, which may be later.
+            with contextlib.suppress(OSError):
+                ram.buffer.madvise(mmap.MADV_REMOVE)
         for closer in self._closers:
             closer()
         self.ram.clear()
