@@ -254,7 +254,7 @@ def test_debian_is_built_the_same_twice_and_is_a_whole_system(tmp_path: Path) ->
             vm.console.send("dev\n")
             vm.console.expect("Password: ", timeout=60)
             vm.console.send("secret\n")
-            vm.console.expect(r"dev@debian:~\$ ", timeout=60)
+            vm.console.expect(r"dev@debian:~\$", timeout=60)
             assert vm.stop(timeout=300) == 0
         with VM(image, memory="1G", timeout=600) as vm:
             vm.run("systemctl is-system-running --wait")
