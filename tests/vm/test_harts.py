@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from test_machine import run
 
+from polyvisor.engine.codepages import CodePages
 from support.programs import POWER_OFF
 
 COUNTING = """
@@ -154,3 +155,47 @@ handler:
 
 def test_interrupts_between_harts_wake_and_are_not_lost() -> None:
     assert run(INTERRUPTING + POWER_OFF + "    .balign 4096\nwords:\n    .space 4096\n", cpus=2)[0] == 0
+
+
+PAGES = 64
+MANY_PAGES = f"""
+    la s1, counters
+    li s0, 800
+    li a0, 0
+again:
+    {"".join(f'''
+    la t0, page{n}
+    jalr t0''' for n in range(PAGES))}
+    addi s0, s0, -1
+    bnez s0, again
+    li t0, {800 * PAGES * (PAGES + 1) // 2 % 2**64}
+    li t1, 0
+    beq a0, t0, right
+    li t1, 1
+right:
+    amoadd.d zero, t1, (s1)
+    addi s4, s1, 8
+    li t0, 1
+    amoadd.d t1, t0, (s4)
+    csrr t0, mhartid
+    bnez t0, park
+wait:
+    ld t1, 0(s4)
+    li t2, 3
+    bne t1, t2, wait
+    fence
+    ld a0, 0(s1)
+    j power_off
+park:
+    wfi
+    j park
+"""
+CALLED = "".join(f"    .balign 4096\npage{n}:\n    addi a0, a0, {n + 1}\n    ret\n" for n in range(PAGES))
+
+
+@pytest.mark.parametrize("tier", ["interpreter", "jit"])
+def test_code_on_more_pages_than_are_kept_decoded(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each time there is no room, all are forgotten, while the other harts execute from them.
+    monkeypatch.setattr(CodePages.__init__, "__defaults__", (24,))
+    text = MANY_PAGES + POWER_OFF + CALLED + "    .balign 64\ncounters:\n    .dword 0\n    .dword 0\n"
+    assert run(text, tier=tier, cpus=3)[0] == 0

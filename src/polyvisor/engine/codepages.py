@@ -132,11 +132,14 @@ class CodePages:
         ctypes.memmove(header, data, len(data))
 
     def _discard_all(self) -> None:
-        """Forget all decoded pages. Every other CPU is out of native code, or waits to be, when this returns."""
+        """Forget all decoded pages. No CPU executes records of theirs when this returns."""
+        # First no CPU can find them any more: looking for code on such a page now leads to `activate`, which waits for
+        # the lock. Then those that have found some before forget them.
+        for place, _ in self._active:
+            ctypes.c_uint64.from_address(place).value = 0
         for executor in self.executors:
             executor.drop_code()
-        for place, flag in self._active:
-            ctypes.c_uint64.from_address(place).value = 0
+        for _, flag in self._active:
             self.code.change_flags(flag, at.PAGE_CODE, 0)
         if self.on_discard is not None:
             self.on_discard(True)
