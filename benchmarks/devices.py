@@ -44,6 +44,7 @@ BLOCK = {
     "blkrandom": (20_000, lambda amount, seconds: f"{amount / seconds:.0f} reads/s"),
 }
 STREAM = 512  # MiB
+PROGRAMS = (*BLOCK, "netstream")
 _DRIVERS = "modprobe -q -a virtio_mmio virtio_blk virtio_net\n[ -n \"$ADDRESS\" ] && ip addr add $ADDRESS dev eth0\n"
 _UP = "ip link set lo up; [ -e /sys/class/net/eth0 ] && ip link set eth0 up\n"
 
@@ -67,7 +68,7 @@ class Bench:
         self.qemu = qemu
         self.tell = terminal
         self.image = images.ensure("debian")
-        self.programs = build([*BLOCK, "netstream"], GUEST, terminal)
+        self.programs = build(PROGRAMS, GUEST, terminal)
         self.initrd = directory / "initrd"
         self.initrd.write_bytes(initramfs(self.image, self.programs))
         self.times: dict[str, dict[str, list[float]]] = {}

@@ -159,8 +159,8 @@ def find_code(cpu, arch, layout) -> u64:
     if cpu.retired >= cpu.limit:
         if look_around(cpu, arch, layout):
             return u64(0)
-        # Not at every request: those of a device come at the same place each time.
-        if cpu.retired >= cpu.sample_at:
+        # Not at every request: those of a device come at the same place each time. (Less than 0 is much, too.)
+        if cpu.sample_at - cpu.retired - 1 >= cpu.slice:
             cpu.sample_at = cpu.retired + cpu.slice
             sampled = True
     if cpu.stepping != 0:
