@@ -355,9 +355,14 @@ def run(connection: u64) -> None:
         errors = u64(_NONE)
         resize(output, u64(_REQUEST + _ROWS))
     else:
-        pipe()
-        stdin = reading_end()
-        input = writing_end()
+        if peek(u32, u64(_REQUEST + _FLAGS)) & p.NO_INPUT != 0:
+            null = call5(os.OPENAT, u64(os.AT_FDCWD), u64(_DEV_NULL), u64(os.O_RDONLY | os.O_CLOEXEC), u64(0), u64(0))
+            stdin = u64(null)
+            input = u64(_NONE)
+        else:
+            pipe()
+            stdin = reading_end()
+            input = writing_end()
         pipe()
         output = reading_end()
         stdout = writing_end()

@@ -74,14 +74,16 @@ class GuestClient:
         tty: bool | tuple[int, int] = False,
         encoding: str | None = "utf-8",
         detached: bool = False,
+        has_input: bool = True,
         timeout: float | None = None,
     ) -> Process:
         """Start a command: a string is given to the guest's /bin/sh, a sequence is run as it is.
 
         ``env`` is added to a login's usual variables; ``user``: a name or number of the guest's; ``tty``: on a terminal
         of its own, with 24 rows and 80 columns or those given, where standard error is the same as standard output;
-        ``encoding`` None: output is bytes; ``detached``: it goes on when nobody listens to it any more. Raises OSError
-        if it cannot be started, such as FileNotFoundError; ValueError for what no command can be.
+        ``encoding`` None: output is bytes; ``detached``: it goes on when nobody listens to it any more; ``has_input``
+        False: it reads the end at once. Raises OSError if it cannot be started, such as FileNotFoundError; ValueError
+        for what no command can be.
         """
         deadline = _deadline(timeout)
         arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else [str(word) for word in command]
@@ -93,11 +95,11 @@ class GuestClient:
             environment["TERM"] = "xterm-256color"
         environment |= env or {}
         size = (24, 80) if tty is True else tty or None
-        request = requests.run(arguments, environment, cwd or "", who, size, detached)
+        request = requests.run(arguments, environment, cwd or "", who, size, detached, has_input)
         connection = self._connect(_left(deadline))
         try:
             connection.send(request, _left(deadline))
-            process = Process(connection, arguments, cwd or "", self.kill, encoding, bool(tty))
+            process = Process(connection, arguments, cwd or "", self.kill, encoding, bool(tty), has_input or bool(tty))
             process.wait_started(_left(deadline))
         except BaseException:
             connection.abort()
@@ -119,7 +121,7 @@ class GuestClient:
         Raises CommandError with ``check`` if it fails; TimeoutError, after which it has been killed.
         """
         deadline = _deadline(timeout)
-        with self.start(command, timeout=timeout, **options) as process:
+        with self.start(command, timeout=timeout, has_input=bool(input), **options) as process:
             if on_start is not None:
                 on_start(process)
             try:

@@ -34,6 +34,7 @@ class Process:
         kill: Callable[[int, int, float | None], None],
         encoding: str | None,
         tty: bool = False,
+        has_input: bool = True,
     ) -> None:
         self.args = tuple(arguments)
         self.pid = 0
@@ -52,6 +53,7 @@ class Process:
         self._unlimited = False
         self._killed = False
         self._tty = tty
+        self._has_input = has_input
         self._sending = threading.Lock()  # frames are sent one after the other
         self._cut_short = False  # a frame was sent in part
         self._at_line_start = True  # of what a terminal was sent
@@ -140,6 +142,8 @@ class Process:
         Raises BrokenPipeError when it has ended; TimeoutError, after which a part of it may have been sent and nothing
         more can be.
         """
+        if not self._has_input:
+            raise BrokenPipeError("the command was started without input")
         raw = data.encode(self.encoding or "utf-8") if isinstance(data, str) else bytes(data)
         frames = [requests.frame(p.STDIN, raw[at : at + p.MAX_FRAME]) for at in range(0, len(raw), p.MAX_FRAME)]
         self._send(frames, timeout)
@@ -148,6 +152,8 @@ class Process:
 
     def close_stdin(self, timeout: float | None = None) -> None:
         """The command sees the end of its input; on a terminal, as if Ctrl-D were typed."""
+        if not self._has_input:
+            return
         try:
             if self._tty:
                 # In the middle of a line, the first one only hands over what was typed (termios(3), VEOF).

@@ -38,8 +38,9 @@ STDIN, STDIN_END, RESIZE = 16, 17, 18
 # From the agent
 HELLO, STARTED, FAILED, STDOUT, STDERR, EXIT, STAT, DONE = 32, 33, 34, 35, 36, 37, 38, 39
 
-# Flags of RUN: on a terminal of its own; as the agent's own user; not killed when the connection breaks.
-TTY, AS_AGENT, DETACHED = 1, 2, 4
+# Flags of RUN: on a terminal of its own; as the agent's own user; not killed when the connection breaks; without input,
+# which is /dev/null then.
+TTY, AS_AGENT, DETACHED, NO_INPUT = 1, 2, 4, 8
 # Flags of WRITE_FILE: at the end of the file; only if there is none; give it exactly this mode.
 APPEND, EXCLUSIVE, SET_MODE = 1, 2, 4
 

@@ -72,6 +72,7 @@ def run(
     user: User | None,
     terminal: tuple[int, int] | None,
     detached: bool,
+    has_input: bool = True,
 ) -> bytes:
     """RUN. ``terminal`` is (rows, columns), or None for pipes. Raises ValueError for what no program can be given."""
     if not arguments or not arguments[0]:
@@ -84,6 +85,7 @@ def run(
     if "/" not in name:
         paths = [posixpath.join(d or ".", name) for d in environment.get("PATH", DEFAULT_PATH).split(":")]
     flags = (p.TTY if terminal else 0) | (p.AS_AGENT if user is None else 0) | (p.DETACHED if detached else 0)
+    flags |= 0 if has_input or terminal else p.NO_INPUT
     groups = user.groups if user else ()
     rows, columns = terminal or (0, 0)
     payload = _numbers(
