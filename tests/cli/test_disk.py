@@ -112,7 +112,7 @@ def test_check_repairs_counts(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["create", "{tmp}/new"], "how large"),
-        (["create", "{tmp}/new", "12Q"], "a size such as"),
+        (["create", "{tmp}/new", "12Q"], "is not a size"),
         (["create", "{tmp}/new", "0"], "above 0"),
         (["create", "{tmp}/new", "1M", "--format", "vdi"], "raw, qcow2"),
         (["create", "{tmp}/new", "1M", "--cluster-size", "3000"], "power of two"),

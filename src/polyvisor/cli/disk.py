@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from polyvisor.storage.qcow2.create import create_qcow2
 from polyvisor.storage.qcow2.image import Qcow2
 from polyvisor.storage.qcow2.layout import CORRUPT, DIRTY, LAZY_REFCOUNTS
 from polyvisor.storage.raw import RawFile
+from polyvisor.vm.sizes import parse_size as bytes_of
 
 from .run import fail
 
@@ -43,15 +43,14 @@ Version = Annotated[int, typer.Option("--qcow2-version", min=2, max=3, help="2 f
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
 SnapshotName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the snapshot.")]
 
-_UNITS = {unit: 1 << 10 * power for power, unit in enumerate(["", "k", "m", "g", "t", "p"])}
 
 
 def parse_size(text: str, what: str = "size") -> int:
     """``10G``, ``512M`` or a number of bytes, in bytes."""
-    match = re.fullmatch(r"(\d{1,18})\s*([kmgtp]?)(i?b)?", text.strip().lower())
-    if match is None:
-        fail(f"{what} {text!r}: give a size such as 512M or 10G")
-    return int(match[1]) * _UNITS[match[2]]
+    try:
+        return bytes_of(text, unit=1)
+    except ValueError as error:
+        fail(f"{what} {error}")
 
 
 def show_size(size: int) -> str:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 
-_UNITS = {"": 1 << 20, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
 LEAST_MEMORY = 16 << 20
 MOST_MEMORY = 1 << 40
 
 
-def parse_size(text: str | int) -> int:
-    """``512M``, ``2G``, ``65536K``, or a number of MiB, in bytes; an int is bytes. Raises ValueError."""
+def parse_size(text: str | int, unit: int = 1 << 20) -> int:
+    """``512M``, ``2G``, ``65536K``, or a number of ``unit`` bytes, in bytes; an int is bytes. Raises ValueError."""
     if isinstance(text, int):
         return text
-    match = re.fullmatch(r"(\d+)\s*([kmgt]?)(i?b)?", text.strip().lower())
+    match = re.fullmatch(r"(\d{1,18})\s*([kmgtp]?)(i?b)?", text.strip().lower())
     if match is None:
         raise ValueError(f"{text!r} is not a size: give one such as 512M or 2G")
-    return int(match[1]) * _UNITS[match[2]]
+    return int(match[1]) * _UNITS.get(match[2], unit)
 
 
 def parse_memory(text: str | int) -> int:
