@@ -98,7 +98,12 @@ class RawFile:
 
     def read(self, views: list[memoryview], offset: int) -> None:
         """Fill ``views`` from ``offset`` on. Raises OSError, also if the file ended meanwhile."""
+        count = os.preadv(self.fd, views[:_IOV_MAX], offset)
+        if count == sum(map(len, views)):
+            return  # nearly always
         views = list(reversed(views))
+        offset += count
+        _advance(views, count)
         while views:
             count = os.preadv(self.fd, views[: -_IOV_MAX - 1 : -1], offset)
             if count == 0:

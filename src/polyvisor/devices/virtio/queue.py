@@ -13,7 +13,7 @@ from __future__ import annotations
 import platform
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -102,18 +102,17 @@ def length_of(segments: Iterable[Segment]) -> int:
     return sum(length for _, length in segments)
 
 
-def split(segments: Iterable[Segment], count: int) -> tuple[list[Segment], list[Segment]]:
+def split(segments: Sequence[Segment], count: int) -> tuple[list[Segment], list[Segment]]:
     """The first ``count`` bytes of ``segments`` (fewer if there are fewer), and the rest."""
-    first: list[Segment] = []
-    rest: list[Segment] = []
-    for address, length in segments:
-        here = min(length, count)
-        if here:
-            first.append((address, here))
-        if length > here:
-            rest.append((address + here, length - here))
-        count -= here
-    return first, rest
+    for place, (address, length) in enumerate(segments):
+        if count < length:
+            first, rest = list(segments[:place]), list(segments[place:])
+            if count:
+                first.append((address, count))
+                rest[0] = (address + count, length - count)
+            return first, rest
+        count -= length
+    return list(segments), []
 
 
 def gather(memory: Memory, segments: Iterable[Segment]) -> bytes:
