@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from . import protocol as p
 from . import requests
 from .connection import Connection
+from .deadline import Deadline
 from .process import Process
 from .requests import DEFAULT_ENVIRONMENT, FileStatus, User
 
@@ -85,9 +85,9 @@ class GuestClient:
         False: it reads the end at once. Raises OSError if it cannot be started, such as FileNotFoundError; ValueError
         for what no command can be.
         """
-        deadline = _deadline(timeout)
+        deadline = Deadline(timeout)
         arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else [str(word) for word in command]
-        who = self.user(user, _left(deadline)) if user is not None else None
+        who = self.user(user, deadline.left()) if user is not None else None
         environment = dict(DEFAULT_ENVIRONMENT)
         if who is not None:
             environment |= {"HOME": who.home, "USER": who.name, "LOGNAME": who.name, "SHELL": who.shell}
@@ -96,11 +96,11 @@ class GuestClient:
         environment |= env or {}
         size = (24, 80) if tty is True else tty or None
         request = requests.run(arguments, environment, cwd or "", who, size, detached, has_input)
-        connection = self._connect(_left(deadline))
+        connection = self._connect(deadline.left())
         try:
-            connection.send(request, _left(deadline))
+            connection.send(request, deadline.left())
             process = Process(connection, arguments, cwd or "", self.kill, encoding, bool(tty), has_input or bool(tty))
-            process.wait_started(_left(deadline))
+            process.wait_started(deadline.left())
         except BaseException:
             connection.abort()
             raise
@@ -120,12 +120,12 @@ class GuestClient:
 
         Raises CommandError with ``check`` if it fails; TimeoutError, after which it has been killed.
         """
-        deadline = _deadline(timeout)
+        deadline = Deadline(timeout)
         with self.start(command, timeout=timeout, has_input=bool(input), **options) as process:
             if on_start is not None:
                 on_start(process)
             try:
-                process.communicate(input, _left(deadline))
+                process.communicate(input, deadline.left())
             except TimeoutError as error:
                 raise TimeoutError(f"the command did not end within {timeout:g} seconds: {process.shown}") from error
             result = Result(process.args, process.wait(), process.stdout.read(), process.stderr.read())
@@ -211,7 +211,7 @@ class GuestClient:
                 return
 
     def _conversation(self, request: bytes, path: str | None, timeout: float | None) -> _Conversation:
-        deadline = _deadline(timeout)
+        deadline = Deadline(timeout)
         talk = _Conversation(self._connect(timeout), path, deadline, timeout)
         talk.send(request)
         return talk
@@ -247,7 +247,7 @@ class _Conversation:
     """One request and what is said about it, before ``deadline``."""
 
     def __init__(
-        self, connection: Connection, path: str | None, deadline: float | None, timeout: float | None
+        self, connection: Connection, path: str | None, deadline: Deadline, timeout: float | None
     ) -> None:
         self.connection = connection
         self._path = path
@@ -261,7 +261,7 @@ class _Conversation:
     def send(self, data: bytes) -> bool:
         """Send; gives whether the guest took it."""
         try:
-            self.connection.send(data, _left(self._deadline))
+            self.connection.send(data, self._deadline.left())
         except BrokenPipeError:
             return False
         return True
@@ -270,19 +270,16 @@ class _Conversation:
         """The next frame's kind and payload. Raises ConnectionError and TimeoutError."""
         with self._changed:
             while True:
-                if len(self._unparsed) >= p.HEADER_SIZE:
-                    kind, length = struct.unpack_from("<II", self._unparsed)
-                    if len(self._unparsed) >= p.HEADER_SIZE + length:
-                        payload = bytes(memoryview(self._unparsed)[p.HEADER_SIZE : p.HEADER_SIZE + length])
-                        del self._unparsed[: p.HEADER_SIZE + length]
-                        return kind, payload
+                frame = requests.take_frame(self._unparsed)
+                if frame is not None:
+                    return frame
                 data = self.connection.take_received()
                 self._unparsed += data
                 if data:
                     continue
                 if self.connection.at_end:
                     raise ConnectionError("the guest ended before it answered")
-                left = _left(self._deadline)
+                left = self._deadline.left()
                 if not self._changed.wait(left) and left is not None and left <= 0:
                     raise TimeoutError(f"the guest did not answer within {self._timeout:g} seconds")
 
@@ -309,11 +306,3 @@ class _Conversation:
             self.connection.abort()
         else:
             self.connection.close()
-
-
-def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -8,24 +8,14 @@ import shutil
 import stat
 import tarfile
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from .client import GuestClient
+from .deadline import Deadline
 from .process import Process
 
 _CHUNK = 256 << 10
-
-
-class _Deadline:
-    """What is left of a timeout in seconds."""
-
-    def __init__(self, timeout: float | None) -> None:
-        self._end = None if timeout is None else time.monotonic() + timeout
-
-    def left(self) -> float | None:
-        return None if self._end is None else max(0.0, self._end - time.monotonic())
 
 
 def put_path(client: GuestClient, source: Path, target: str, timeout: float | None) -> str:
@@ -34,7 +24,7 @@ def put_path(client: GuestClient, source: Path, target: str, timeout: float | No
     ``target`` is the copy's name, or a directory to copy into if it is one already or ends in a slash. Permissions are
     copied; owners become root; of directories, times too. Raises OSError.
     """
-    deadline = _Deadline(timeout)
+    deadline = Deadline(timeout)
     mode = source.stat().st_mode
     if target.endswith("/") or _is_directory(client, target, deadline):
         name = source.name if source.name not in ("", "..") else source.resolve().name
@@ -55,7 +45,7 @@ def get_path(client: GuestClient, source: str, target: Path, timeout: float | No
 
     Nothing is written outside the target, whatever the guest says. Device nodes and the like are left out.
     """
-    deadline = _Deadline(timeout)
+    deadline = Deadline(timeout)
     name = posixpath.basename(posixpath.normpath(source))
     if target.is_dir():
         target = target / name
@@ -76,7 +66,7 @@ def get_path(client: GuestClient, source: str, target: Path, timeout: float | No
     return target
 
 
-def _is_directory(client: GuestClient, path: str, deadline: _Deadline) -> bool:
+def _is_directory(client: GuestClient, path: str, deadline: Deadline) -> bool:
     try:
         return stat.S_ISDIR(client.stat(path, deadline.left()).mode)
     except FileNotFoundError:
@@ -89,7 +79,7 @@ def _root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def _put_directory(client: GuestClient, source: Path, target: str, deadline: _Deadline) -> None:
+def _put_directory(client: GuestClient, source: Path, target: str, deadline: Deadline) -> None:
     command = ["/bin/sh", "-c", 'mkdir -p -- "$1" && exec tar -x -f - -C "$1"', "sh", target]
     with client.start(command, timeout=deadline.left()) as process:
         try:
@@ -103,7 +93,7 @@ def _put_directory(client: GuestClient, source: Path, target: str, deadline: _De
         _check(process, target, deadline)
 
 
-def _get_directory(client: GuestClient, source: str, target: Path, deadline: _Deadline) -> None:
+def _get_directory(client: GuestClient, source: str, target: Path, deadline: Deadline) -> None:
     if target.exists():
         raise FileExistsError(17, "exists already", str(target))
     whole = Path(tempfile.mkdtemp(dir=target.parent.resolve(), prefix=f".{target.name[:100]}."))
@@ -141,7 +131,7 @@ def _make_link(root: Path, member: tarfile.TarInfo) -> None:
     place.symlink_to(member.linkname)
 
 
-def _check(process: Process, path: str, deadline: _Deadline) -> None:
+def _check(process: Process, path: str, deadline: Deadline) -> None:
     if process.wait(deadline.left()) != 0:
         text = process.stderr.read()
         lines = (text if isinstance(text, str) else text.decode(errors="replace")).strip().splitlines()
@@ -151,7 +141,7 @@ def _check(process: Process, path: str, deadline: _Deadline) -> None:
 class _Input:
     """A file that a tar archive is written to."""
 
-    def __init__(self, process: Process, deadline: _Deadline) -> None:
+    def __init__(self, process: Process, deadline: Deadline) -> None:
         self._process = process
         self._deadline = deadline
 
@@ -163,7 +153,7 @@ class _Input:
 class _Output:
     """A file that a tar archive is read from."""
 
-    def __init__(self, process: Process, deadline: _Deadline) -> None:
+    def __init__(self, process: Process, deadline: Deadline) -> None:
         self._process = process
         self._deadline = deadline
         self._rest: Any = b""

@@ -6,13 +6,13 @@ import codecs
 import signal as signals
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from . import protocol as p
 from . import requests
 from .connection import Connection
+from .deadline import Deadline
 
 # More than this is not taken from the guest until some is read: then the command has to wait.
 _LIMIT = 1 << 20
@@ -84,15 +84,8 @@ class Process:
             self.on_change()
 
     def _parse(self) -> None:
-        place = 0
-        while len(self._unparsed) - place >= p.HEADER_SIZE:
-            kind, length = struct.unpack_from("<II", self._unparsed, place)
-            end = place + p.HEADER_SIZE + length
-            if len(self._unparsed) < end:
-                break
-            self._frame(kind, bytes(memoryview(self._unparsed)[place + p.HEADER_SIZE : end]))
-            place = end
-        del self._unparsed[:place]
+        while (frame := requests.take_frame(self._unparsed)) is not None:
+            self._frame(*frame)
 
     def _frame(self, kind: int, payload: bytes) -> None:
         if kind == p.STDOUT:
@@ -171,7 +164,7 @@ class Process:
             return
 
     def _send(self, frames: Sequence[bytes], timeout: float | None) -> None:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = Deadline(timeout)
         message = "the command did not read its input"
         if not self._sending.acquire(timeout=-1 if timeout is None else timeout):
             raise TimeoutError(f"{message} within {timeout:g} seconds: {self.shown}")
@@ -179,7 +172,7 @@ class Process:
             if self._cut_short:
                 raise BrokenPipeError("the command did not take all of what it was sent before")
             for frame in frames:
-                self._connection.send(frame, None if deadline is None else max(0.0, deadline - time.monotonic()))
+                self._connection.send(frame, deadline.left())
         except TimeoutError as error:
             self._cut_short = True
             raise TimeoutError(f"{message} within {timeout:g} seconds: {self.shown}") from error
@@ -217,7 +210,7 @@ class Process:
 
     def communicate(self, input: str | bytes | None = None, timeout: float | None = None) -> None:
         """Send all of ``input`` and its end, while output is kept, then wait until it ends."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = Deadline(timeout)
         with self._changed:
             self._unlimited = True
             self._receive()
@@ -226,8 +219,8 @@ class Process:
                 self.write(input, timeout)
         except BrokenPipeError:
             pass  # a command need not read its input
-        self.close_stdin(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        self.close_stdin(deadline.left())
+        self.wait(deadline.left())
 
     def __enter__(self) -> Process:
         return self

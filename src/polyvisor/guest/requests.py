@@ -43,6 +43,19 @@ def frame(kind: int, payload: bytes | memoryview = b"") -> bytes:
     return struct.pack("<II", kind, len(payload)) + payload
 
 
+def take_frame(received: bytearray) -> tuple[int, bytes] | None:
+    """Take the first frame out of what was received: its kind and payload; None if it is not whole yet."""
+    if len(received) < p.HEADER_SIZE:
+        return None
+    kind, length = struct.unpack_from("<II", received)
+    end = p.HEADER_SIZE + length
+    if len(received) < end:
+        return None
+    payload = bytes(memoryview(received)[p.HEADER_SIZE : end])
+    del received[:end]
+    return kind, payload
+
+
 def _strings(strings: Sequence[str], what: str) -> bytes:
     for text in strings:
         if "\0" in text:

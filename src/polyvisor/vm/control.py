@@ -59,13 +59,9 @@ class ControlServer:
 
     def _converse(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
-            line = b""
-            while not line.endswith(b"\n"):
-                # One byte at a time: what follows the line is not ours to read.
-                byte = connection.recv(1)
-                if not byte or len(line) > _LINE:
-                    return
-                line += byte
+            line = running.read_line(connection, _LINE)
+            if line is None:
+                return
             try:
                 request = json.loads(line)
                 operation = getattr(self, f"_op_{request['op']}", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .errors import VMTimeoutError
@@ -72,11 +72,3 @@ class Events:
 def _check(kind: str) -> None:
     if kind not in KINDS:
         raise ValueError(f"there are no events {kind!r}; there are {', '.join(KINDS)}")
-
-
-@dataclass
-class Depth:
-    """How many have asked the machine to stand still, and whether it stood still before."""
-
-    count: int = 0
-    lock: threading.RLock = field(default_factory=threading.RLock)

@@ -17,6 +17,7 @@ from . import running
 from .errors import StoppedError, VMError
 
 _BUFFER = 256 << 10
+_LONGEST_ANSWER = 1 << 20  # an error has the console's last lines
 
 
 class RemoteVM:
@@ -43,12 +44,9 @@ class RemoteVM:
         try:
             connection.connect(str(self._path))
             connection.sendall(json.dumps({"op": op, **values}).encode() + b"\n")
-            line = b""
-            while not line.endswith(b"\n"):
-                byte = connection.recv(1)
-                if not byte:
-                    raise StoppedError(f"{self.name} has ended")
-                line += byte
+            line = running.read_line(connection, _LONGEST_ANSWER)
+            if line is None:
+                raise StoppedError(f"{self.name} has ended")
             answer: dict[str, Any] = json.loads(line)
         except OSError as error:
             connection.close()

@@ -115,6 +115,20 @@ def _answers_or_is_removed(path: Path) -> bool:
         return False
 
 
+def read_line(connection: socket.socket, longest: int) -> bytes | None:
+    """A line from a machine's socket, and nothing behind it; None if the other side ends, or goes on for too long.
+
+    One byte at a time, because what follows the line may be for somebody else.
+    """
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = connection.recv(1)
+        if not byte or len(line) > longest:
+            return None
+        line += byte
+    return line
+
+
 def free_name(wanted: str) -> str:
     """``wanted``, or with a number behind it if such a machine runs already."""
     base = re.sub(r"[^A-Za-z0-9_.-]+", "-", wanted).strip("-.") or "vm"

@@ -31,7 +31,7 @@ from .console import Console
 from .equipment import Disk, Nic, Screen, Share
 from .equipment.share import check_tags, with_mounts
 from .errors import BootError, StoppedError, VMError, VMTimeoutError
-from .events import Depth, Events
+from .events import Events
 from .inspect import CpuView, PhysicalMemory, Symbols, VirtualMemory
 from .machine import Machine
 from .root_disk import RootDisk
@@ -149,7 +149,8 @@ class VM:
         self._stopping = False
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
-        self._still = Depth()
+        self._still = threading.RLock()
+        self._still_for = 0  # how many have asked it to stand still
         self._symbols: Symbols | None = None
 
     # Its life
@@ -385,7 +386,7 @@ class VM:
             program = self.machine.board.program
             if program is not None:
                 self._symbols = Symbols(program.symbols)
-            elif self._still.count:
+            elif self._still_for:
                 raise VMError(f"{self.name} stands still: read its symbols before that")
             else:
                 text = self.run("echo 0 > /proc/sys/kernel/kptr_restrict; cat /proc/kallsyms", check=True).stdout
@@ -394,18 +395,18 @@ class VM:
 
     def pause(self) -> None:
         """Make all harts stand still; as often as this was called, :meth:`resume` must be."""
-        with self._still.lock:
-            if self._still.count == 0:
+        with self._still:
+            if self._still_for == 0:
                 self.machine.pause()
-            self._still.count += 1
+            self._still_for += 1
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
-        with self._still.lock:
-            if self._still.count == 0:
+        with self._still:
+            if self._still_for == 0:
                 raise VMError(f"{self.name} does not stand still")
-            self._still.count -= 1
-            if self._still.count == 0:
+            self._still_for -= 1
+            if self._still_for == 0:
                 self.machine.resume()
 
     @contextlib.contextmanager

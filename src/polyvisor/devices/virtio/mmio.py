@@ -150,7 +150,5 @@ class VirtioMmio(Transport):
                 queue.enable()
         elif offset == QUEUE_NUM and queue and not queue.state.ready:
             queue.state.size = value
-        elif offset in _ADDRESSES and queue and not queue.state.ready:
-            name, shift = _ADDRESSES[offset]
-            kept = getattr(queue.state, name) & ~(_U32 << shift)
-            setattr(queue.state, name, kept | value << shift)
+        elif offset in _ADDRESSES:
+            self.set_address(*_ADDRESSES[offset], value)

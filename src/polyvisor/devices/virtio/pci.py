@@ -206,8 +206,7 @@ class VirtioPci(Transport):
             if value == 1:
                 queue.enable()
         elif QUEUE_DESC <= at < QUEUE_NOTIFY_DATA:
-            name, shift = _ADDRESSES[at & ~4], 8 * (at & 4)
-            setattr(queue.state, name, getattr(queue.state, name) & ~(_U32 << shift) | value << shift)
+            self.set_address(_ADDRESSES[at & ~4], 8 * (at & 4), value)
 
     def master_changed(self) -> None:
         """The function may be bus master again: what was notified meanwhile is served. Raises QueueError."""

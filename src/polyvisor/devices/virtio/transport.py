@@ -193,6 +193,13 @@ class Transport:
         index = self._state.queue_sel
         return self._queues[index] if index < len(self._queues) else None
 
+    def set_address(self, name: str, shift: int, value: int) -> None:
+        """Write 32 bits of an address of the selected queue; ``name`` is that of a member of QueueState."""
+        queue = self.selected()
+        if queue is not None and not queue.state.ready:
+            kept = getattr(queue.state, name) & ~(_U32 << shift)
+            setattr(queue.state, name, kept | value << shift)
+
     def offered_word(self) -> int:
         """The selected 32 bits of the offered features."""
         word = self._state.device_features_sel

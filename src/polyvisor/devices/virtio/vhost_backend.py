@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from polyvisor.devices.virtio.vhost_messages import VhostUserError
+from polyvisor.storage.raw import reason
 
 _STOP_SECONDS = 5.0
 _LAST_WORDS_SECONDS = 1.0
@@ -52,8 +53,7 @@ class ListeningBackEnd:
             connected.connect(self._path)
         except (OSError, ValueError) as error:
             connected.close()
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise VhostUserError(f"cannot be reached: {reason}") from error
+            raise VhostUserError(f"cannot be reached: {reason(error)}") from error
         return connected
 
     def explain(self, error: VhostUserError) -> VhostUserError:

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from polyvisor.storage.raw import reason
+
 from . import descriptors
 from .directory import Entry, entries
 from .errors import ShareError
@@ -80,8 +82,7 @@ class Tree:
         except NotADirectoryError:
             raise ShareError(f"{name}: is not a directory") from None
         except (OSError, ValueError) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise ShareError(f"{name}: cannot share the directory: {reason}") from error
+            raise ShareError(f"{name}: cannot share the directory: {reason(error)}") from error
         if not Path(proc_path(root)).exists():
             give(root)
             raise ShareError(f"{name}: cannot share the directory: /proc is not mounted here")
