@@ -20,6 +20,12 @@ from polyvisor.images import transfer
 
 app = typer.Typer(help="Fetch, build, list and check guest images.", no_args_is_help=True)
 
+# Where packages come from, for `pull` and `build`.
+Mirror = Annotated[str | None, typer.Option(help="URL of a Debian mirror; default: the one apt uses.")]
+Keyring = Annotated[
+    Path | None, typer.Option(help="OpenPGP keyring that must have signed the suite; default: apt's.")
+]
+AllowExpired = Annotated[bool, typer.Option("--allow-expired", help="Use a suite's index after its Valid-Until.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help=f"An image: {', '.join(images.KNOWN)}.")]
 
 
@@ -86,13 +92,9 @@ def pull(
         list[str] | None,
         typer.Option(help="Suite to take packages from; may be given several times, the first usable one counts."),
     ] = None,
-    mirror: Annotated[str | None, typer.Option(help="URL of a Debian mirror; default: the one apt uses.")] = None,
-    keyring: Annotated[
-        Path | None, typer.Option(help="OpenPGP keyring that must have signed the suite; default: apt's.")
-    ] = None,
-    allow_expired: Annotated[
-        bool, typer.Option("--allow-expired", help="Use a suite's index after its Valid-Until.")
-    ] = False,
+    mirror: Mirror = None,
+    keyring: Keyring = None,
+    allow_expired: AllowExpired = False,
     directory: Annotated[
         Path | None,
         typer.Option("--from", metavar="DIR", help="Build from the .deb and .tar files in DIR, without a network."),

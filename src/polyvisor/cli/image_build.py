@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .image import errors, progress
+from .image import AllowExpired, Keyring, Mirror, errors, progress
 
 
 def build(
@@ -46,13 +46,9 @@ def build(
     cpus: Annotated[
         int, typer.Option("--cpus", "-c", min=1, max=64, help="Harts of the machine that builds.")
     ] = 1,
-    mirror: Annotated[str | None, typer.Option(help="URL of a Debian mirror; default: the one apt uses.")] = None,
-    keyring: Annotated[
-        Path | None, typer.Option(help="OpenPGP keyring that must have signed the suite; default: apt's.")
-    ] = None,
-    allow_expired: Annotated[
-        bool, typer.Option("--allow-expired", help="Use a suite's index after its Valid-Until.")
-    ] = False,
+    mirror: Mirror = None,
+    keyring: Keyring = None,
+    allow_expired: AllowExpired = False,
 ) -> None:
     """Build an image with a root file system, in a machine: Debian packages, users, files, commands."""
     with errors():

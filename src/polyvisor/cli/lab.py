@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from polyvisor.guest.process import shell_status
 from polyvisor.vm.control import ControlServer
 from polyvisor.vm.lab import Lab
 from polyvisor.vm.virtual_machine import VM
@@ -65,8 +66,10 @@ def run_lab(path: Path) -> int:
             return _commands(lab, lines)
         if sys.stderr.isatty():
             print("all machines are ready; Ctrl-C stops them", file=sys.stderr)
-        while any(vm.running for vm in lab.machines.values()):
-            next(vm for vm in lab.machines.values() if vm.running).has_ended(0.2)
+        for vm in lab.machines.values():
+            # Waking now and then lets signals through.
+            while not vm.has_ended(0.2):
+                pass
         return max((vm.exit_code or 0 for vm in lab.machines.values()), default=0)
     except KeyboardInterrupt:
         return 130
@@ -78,7 +81,6 @@ def run_lab(path: Path) -> int:
 
 def _commands(lab: Lab, lines: _Lines) -> int:
     """Run what is to be run; the status is that of the first that failed, in the file's order."""
-
     results = lab.run(lines.say)
     status = 0
     for name in lab.plans:
@@ -88,7 +90,7 @@ def _commands(lab: Lab, lines: _Lines) -> int:
             status = status or 1
         elif result is not None and result.exit_code:
             lines.say(name, f"polyvisor: exit code {result.exit_code}")
-            status = status or (result.exit_code if result.exit_code > 0 else 128 - result.exit_code)
+            status = status or shell_status(result.exit_code)
     sys.stdout.flush()
     return min(status, 255)
 

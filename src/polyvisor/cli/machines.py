@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from polyvisor.guest.files import get_path, put_path
-from polyvisor.guest.process import Process
+from polyvisor.guest.process import Process, shell_status
 from polyvisor.vm import running
 from polyvisor.vm.errors import StoppedError, VMError
 from polyvisor.vm.remote import RemoteVM
@@ -166,7 +166,7 @@ def execute(
                 result = client.run(command, timeout=timeout, **options)
                 found = {"exit_code": result.exit_code, "stdout": result.stdout, "stderr": result.stderr}
                 print(json.dumps(found, indent=2))
-                raise typer.Exit(_status(result.exit_code))
+                raise typer.Exit(shell_status(result.exit_code))
             size = shutil.get_terminal_size()
             terminal = (size.lines, size.columns) if tty else False
             with client.start(command, tty=terminal, encoding=None, timeout=60, **options) as process:
@@ -177,12 +177,7 @@ def execute(
             fail(f"{error.filename}: cannot be executed in the guest", _NOT_EXECUTABLE)
         except TimeoutError as error:
             fail(str(error), _TIMED_OUT)
-    raise typer.Exit(_status(code))
-
-
-def _status(code: int) -> int:
-    """An exit code as shells have it."""
-    return 128 - code if code < 0 else code
+    raise typer.Exit(shell_status(code))
 
 
 def _attend(process: Process, tty: bool, timeout: float | None) -> int:

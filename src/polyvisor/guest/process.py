@@ -18,6 +18,11 @@ from .deadline import Deadline
 _LIMIT = 1 << 20
 
 
+def shell_status(exit_code: int) -> int:
+    """An exit code as shells have it: 128 + N for a process that signal N ended."""
+    return 128 - exit_code if exit_code < 0 else exit_code
+
+
 class Process:
     """A command in the guest: its input, output and end. Made by ``vm.start(...)``.
 

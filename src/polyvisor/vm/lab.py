@@ -26,6 +26,7 @@ import threading
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,7 @@ class Lab:
         """Read a file. Raises ValueError with a line for the user, and OSError."""
         try:
             with Path(path).open("rb") as file:
-                found = tomllib.load(file)
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{path}: {error}") from error
-        try:
-            return _lab(found, Path(path).parent)
+                return _lab(tomllib.load(file), Path(path).parent)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -112,7 +109,7 @@ class Lab:
                 switch.attach(UserNetwork(), "outside")
         for name, machine in self.plans.items():
             cards = [self._card(name, card) for card in machine.cards]
-            output = None if self.on_output is None else self._output(name)
+            output = None if self.on_output is None else partial(self.on_output, name)
             self.machines[name] = VM(**machine.options, name=name, networks=cards, on_output=output)
         for vm in self.machines.values():
             if self.on_machine is not None:
@@ -129,13 +126,6 @@ class Lab:
         nic = Nic(self.networks[to], name=machine, address=card.get("address"), **options)
         nic.set_conditions(self.network_plans[to].conditions)
         return nic
-
-    def _output(self, name: str) -> Callable[[bytes], None]:
-        def output(data: bytes) -> None:
-            if self.on_output is not None:
-                self.on_output(name, data)
-
-        return output
 
     def boot(self, timeout: float | None = 120.0) -> None:
         """Wait until all agents answer, and do each machine's setup. Raises VMError, CommandError."""
