@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -136,6 +137,50 @@ def test_an_instruction_limit_holds_in_regions(make):
     before = bench.cpu.retired
     assert bench.cpu.run(1000).kind == "limit"
     assert 1000 <= bench.cpu.retired - before < 1100
+
+
+# Two halves of a loop, each too long for a region that holds both.
+HALVES = """
+    li a0, 20000
+first:
+    addi t1, t1, 3
+    xor t2, t2, t1
+    j second
+    .zero 64
+second:
+    addi t2, t2, 5
+    addi a0, a0, -1
+    bnez a0, first
+    wfi
+"""
+
+
+def in_halves(bench):
+    """Compile each half of `HALVES` on its own."""
+    text = bench.memory.read(BASE, 256)
+    places = [BASE + text.index(bytes(assemble(rv64, line))) for line in ("addi t1, t1, 3", "addi t2, t2, 5")]
+    bench.cpu.run(500)
+    for place in places:
+        assert bench.regions.compile_now(
+            bench.record(place), place, bench.cpu, lambda r: bench.compiler.compile(replace(r, limit=3, final=True))
+        )
+    return bench
+
+
+def test_regions_of_a_page_jump_to_each_other(make):
+    bench = in_halves(make(HALVES))
+    assert finish(bench) == finish(make(HALVES))
+    assert bench.in_regions > 115_000
+    assert int(bench.cpu.engine.region_entries) > 39_000
+    # Only where it was time to look around.
+    assert int(bench.cpu.engine.jump_count) < 4000
+
+
+def test_an_instruction_limit_holds_between_regions(make):
+    bench = in_halves(make(HALVES))
+    before = bench.cpu.retired
+    assert bench.cpu.run(1000).kind == "limit"
+    assert 1000 <= bench.cpu.retired - before < 1010
 
 
 UNSEEN = """
@@ -416,6 +461,38 @@ def test_of_what_the_cache_has_the_good_is_taken_first(make):
     record, place = max(later.regions._places.items(), key=lambda found: found[1].heat)
     assert later.regions._from_cache(record, place)
     assert not place.region.request.quick
+
+
+def test_what_a_page_had_before_is_installed_without_samples(make):
+    text = f"li a5, {random.getrandbits(31)}\n{LOOP}"
+    bench = make(text)
+    bench.cpu.run(5000)
+    bench.regions.look()
+    assert bench.compile_hottest()
+    bench.close()
+    later = make(text)
+    later.cpu.run(200)
+    later.cpu.engine.sample_at = 2**64 - 1
+    for _ in range(4):
+        later.regions.look()
+    assert later.regions.stats.cached == 1
+    assert finish(later) == finish(make(text))
+    assert later.in_regions > 150_000
+
+
+def test_a_page_with_other_content_has_no_regions_of_before(make):
+    texts = [f"li a5, {random.getrandbits(31)}\n{LOOP}" for _ in range(2)]
+    bench = make(texts[0])
+    bench.cpu.run(5000)
+    bench.regions.look()
+    assert bench.compile_hottest()
+    bench.close()
+    later = make(texts[1])
+    later.cpu.run(200)
+    for _ in range(4):
+        later.regions._remember()
+    assert later.regions.stats.cached == 0
+    assert finish(later) == finish(make(texts[1]))
 
 
 def test_workers_compile_and_the_cache_keeps(make, tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ def size_limit() -> int:
 class CodeCache:
     """The units of one key. Where the disk cannot be used, nothing is kept and nothing fails.
 
-    A unit's name starts with its kind: ``core``, ``handler``, ``helper``, ``region``.
+    A unit's name starts with its kind: ``core``, ``handler``, ``helper``, ``region``, ``page``.
     """
 
     def __init__(self, key: str, root: Path | None = None) -> None:

@@ -43,6 +43,7 @@ class CodePages:
         self.executors: list[Executor] = []
         # Told that all records decode again; with True, that the pages' headers are forgotten too.
         self.on_discard: Callable[[bool], None] | None = None
+        self.on_activate: Callable[[], None] | None = None  # told of every newly decoded page
         self.activations = 0
         self.discards = 0
         size = self.layout.slot_size
@@ -113,6 +114,8 @@ class CodePages:
                 ctypes.memmove(address, self._template, len(self._template))
                 self._write_header(address, host, flag, physical & ~(self.layout.page_size - 1))
                 slot.value = address
+                if self.on_activate is not None:
+                    self.on_activate()
             else:
                 header = slot.value + self.layout.header_offset
                 ctypes.c_uint64.from_address(header + at.HEADER_WRITES).value = 0
@@ -125,6 +128,11 @@ class CodePages:
     def is_active(self, slot: int) -> bool:
         """Whether a slot holds the records of a page, since they were last discarded. The lock is held."""
         return self._first <= slot < self._first + self._used * self.layout.slot_size
+
+    def slots(self, first: int = 0) -> Sequence[int]:
+        """The slots of the decoded pages, in the order in which they were; without the ``first``. The lock is held."""
+        size = self.layout.slot_size
+        return range(self._first + first * size, self._first + self._used * size, size)
 
     def _write_header(self, slot: int, host: int, flag: int, physical: int) -> None:
         header = slot + self.layout.header_offset

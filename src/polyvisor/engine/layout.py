@@ -11,7 +11,7 @@ from polyvisor.adl import Architecture, Field, Registers, State, u8, u32, u64
 
 # Software TLB: per translation context, TLB_SIZE entries of four u64: read tag, write tag, addend, unused.
 # A tag is the virtual address of the page, or all ones.
-TLB_BITS = 12
+TLB_BITS = 13
 TLB_SIZE = 1 << TLB_BITS
 TLB_ENTRY = 32
 # Code TLB: per fetch context, entries of two u64: tag, address of the page's first record.

@@ -320,6 +320,10 @@ class RegionEmitter(InstructionEmitter):
         page = (self.page_offset + way.offset) >> self.layout.architecture.page_bits
         if way.target is not None and way.sync:
             return ("dispatch", 0), self.text_of(way.target)
+        if isinstance(way.target, Relative):
+            there = (self.page_offset + way.target.offset) >> self.layout.architecture.page_bits
+            if there in self.pages:
+                return ("near", there), str(way.target.offset)
         if way.target is not None:
             return ("jump", 0), self.text_of(way.target)
         if page not in self.pages:
@@ -329,7 +333,7 @@ class RegionEmitter(InstructionEmitter):
         return ("record", page), str(way.offset)
 
     def _go_on(self, kind: tuple[str, int], place: str, count: str) -> None:
-        layout, bits = self.layout, self.layout.architecture.page_bits
+        layout = self.layout
         match kind:
             case "jump", _:
                 self._tail("@jump", "%rec0", count, place)
@@ -346,28 +350,42 @@ class RegionEmitter(InstructionEmitter):
                 here = self.assign(f"icmp eq ptr {there}, @region")
                 handler = self.assign(f"select i1 {here}, ptr {self._original(at)}, ptr {there}")
                 self._tail(handler, record, count, "%base")
-            case "record", 0:
-                scaled = self.assign(f"shl i64 {place}, {layout.shift}")
-                record = self.assign(f"getelementptr i8, ptr %rec0, i64 {scaled}")
-                self._tail(self.assign(f"load ptr, ptr {record}"), record, count, "%base")
+            case "near", page:
+                # A taken jump, so it looks at the limit; where it leads is known.
+                limit = self.assign(f"load atomic i64, ptr {self.place('limit')} monotonic, align 8")
+                look, run = self.new_label("look"), self.new_label("run")
+                self.branch(self.assign(f"icmp uge i64 {count}, {limit}"), look, run, False)
+                self.begin(look)
+                self._tail("@jump", "%rec0", count, self.assign(f"add i64 %pc0, {place}"))
+                self.begin(run)
+                self._go_to_record(page, place, count)
             case _, page:
-                # The base of another page: its virtual address less the slot's, scaled.
-                start = (page << bits) - self.page_offset
-                slot = self._slot(page)
-                inside = self.assign(f"sub i64 {place}, {start}")
-                scaled = self.assign(f"shl i64 {inside}, {layout.shift}")
-                address = self.assign(f"add i64 {slot}, {scaled}")
-                record = self.assign(f"inttoptr i64 {address} to ptr")
-                virtual = self.assign(f"add i64 %pc0, {start}")
-                less = self.assign(f"lshr i64 {slot}, {layout.shift}")
-                base = self.assign(f"sub i64 {virtual}, {less}")
-                self._tail(self.assign(f"load ptr, ptr {record}"), record, count, base)
+                self._go_to_record(page, place, count)
+
+    def _go_to_record(self, page: int, place: str, count: str) -> None:
+        """Go on at the record of the instruction ``place`` bytes from the entry, which is in one of the pages."""
+        layout, bits = self.layout, self.layout.architecture.page_bits
+        if page == 0:
+            scaled = self.assign(f"shl i64 {place}, {layout.shift}")
+            record = self.assign(f"getelementptr i8, ptr %rec0, i64 {scaled}")
+            self._tail(self.assign(f"load ptr, ptr {record}"), record, count, "%base")
+            return
+        # The base of another page: its virtual address less the slot's, scaled.
+        start = (page << bits) - self.page_offset
+        slot = self._slot(page)
+        inside = self.assign(f"sub i64 {place}, {start}")
+        scaled = self.assign(f"shl i64 {inside}, {layout.shift}")
+        address = self.assign(f"add i64 {slot}, {scaled}")
+        record = self.assign(f"inttoptr i64 {address} to ptr")
+        virtual = self.assign(f"add i64 %pc0, {start}")
+        less = self.assign(f"lshr i64 {slot}, {layout.shift}")
+        base = self.assign(f"sub i64 {virtual}, {less}")
+        self._tail(self.assign(f"load ptr, ptr {record}"), record, count, base)
 
     def _note(self, count: str) -> None:
-        """Add the instructions executed here to the statistics; the entry took away its count."""
-        place = self.place("region_instructions")
-        before = self.assign(f"load i64, ptr {place}")
-        self.line(f"store i64 {self.assign(f'add i64 {before}, {count}')}, ptr {place}")
+        """Add the instructions executed here to the statistics."""
+        before = self.assign(f"sub i64 {self.read_field('region_instructions')}, %icount")
+        self.write_field("region_instructions", self.assign(f"add i64 {before}, {count}"))
 
     def _tail(self, function: str, record: str, icount: str, base: str) -> None:
         self.line(
@@ -452,8 +470,7 @@ class RegionEmitter(InstructionEmitter):
                 self.lines.append("refuse:")
             self._tail(self._original(0), "%rec", "%icount", "%base")
             self.lines.append("sure:")
-        for name, change in (("region_instructions", "sub i64 {}, %icount"), ("region_entries", "add i64 {}, 1")):
-            self.write_field(name, self.assign(change.format(self.read_field(name))))
+        self.write_field("region_entries", self.assign(f"add i64 {self.read_field('region_entries')}, 1"))
         # What was asked for since is noticed when the region is left: at the limit, at the latest.
         self.line(f"%end = load atomic i64, ptr {self.place('limit')} monotonic, align 8")
         self.line("%left = sub i64 %end, %icount")

@@ -11,9 +11,10 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import pickle
+import struct
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from .arena import ArenaFullError, CodeArena
 from .compile import Missing, Region, Request
 from .emit import original_symbol, slot_symbol
 from .plan import MAX_INSTRUCTIONS, MAX_TARGETS, QUICK_INSTRUCTIONS
+from .remembered import RememberedRegions
 
 # Samples of a place after which the cache is asked, after which it is compiled quickly, and then again, well.
 WARM, HOT, BLAZING = 1, 6, 400
@@ -37,9 +39,10 @@ _SMALLEST = 6
 _SLICE, _LONG_SLICE = 1 << 14, 1 << 16
 # A region is made anew, with what it jumps to, after so many samples of it being left by jumps; but not for ever.
 _JUMPY, _MAX_REMAKES = 24, 6
-# Seconds between looks at the samples: while there are some, and at most.
-_INTERVAL, _LONGEST = 0.005, 0.2
-# Of each CPU and kind, the latest so many are looked at: this thread shares the interpreter's lock with the devices.
+# Seconds between looks at the samples: while they lead to something; while there are some; and at most. This thread
+# shares the interpreter's lock with the devices.
+_INTERVAL, _STEADY, _LONGEST = 0.005, 0.04, 0.2
+# Of each CPU and kind, the latest so many are looked at.
 _MOST_SAMPLES = 96
 # Every so many looks, what was counted loses half its weight.
 _DECAY = 200
@@ -49,6 +52,8 @@ _KEY_BYTES = 64
 # Pages that are given with a request, if they are decoded; what else it needs, the compiler asks for.
 _NEIGHBOURS = (-2, -1, 1, 2)
 _MAX_VARIANTS = 6
+# Where pages are mapped, by the code TLBs, is looked at once in so many looks.
+_MAPPED_EVERY = 2
 # A region that refuses to run this often was made for a case that is over.
 _REFUSALS = 10_000
 
@@ -134,10 +139,13 @@ class Regions:
         self._thread: threading.Thread | None = None
         self._looks = 0
         self._forgotten = False
+        self._remembered = RememberedRegions(code.cache, self._content)
+        self._decoded = 0  # of how many decoded pages the remembered regions were asked for
         self._likely = {
             n: m.likely for n, m in code.layout.members.items() if isinstance(m, Field) and m.likely is not None
         }
         pages.on_discard = self.forget_all
+        pages.on_activate = self._wake.set
 
     # Life
 
@@ -159,16 +167,21 @@ class Regions:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
-        self.pages.on_discard = None
+        self._remembered.save(everything=True)
+        self.pages.on_discard = self.pages.on_activate = None
         self.arena.close()
 
     def _main(self) -> None:
         interval = _INTERVAL
-        while not self._stop.is_set():
-            self._wake.wait(interval)
+        while not self._stop.wait(_INTERVAL):
+            self._wake.wait(interval - _INTERVAL)
             self._wake.clear()
-            busy = self.look()
-            interval = _INTERVAL if busy else min(interval * 2, _LONGEST)
+            before = self.stats.asked, self.stats.installed
+            sampled = self.look()
+            if before != (self.stats.asked, self.stats.installed):
+                interval = _INTERVAL
+            else:
+                interval = min(interval * 1.5, _STEADY if sampled else _LONGEST)
 
     # Samples
 
@@ -180,6 +193,8 @@ class Regions:
                 self._places.clear()
                 self._entries.clear()
                 self._mapped.clear()
+                self._remembered.forget()
+                self._decoded = 0
                 # Samples of what was forgotten name records that are no more.
                 for number, cpu in enumerate(self._cpus):
                     self._seen[number] = int(cpu.engine.sample_count)
@@ -193,10 +208,56 @@ class Regions:
                     place.heat //= 2
                 if len(self._mapped) > 4096:
                     self._mapped.clear()
+            self._remember()
             found = self._count()
             if found:
                 self._act(found)
             return bool(found)
+
+    def _remember(self) -> None:
+        """Install regions that pages had in earlier runs, and keep those of this one."""
+        with self.pages.lock:
+            slots = self.pages.slots(self._decoded)
+        self._decoded += len(slots)
+        self._remembered.decoded(slots)
+        self._remembered.look_up()
+        if self._remembered.waiting and self._looks % _MAPPED_EVERY == 0:
+            self._remembered.try_some(self._mapped_now(), self._install_remembered)
+        self._remembered.save()
+
+    def _mapped_now(self) -> dict[int, int]:
+        """The slots that CPUs have in their code TLBs, and their virtual addresses."""
+        entries = at.CODE_TLB_SIZE * self.code.architecture.contexts
+        found: dict[int, int] = {}
+        for cpu in self._cpus:
+            # The hart goes on filling it: a pair may be of two entries.
+            table = struct.unpack(
+                f"={2 * entries}Q",
+                ctypes.string_at(cpu.address + self.layout.code_tlb_offset, entries * at.CODE_TLB_ENTRY),
+            )
+            found.update(zip(table[1::2], table[0::2], strict=True))
+        with self.pages.lock:
+            return {s: page for s, page in found.items() if page != at.NO_TAG and self.pages.is_active(s)}
+
+    def _install_remembered(self, slot: int, page: int, region: Region, patient: bool) -> bool | None:
+        record = slot + (region.request.entry << self.layout.shift)
+        decode = self.code.decode
+        if ctypes.c_uint64.from_address(record).value == decode:
+            return None
+        if self._compiled_at(record):
+            return True
+        # It is entered only where something was executed by the time it is installed.
+        if patient and any(
+            ctypes.c_uint64.from_address(record + (offset << self.layout.shift)).value == decode
+            for offset, _ in region.entries
+        ):
+            return False
+        cpu = next((c for c in self._cpus if self._fits(region.assumed, c)), None)
+        if cpu is None:
+            return False
+        place = self._places.setdefault(record, _Place())
+        place.address, place.cpu = page + region.request.entry, cpu
+        return self._adopt(record, place, region)
 
     def _count(self) -> list[int]:
         """The records of new samples."""
@@ -207,9 +268,7 @@ class Regions:
             first = max(self._seen[number], count - _MOST_SAMPLES)
             self._seen[number] = count
             compiled = 0
-            for i in range(first, count):
-                record = int(engine.sample_records[i % at.SAMPLES])
-                address = int(engine.sample_addresses[i % at.SAMPLES])
+            for record, address in self._ring(cpu, "sample_records", "sample_addresses", first, count):
                 self._mapped[address & -self.layout.page_size] = self._slot(record)
                 if self._compiled_at(record):
                     compiled += 1
@@ -232,13 +291,23 @@ class Regions:
             count = int(engine.jump_count) >> at.JUMP_SAMPLE_BITS
             first = max(self._seen_jumps[number], count - _MOST_SAMPLES)
             self._seen_jumps[number] = count
-            for i in range(first, count):
-                record = int(engine.jump_records[i % at.SAMPLES])
+            for record, address in self._ring(cpu, "jump_records", "jump_addresses", first, count):
                 place = self._places.get(record)
                 if place is not None and place.region is not None:
-                    place.jumps[int(engine.jump_addresses[i % at.SAMPLES]) - place.address] += 1
+                    place.jumps[address - place.address] += 1
                     found[record] = None
         return list(found)
+
+    def _ring(self, cpu: Any, records: str, addresses: str, first: int, count: int) -> Iterator[tuple[int, int]]:
+        """Of two rings of samples, those with numbers from ``first`` to ``count - 1``."""
+        if first == count:
+            return
+        both = [
+            struct.unpack(f"={at.SAMPLES}Q", ctypes.string_at(cpu.address + self.layout.offset(name), at.SAMPLES * 8))
+            for name in (records, addresses)
+        ]
+        for i in range(first, count):
+            yield both[0][i % at.SAMPLES], both[1][i % at.SAMPLES]
 
     def _heat(self, record: int, address: int, cpu: Any) -> _Place:
         """Note that a place was seen."""
@@ -319,10 +388,14 @@ class Regions:
     def _header(self, slot: int, field_: int) -> int:
         return ctypes.c_uint64.from_address(slot + self.layout.header_offset + field_).value
 
+    def _content(self, slot: int) -> bytes:
+        """A page's bytes."""
+        return ctypes.string_at(self._header(slot, at.HEADER_HOST), self.layout.page_size)
+
     def _page(self, slot: int) -> tuple[bytes, int]:
         """A page's bytes, and which of its units were executed."""
         layout = self.layout
-        content = ctypes.string_at(self._header(slot, at.HEADER_HOST), layout.page_size)
+        content = self._content(slot)
         words = layout.record_size // 8
         handlers = (ctypes.c_uint64 * (layout.records * words)).from_address(slot)[::words]
         decode = self.code.decode
@@ -441,7 +514,7 @@ class Regions:
     def _from_cache(self, record: int, place: _Place, well: bool = False) -> bool:
         """Install a region from the cache, if one fits; ``well``: not one that was made quickly."""
         slot = self._slot(record)
-        content = ctypes.string_at(self._header(slot, at.HEADER_HOST), self.layout.page_size)
+        content = self._content(slot)
         entry = (record - slot) >> self.layout.shift
         variants = self._variants(self._key(content, entry))
         if not variants:
@@ -449,13 +522,19 @@ class Regions:
         for region in variants:
             if (well and region.request.quick) or not self._fits(region.assumed, place.cpu):
                 continue
-            descriptor = self.install(record, place.address, place.cpu, region)
-            if descriptor is not None:
-                self.stats.cached += 1
-                place.region, place.descriptor = region, descriptor
-                place.targets, place.remakes = region.request.targets, region.request.remakes
+            if self._adopt(record, place, region):
                 return True
         return False
+
+    def _adopt(self, record: int, place: _Place, region: Region) -> bool:
+        """Install a region that was compiled before; gives whether it fits."""
+        descriptor = self.install(record, place.address, place.cpu, region)
+        if descriptor is None:
+            return False
+        self.stats.cached += 1
+        place.region, place.descriptor = region, descriptor
+        place.targets, place.remakes = region.request.targets, region.request.remakes
+        return True
 
     def _fits(self, assumed: Mapping[str, tuple[int, int]], cpu: Any) -> bool:
         return all(int(getattr(cpu.state, n)) & mask == value for n, (mask, value) in assumed.items())
@@ -532,6 +611,7 @@ class Regions:
             self.stats.installed += 1
             self.stats.instructions += region.instructions
             self.stats.code_bytes += len(region.unit.code)
+            self._remembered.note(first, region)
             return descriptor
 
     def _same_code(self, region: Region, slots: Mapping[int, int]) -> bool:
