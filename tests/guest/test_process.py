@@ -81,7 +81,7 @@ def test_frames_come_in_any_pieces() -> None:
     said = frame(p.STARTED, number(9)) + b"".join(
         frame(kind, "äöü\nß".encode()[:cut]) + frame(kind, "äöü\nß".encode()[cut:])
         for kind in (p.STDOUT, p.STDERR) for cut in range(9)
-    ) + frame(p.EXIT, number(5 << 8))  # fmt: skip
+    ) + frame(p.EXIT, number(5 << 8) + number(0))  # fmt: skip
     for _ in range(20):
         line = Line()
         command = process(line)
@@ -101,7 +101,7 @@ def test_lines() -> None:
     assert [command.stdout.readline(0) for _ in range(3)] == [b"one\n", b"two\n", b"\n"]
     with pytest.raises(TimeoutError):
         command.stdout.readline(0)
-    line.come(frame(p.STDOUT, b" of it") + frame(p.EXIT, number(9)), end=True)
+    line.come(frame(p.STDOUT, b" of it") + frame(p.EXIT, number(9) + number(0)), end=True)
     assert command.stdout.readline(0) == b"rest of it" and command.stdout.readline(0) == b""
     assert command.exit_code == -9
 
@@ -166,7 +166,7 @@ def test_the_end_of_input_is_typed_on_a_terminal(typed: bytes, end: bytes) -> No
 def test_what_the_agent_says_of_files() -> None:
     line = Line()
     client = GuestClient(lambda timeout: line)
-    line.come(frame(p.DONE, number(2)))
+    line.come(frame(p.DONE, number(2) + number(0)))
     with pytest.raises(FileNotFoundError, match="/x"):
         client.read_file("/x", 0)
     line = Line()

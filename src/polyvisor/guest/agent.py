@@ -2,7 +2,7 @@
 
 It is written in the description language and compiled for the guest's CPU, so it needs nothing of the guest but the
 kernel: no library, no interpreter, no package. It serves :mod:`polyvisor.guest.protocol`; every connection has a
-process of its own. What the host asks for is done: the host owns the machine.
+process of its own, which serves one request after the other. What the host asks for is done: the host owns the machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from polyvisor.adl.host import peek, poke
 
 from . import linux as os
 from . import protocol as p
-from .linux import call, call5, close, leave, read, read_all, write_all
+from .linux import call, call5, close, leave, read, read_all, spawn, write_all
 from .program import Data, Platform, build
 
 _DATA = Data()
@@ -31,7 +31,10 @@ _HEADER = _DATA.space(p.HEADER_SIZE)
 _POLL = _DATA.space(8 * 8)
 _PAIR = _DATA.space(8)
 _SMALL = _DATA.space(64)
+_FIXED = _DATA.space(16)
+_CHILD = _DATA.space(32)
 _TIME = _DATA.space(16)
+_STACK = _DATA.space(4096)
 _STAT = _DATA.space(p.HEADER_SIZE + os.STATX_SIZE)
 _REQUEST = _DATA.space(p.MAX_REQUEST + 8)
 _POINTERS = _DATA.space(8 * (p.MAX_STRINGS + 2))
@@ -40,6 +43,11 @@ _OUT = _DATA.space(p.HEADER_SIZE + p.MAX_FRAME)
 
 _NONE = 2**32 - 1
 """A descriptor that is not there, as poll(2) ignores it."""
+# Kept while the agent runs: a descriptor of /dev/null, or `_NONE`; a bit for each signal that is ignored.
+_NULL, _IGNORED = _FIXED, _FIXED + 8
+# Of the child that is to run a program: its standard streams; where preparing it failed, or 0, and the error number;
+# a descriptor of it; its status at the end.
+_STREAMS, _FAILURE, _PROCESS, _STATUS = _CHILD, _CHILD + 12, _CHILD + 20, _CHILD + 24
 _RETRY = 200_000_000
 """Nanoseconds between attempts to greet the host."""
 # struct of RUN before its strings: offsets.
@@ -50,12 +58,13 @@ _FLAGS, _UID, _GID, _GROUPS, _ARGUMENTS, _ENVIRONMENT, _PATHS, _ROWS, _COLUMNS, 
 
 
 @function(inline=False)
-def send(connection: u64, kind: u32, first: u32, second: u32, numbers: u32) -> i64:
-    """Send a frame of up to two numbers."""
+def send(connection: u64, kind: u32, numbers: u32, first: u32, second: u32, third: u32) -> i64:
+    """Send a frame of up to three numbers."""
     poke(u32, u64(_SMALL), kind)
     poke(u32, u64(_SMALL + 4), numbers * 4)
     poke(u32, u64(_SMALL + 8), first)
     poke(u32, u64(_SMALL + 12), second)
+    poke(u32, u64(_SMALL + 16), third)
     return write_all(connection, u64(_SMALL), u64(8) + u64(numbers) * 4)
 
 
@@ -78,6 +87,13 @@ def send_buffer(connection: u64, kind: u32, length: u64) -> i64:
     return write_all(connection, u64(_OUT), length + p.HEADER_SIZE)
 
 
+@function(inline=False)
+def give_up(connection: u64, stage: u32, error: i64) -> None:
+    """Tell why no program was started, and end: what we need ourselves is missing."""
+    send(connection, u32(p.FAILED), u32(3), stage, u32(u64(-error)), u32(0))
+    leave(u64(1))
+
+
 # Small things
 
 
@@ -86,6 +102,26 @@ def set_signal(number: u64, handler: u64) -> None:
     """Ignore a signal, or let it do what it does by default."""
     poke(u64, u64(_ACTION), handler)
     call5(os.RT_SIGACTION, number, u64(_ACTION), u64(0), u64(8), u64(0))
+
+
+@function(inline=False)
+def is_ignored(number: u64) -> bool:
+    """Whether a signal is ignored."""
+    poke(u64, u64(_ACTION), u64(0))
+    call5(os.RT_SIGACTION, number, u64(0), u64(_ACTION), u64(8), u64(0))
+    return peek(u64, u64(_ACTION)) == os.SIG_IGN
+
+
+@function(inline=False)
+def find_ignored() -> None:
+    """Note which signals are ignored, also by whoever started us: shells do that for what is in the background."""
+    ignored = u64(0)
+    number = u64(1)
+    while number < os.SIGNALS:
+        if is_ignored(number):
+            ignored = ignored | (u64(1) << number)
+        number = number + 1
+    poke(u64, u64(_IGNORED), ignored)
 
 
 @function(inline=False)
@@ -122,9 +158,11 @@ def point_to_strings(place: u64, strings: u64, count: u64) -> u64:
 
 
 @function(inline=False)
-def pipe() -> bool:
-    """Make a pipe; its ends are in `_PAIR`."""
-    return call(os.PIPE2, u64(_PAIR), u64(os.O_CLOEXEC), u64(0)) >= 0
+def pipe(connection: u64) -> None:
+    """Make a pipe; its ends are in `_PAIR`. Without one we end."""
+    error = call(os.PIPE2, u64(_PAIR), u64(os.O_CLOEXEC), u64(0))
+    if error < 0:
+        give_up(connection, u32(p.AT_PROCESS), error)
 
 
 @function
@@ -143,28 +181,30 @@ def writing_end() -> u64:
 
 
 @function(inline=False)
-def fail(report: u64, stage: u32, error: i64) -> None:
+def fail(stage: u32, error: i64) -> None:
     """In the child: tell the parent what went wrong, and end."""
-    poke(u32, u64(_SMALL), stage)
-    poke(u32, u64(_SMALL + 4), u32(u64(-error)))
-    write_all(report, u64(_SMALL), u64(8))
+    poke(u32, u64(_FAILURE), stage)
+    poke(u32, u64(_FAILURE + 4), u32(u64(-error)))
     leave(u64(127))
 
 
 @function(inline=False)
-def become(report: u64, stdin: u64, stdout: u64, stderr: u64) -> None:
-    """In the child: turn into the program that was asked for."""
+def become() -> None:
+    """In the child: turn into the program that was asked for. All memory is the parent's, which waits."""
     flags = peek(u32, u64(_REQUEST + _FLAGS))
+    stdin = u64(peek(u32, u64(_STREAMS)))
+    stdout = u64(peek(u32, u64(_STREAMS + 4)))
+    stderr = u64(peek(u32, u64(_STREAMS + 8)))
     call(os.SETSID, u64(0), u64(0), u64(0))
     if flags & p.TTY != 0:
         call(os.IOCTL, stdin, u64(os.TIOCSCTTY), u64(0))
     call(os.DUP3, stdin, u64(0), u64(0))
     call(os.DUP3, stdout, u64(1), u64(0))
     call(os.DUP3, stderr, u64(2), u64(0))
-    # Also those that whoever started us ignored, as shells do for what they start in the background.
     number = u64(1)
     while number < os.SIGNALS:
-        set_signal(number, u64(os.SIG_DFL))
+        if (peek(u64, u64(_IGNORED)) >> number) & 1 != 0:
+            set_signal(number, u64(os.SIG_DFL))
         number = number + 1
 
     groups = u64(peek(u32, u64(_REQUEST + _GROUPS)))
@@ -175,13 +215,13 @@ def become(report: u64, stdin: u64, stdout: u64, stderr: u64) -> None:
         if error >= 0:
             error = call(os.SETUID, u64(peek(u32, u64(_REQUEST + _UID))), u64(0), u64(0))
         if error < 0:
-            fail(report, u32(p.AT_USER), error)
+            fail(u32(p.AT_USER), error)
 
     directory = u64(_REQUEST + _LISTS) + groups * 4
     if peek(u8, directory) != 0:
         error = call(os.CHDIR, directory, u64(0), u64(0))
         if error < 0:
-            fail(report, u32(p.AT_DIRECTORY), error)
+            fail(u32(p.AT_DIRECTORY), error)
     path = after_string(directory)
     strings = path
     left = u64(peek(u32, u64(_REQUEST + _PATHS)))
@@ -201,7 +241,7 @@ def become(report: u64, stdin: u64, stdout: u64, stderr: u64) -> None:
             worst = error
         path = after_string(path)
         left = left - 1
-    fail(report, u32(p.AT_PROGRAM), worst)
+    fail(u32(p.AT_PROGRAM), worst)
 
 
 @function(inline=False)
@@ -266,7 +306,7 @@ def swallow(stdout: u64, stderr: u64) -> None:
 def attend(connection: u64, child: u64, stdin: u64, stdout: u64, stderr: u64) -> None:
     """Carry what goes in and comes out of a program until it ends; then say how."""
     tty = peek(u32, u64(_REQUEST + _FLAGS)) & p.TTY != 0
-    process = u64(call(os.PIDFD_OPEN, child, u64(0), u64(0)))
+    process = u64(peek(u32, u64(_PROCESS)))
     begin = u64(0)
     end = u64(0)  # of the input in `_IN` that the program has not taken
     running = True
@@ -305,12 +345,21 @@ def attend(connection: u64, child: u64, stdin: u64, stdout: u64, stderr: u64) ->
             elif kind == p.RESIZE and tty:
                 resize(stdout, u64(_IN))
         if polled(u64(4)) != 0:
-            running = call5(os.WAIT4, child, u64(_SMALL + 32), u64(os.WNOHANG), u64(0), u64(0)) != i64(child)
+            running = call5(os.WAIT4, child, u64(_STATUS), u64(os.WNOHANG), u64(0), u64(0)) != i64(child)
     stdout = drain(connection, stdout, u32(p.STDOUT), child)
     stderr = drain(connection, stderr, u32(p.STDERR), child)
-    send(connection, u32(p.EXIT), peek(u32, u64(_SMALL + 32)), u32(0), u32(1))
-    close(connection)
-    swallow(stdout, stderr)
+    close(process)
+    if stdin != _NONE:
+        close(stdin)
+    status = peek(u32, u64(_STATUS))
+    if stdout == _NONE and stderr == _NONE:
+        if send(connection, u32(p.EXIT), u32(2), status, u32(1), u32(0)) < 0:
+            leave(u64(1))
+    else:
+        send(connection, u32(p.EXIT), u32(2), status, u32(0), u32(0))
+        close(connection)
+        swallow(stdout, stderr)
+        leave(u64(0))
 
 
 @function(inline=False)
@@ -323,9 +372,27 @@ def resize(terminal: u64, numbers: u64) -> None:
 
 
 @function(inline=False)
+def null() -> u64:
+    """A descriptor of /dev/null, which stays open. There may have been none when we started."""
+    if peek(u32, u64(_NULL)) == _NONE:
+        opened = call5(os.OPENAT, u64(os.AT_FDCWD), u64(_DEV_NULL), u64(os.O_RDONLY | os.O_CLOEXEC), u64(0), u64(0))
+        if opened >= 0:
+            poke(u32, u64(_NULL), u32(u64(opened)))
+    return u64(peek(u32, u64(_NULL)))
+
+
+@function(inline=False)
+def do_not_block(descriptor: u64) -> None:
+    """Let nobody who reads or writes it wait."""
+    if descriptor != _NONE:
+        call(os.FCNTL, descriptor, u64(os.F_SETFL), u64(os.O_NONBLOCK))
+
+
+@function(inline=False)
 def run(connection: u64) -> None:
     """Serve RUN."""
-    tty = peek(u32, u64(_REQUEST + _FLAGS)) & p.TTY != 0
+    flags = peek(u32, u64(_REQUEST + _FLAGS))
+    tty = flags & p.TTY != 0
     strings = u64(peek(u32, u64(_REQUEST + _ARGUMENTS))) + u64(peek(u32, u64(_REQUEST + _ENVIRONMENT)))
     if strings > p.MAX_STRINGS:
         leave(u64(1))
@@ -338,14 +405,12 @@ def run(connection: u64) -> None:
     if tty:
         master = call5(os.OPENAT, u64(os.AT_FDCWD), u64(_PTMX), u64(os.O_RDWR | os.O_CLOEXEC), u64(0), u64(0))
         if master < 0:
-            send(connection, u32(p.FAILED), u32(p.AT_TERMINAL), u32(u64(-master)), u32(2))
-            leave(u64(1))
+            give_up(connection, u32(p.AT_TERMINAL), master)
         poke(u32, u64(_SMALL), u32(0))
         call(os.IOCTL, u64(master), u64(os.TIOCSPTLCK), u64(_SMALL))
         peer = call(os.IOCTL, u64(master), u64(os.TIOCGPTPEER), u64(os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
         if peer < 0:
-            send(connection, u32(p.FAILED), u32(p.AT_TERMINAL), u32(u64(-peer)), u32(2))
-            leave(u64(1))
+            give_up(connection, u32(p.AT_TERMINAL), peer)
         stdin = u64(peer)
         stdout = stdin
         stderr = stdin
@@ -355,44 +420,45 @@ def run(connection: u64) -> None:
         errors = u64(_NONE)
         resize(output, u64(_REQUEST + _ROWS))
     else:
-        if peek(u32, u64(_REQUEST + _FLAGS)) & p.NO_INPUT != 0:
-            null = call5(os.OPENAT, u64(os.AT_FDCWD), u64(_DEV_NULL), u64(os.O_RDONLY | os.O_CLOEXEC), u64(0), u64(0))
-            stdin = u64(null)
+        if flags & p.NO_INPUT != 0:
+            stdin = null()
             input = u64(_NONE)
         else:
-            pipe()
+            pipe(connection)
             stdin = reading_end()
             input = writing_end()
-        pipe()
+        pipe(connection)
         output = reading_end()
         stdout = writing_end()
-        pipe()
+        pipe(connection)
         errors = reading_end()
         stderr = writing_end()
-    pipe()
-    report = reading_end()
-    reporting = writing_end()
-    child = call5(os.CLONE, u64(os.SIGCHLD), u64(0), u64(0), u64(0), u64(0))
-    if child == 0:
-        become(reporting, stdin, stdout, stderr)
+    poke(u32, u64(_STREAMS), u32(stdin))
+    poke(u32, u64(_STREAMS + 4), u32(stdout))
+    poke(u32, u64(_STREAMS + 8), u32(stderr))
+    poke(u32, u64(_FAILURE), u32(0))
+    child = spawn(u64(_STACK + 4096), u64(_PROCESS))
     if child < 0:
-        send(connection, u32(p.FAILED), u32(p.AT_PROCESS), u32(u64(-child)), u32(2))
-        leave(u64(1))
-    close(reporting)
-    close(stdin)
+        give_up(connection, u32(p.AT_PROCESS), child)
+    if flags & p.NO_INPUT == 0 or tty:
+        close(stdin)
     if not tty:
         close(stdout)
         close(stderr)
-    if read_all(report, u64(_PAIR), u64(8)):
-        send(connection, u32(p.FAILED), peek(u32, u64(_PAIR)), peek(u32, u64(_PAIR + 4)), u32(2))
-        leave(u64(1))
-    close(report)
-    call(os.FCNTL, input, u64(os.F_SETFL), u64(os.O_NONBLOCK))
-    call(os.FCNTL, output, u64(os.F_SETFL), u64(os.O_NONBLOCK))
-    call(os.FCNTL, errors, u64(os.F_SETFL), u64(os.O_NONBLOCK))
-    if send(connection, u32(p.STARTED), u32(u64(child)), u32(0), u32(1)) < 0:
-        abandon(u64(child))
-    attend(connection, u64(child), input, output, errors)
+    if peek(u32, u64(_FAILURE)) != 0:
+        close(input)
+        close(output)
+        close(errors)
+        close(u64(peek(u32, u64(_PROCESS))))
+        call5(os.WAIT4, u64(child), u64(_STATUS), u64(0), u64(0), u64(0))
+        send(connection, u32(p.FAILED), u32(3), peek(u32, u64(_FAILURE)), peek(u32, u64(_FAILURE + 4)), u32(1))
+    else:
+        do_not_block(input)
+        do_not_block(output)
+        do_not_block(errors)
+        if flags & p.QUIET == 0 and send(connection, u32(p.STARTED), u32(1), u32(u64(child)), u32(0), u32(0)) < 0:
+            abandon(u64(child))
+        attend(connection, u64(child), input, output, errors)
 
 
 # Files
@@ -400,13 +466,31 @@ def run(connection: u64) -> None:
 
 @function(inline=False)
 def done(connection: u64, result: i64) -> None:
-    """Tell how it went, and end."""
+    """Tell how it went."""
     error = u32(0)
     if result < 0:
         error = u32(u64(-result))
-    send(connection, u32(p.DONE), error, u32(0), u32(1))
+    send(connection, u32(p.DONE), u32(2), error, u32(1), u32(0))
+
+
+@function(inline=False)
+def refuse(connection: u64, result: i64) -> None:
+    """Tell what went wrong, and end: so that the host sends no more of a file."""
+    send(connection, u32(p.DONE), u32(2), u32(u64(-result)), u32(0), u32(0))
     close(connection)
     leave(u64(0))
+
+
+@function(inline=False)
+def status(connection: u64, directory: u64, path: u64, flags: u64) -> i64:
+    """Send STAT; or give the error."""
+    result = call5(os.STATX, directory, path, flags, u64(os.STATX_BASIC_STATS), u64(_STAT + p.HEADER_SIZE))
+    if result >= 0:
+        poke(u32, u64(_STAT), u32(p.STAT))
+        poke(u32, u64(_STAT + 4), u32(os.STATX_SIZE))
+        if write_all(connection, u64(_STAT), u64(p.HEADER_SIZE + os.STATX_SIZE)) < 0:
+            leave(u64(1))
+    return result
 
 
 @function(inline=False)
@@ -415,23 +499,17 @@ def read_file(connection: u64) -> None:
     # A FIFO that nobody writes to must not hold us up while it is opened.
     how = u64(os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     file = call5(os.OPENAT, u64(os.AT_FDCWD), u64(_REQUEST), how, u64(0), u64(0))
-    if file < 0:
-        done(connection, file)
-    call(os.FCNTL, u64(file), u64(os.F_SETFL), u64(0))
-    result = call5(
-        os.STATX, u64(file), u64(_EMPTY), u64(os.AT_EMPTY_PATH), u64(os.STATX_BASIC_STATS), u64(_STAT + p.HEADER_SIZE)
-    )
-    if result < 0:
-        done(connection, result)
-    poke(u32, u64(_STAT), u32(p.STAT))
-    poke(u32, u64(_STAT + 4), u32(os.STATX_SIZE))
-    if write_all(connection, u64(_STAT), u64(p.HEADER_SIZE + os.STATX_SIZE)) < 0:
-        leave(u64(1))
-    got = read(u64(file), u64(_OUT + p.HEADER_SIZE), u64(p.MAX_FRAME))
-    while got > 0:
-        if send_buffer(connection, u32(p.STDOUT), u64(got)) < 0:
-            leave(u64(1))
-        got = read(u64(file), u64(_OUT + p.HEADER_SIZE), u64(p.MAX_FRAME))
+    got = file
+    if file >= 0:
+        call(os.FCNTL, u64(file), u64(os.F_SETFL), u64(0))
+        got = status(connection, u64(file), u64(_EMPTY), u64(os.AT_EMPTY_PATH))
+        if got >= 0:
+            got = read(u64(file), u64(_OUT + p.HEADER_SIZE), u64(p.MAX_FRAME))
+        while got > 0:
+            if send_buffer(connection, u32(p.STDOUT), u64(got)) < 0:
+                leave(u64(1))
+            got = read(u64(file), u64(_OUT + p.HEADER_SIZE), u64(p.MAX_FRAME))
+        close(u64(file))
     done(connection, got)
 
 
@@ -446,16 +524,16 @@ def write_file(connection: u64) -> None:
         how = how | os.O_EXCL
     file = call5(os.OPENAT, u64(os.AT_FDCWD), u64(_REQUEST + 8), how, mode, u64(0))
     if file < 0:
-        done(connection, file)
+        refuse(connection, file)
     if flags & p.SET_MODE != 0:
         result = call(os.FCHMOD, u64(file), mode, u64(0))
         if result < 0:
-            done(connection, result)
+            refuse(connection, result)
     kind = receive(connection, u64(_IN), u64(p.MAX_FRAME))
     while kind == p.STDIN:
         result = write_all(u64(file), u64(_IN), u64(peek(u32, u64(_HEADER + 4))))
         if result < 0:
-            done(connection, result)
+            refuse(connection, result)
         kind = receive(connection, u64(_IN), u64(p.MAX_FRAME))
     if kind != p.STDIN_END:
         leave(u64(1))
@@ -468,21 +546,28 @@ def write_file(connection: u64) -> None:
 
 @function(inline=False)
 def serve(connection: u64) -> None:
-    """Serve one connection, and end."""
+    """Serve the requests of one connection, and end with it."""
     set_signal(u64(os.SIGCHLD), u64(os.SIG_DFL))
     kind = receive(connection, u64(_REQUEST), u64(p.MAX_REQUEST))
-    if kind == 0:
-        leave(u64(1))
-    poke(u64, u64(_REQUEST) + u64(peek(u32, u64(_HEADER + 4))), u64(0))
-    if kind == p.RUN:
-        run(connection)
-    elif kind == p.READ_FILE:
-        read_file(connection)
-    elif kind == p.WRITE_FILE:
-        write_file(connection)
-    elif kind == p.KILL:
-        group = u64(0) - u64(peek(u32, u64(_REQUEST)))
-        done(connection, call(os.KILL, group, u64(peek(u32, u64(_REQUEST + 4))), u64(0)))
+    while kind != 0:
+        poke(u64, u64(_REQUEST) + u64(peek(u32, u64(_HEADER + 4))), u64(0))
+        if kind == p.RUN:
+            run(connection)
+        elif kind == p.READ_FILE:
+            read_file(connection)
+        elif kind == p.WRITE_FILE:
+            write_file(connection)
+        elif kind == p.KILL:
+            group = u64(0) - u64(peek(u32, u64(_REQUEST)))
+            done(connection, call(os.KILL, group, u64(peek(u32, u64(_REQUEST + 4))), u64(0)))
+        elif kind == p.STATUS:
+            result = status(connection, u64(os.AT_FDCWD), u64(_REQUEST), u64(0))
+            if result < 0:
+                done(connection, result)
+        # Input for a program that has ended in the meantime is of no use to anybody.
+        elif kind != p.STDIN and kind != p.STDIN_END and kind != p.RESIZE:
+            leave(u64(1))
+        kind = receive(connection, u64(_REQUEST), u64(p.MAX_REQUEST))
     leave(u64(0))
 
 
@@ -502,7 +587,7 @@ def greet() -> u64:
         return u64(_NONE)
     set_address(u32(os.CID_HOST))
     if call(os.CONNECT, u64(host), u64(_ADDRESS), u64(16)) < 0 or (
-        send(u64(host), u32(p.HELLO), u32(p.VERSION), u32(0), u32(1)) < 0
+        send(u64(host), u32(p.HELLO), u32(1), u32(p.VERSION), u32(0), u32(0)) < 0
     ):
         close(u64(host))
         return u64(_NONE)
@@ -511,13 +596,19 @@ def greet() -> u64:
 
 @function(inline=False)
 def main(stack: u64) -> None:
-    """Listen, and serve whoever connects, for ever."""
+    """Listen, and serve whoever connects, for ever; a child of `spawn` begins here too."""
+    if stack == 0:
+        become()
     # The standard streams are taken, so that no pipe gets their numbers.
     opened = i64(0)
     while opened >= 0 and opened < 3:
         opened = call5(os.OPENAT, u64(os.AT_FDCWD), u64(_DEV_NULL), u64(os.O_RDWR | os.O_CLOEXEC), u64(0), u64(0))
     if opened >= 3:
         close(u64(opened))
+    poke(u32, u64(_NULL), u32(_NONE))
+    null()
+    find_ignored()
+    poke(u64, u64(_IGNORED), peek(u64, u64(_IGNORED)) | (1 << os.SIGPIPE))
     set_signal(u64(os.SIGPIPE), u64(os.SIG_IGN))
     set_signal(u64(os.SIGCHLD), u64(os.SIG_IGN))  # nobody waits for those that serve
     listener = call(os.SOCKET, u64(os.AF_VSOCK), u64(os.SOCK_STREAM | os.SOCK_CLOEXEC), u64(0))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from typing import Any
 
 from . import protocol as p
 from . import requests
-from .connection import Connection
+from .connection import Connection, IdleConnections
 from .deadline import Deadline
 from .process import Process
 from .requests import DEFAULT_ENVIRONMENT, FileStatus, User
@@ -55,12 +53,14 @@ class CommandError(Exception):
 class GuestClient:
     """Requests to the agent of one guest. ``connect(timeout)`` makes a connection to it.
 
-    Methods take a ``timeout`` in seconds, for all of what they do, and raise TimeoutError; ConnectionError when the
-    guest is gone.
+    ``keep`` connections at most stay open for further requests, which spares the guest the work for new ones. Methods
+    take a ``timeout`` in seconds, for all of what they do, and raise TimeoutError; ConnectionError when the guest is
+    gone.
     """
 
-    def __init__(self, connect: Callable[[float | None], Connection]) -> None:
+    def __init__(self, connect: Callable[[float | None], Connection], keep: int = 0) -> None:
         self._connect = connect
+        self._idle = IdleConnections(keep)
 
     # Commands
 
@@ -86,6 +86,32 @@ class GuestClient:
         for what no command can be.
         """
         deadline = Deadline(timeout)
+        process = self._begin(
+            command, False, deadline,
+            env=env, cwd=cwd, user=user, tty=tty, encoding=encoding, detached=detached, has_input=has_input,
+        )  # fmt: skip
+        try:
+            process.wait_started(deadline.left())
+        except BaseException:
+            process.kill()
+            raise
+        return process
+
+    def _begin(
+        self,
+        command: str | Sequence[str],
+        quiet: bool,
+        deadline: Deadline,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | int | None = None,
+        tty: bool | tuple[int, int] = False,
+        encoding: str | None = "utf-8",
+        detached: bool = False,
+        has_input: bool = True,
+    ) -> Process:
+        """Ask for a command; ``quiet``: the guest is not to say that it has started."""
         arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else [str(word) for word in command]
         who = self.user(user, deadline.left()) if user is not None else None
         environment = dict(DEFAULT_ENVIRONMENT)
@@ -95,16 +121,11 @@ class GuestClient:
             environment["TERM"] = "xterm-256color"
         environment |= env or {}
         size = (24, 80) if tty is True else tty or None
-        request = requests.run(arguments, environment, cwd or "", who, size, detached, has_input)
-        connection = self._connect(deadline.left())
-        try:
-            connection.send(request, deadline.left())
-            process = Process(connection, arguments, cwd or "", self.kill, encoding, bool(tty), has_input or bool(tty))
-            process.wait_started(deadline.left())
-        except BaseException:
-            connection.abort()
-            raise
-        return process
+        request = requests.run(arguments, environment, cwd or "", who, size, detached, has_input, quiet)
+        return Process(
+            self._ask(request, deadline), arguments, cwd or "", self.kill, encoding, bool(tty), has_input or bool(tty),
+            self._idle.give,
+        )  # fmt: skip
 
     def run(
         self,
@@ -121,8 +142,9 @@ class GuestClient:
         Raises CommandError with ``check`` if it fails; TimeoutError, after which it has been killed.
         """
         deadline = Deadline(timeout)
-        with self.start(command, timeout=timeout, has_input=bool(input), **options) as process:
+        with self._begin(command, on_start is None, deadline, has_input=bool(input), **options) as process:
             if on_start is not None:
+                process.wait_started(deadline.left())
                 on_start(process)
             try:
                 process.communicate(input, deadline.left())
@@ -133,7 +155,11 @@ class GuestClient:
 
     def kill(self, process: int, signal: int, timeout: float | None = None) -> None:
         """Send a signal to a process group; one that is gone is no error."""
-        self._ask(requests.kill(process, signal), timeout)
+        with self._conversation(requests.kill(process, signal), None, timeout) as talk:
+            try:
+                talk.receive(p.DONE)
+            except ProcessLookupError:
+                return
 
     # Files
 
@@ -148,11 +174,10 @@ class GuestClient:
 
     def stat(self, path: str, timeout: float | None = None) -> FileStatus:
         """The status of a file or directory; symbolic links are followed. Raises OSError."""
-        talk = self._conversation(requests.read_file(path), path, timeout)
-        try:
-            return requests.status(talk.receive(p.STAT))
-        finally:
-            talk.connection.abort()
+        with self._conversation(requests.path_status(path), path, timeout) as talk:
+            status = talk.status()
+            talk.again = True
+            return status
 
     def write_file(
         self,
@@ -203,18 +228,31 @@ class GuestClient:
 
     # Conversations
 
-    def _ask(self, request: bytes, timeout: float | None) -> None:
-        with self._conversation(request, None, timeout) as talk:
-            try:
-                talk.receive(p.DONE)
-            except ProcessLookupError:
-                return
+    def _ask(self, request: bytes, deadline: Deadline) -> Connection:
+        """Send a request on a connection that is open already, or on a new one; gives the connection."""
+        while (connection := self._idle.take()) is not None:
+            if _send(connection, request, deadline):
+                return connection
+            connection.abort()  # it has ended just now; nobody has seen the whole request
+        connection = self._connect(deadline.left())
+        _send(connection, request, deadline)
+        return connection
 
     def _conversation(self, request: bytes, path: str | None, timeout: float | None) -> _Conversation:
         deadline = Deadline(timeout)
-        talk = _Conversation(self._connect(timeout), path, deadline, timeout)
-        talk.send(request)
-        return talk
+        return _Conversation(self._ask(request, deadline), path, deadline, timeout, self._idle.give)
+
+
+def _send(connection: Connection, data: bytes, deadline: Deadline) -> bool:
+    """Send; gives whether the guest took it. Raises TimeoutError, after which the connection is broken."""
+    try:
+        connection.send(data, deadline.left())
+    except BrokenPipeError:
+        return False
+    except BaseException:
+        connection.abort()
+        raise
+    return True
 
 
 class _Opened:
@@ -225,9 +263,9 @@ class _Opened:
 
     def __enter__(self) -> tuple[FileStatus, Iterator[bytes]]:
         try:
-            status = requests.status(self._talk.receive(p.STAT))
-        except BaseException:
-            self._talk.connection.abort()
+            status = self._talk.status()
+        except BaseException as error:
+            self._talk.__exit__(type(error))
             raise
         return status, self._pieces()
 
@@ -244,12 +282,19 @@ class _Opened:
 
 
 class _Conversation:
-    """One request and what is said about it, before ``deadline``."""
+    """One request and what is said about it, before ``deadline``; ``again``: the connection takes another one."""
 
     def __init__(
-        self, connection: Connection, path: str | None, deadline: Deadline, timeout: float | None
+        self,
+        connection: Connection,
+        path: str | None,
+        deadline: Deadline,
+        timeout: float | None,
+        give_back: Callable[[Connection], None],
     ) -> None:
-        self.connection = connection
+        self.again = False
+        self._connection = connection
+        self._give_back = give_back
         self._path = path
         self._deadline = deadline
         self._timeout = timeout
@@ -260,24 +305,23 @@ class _Conversation:
 
     def send(self, data: bytes) -> bool:
         """Send; gives whether the guest took it."""
-        try:
-            self.connection.send(data, self._deadline.left())
-        except BrokenPipeError:
-            return False
-        return True
+        return _send(self._connection, data, self._deadline)
 
     def next(self) -> tuple[int, bytes]:
         """The next frame's kind and payload. Raises ConnectionError and TimeoutError."""
         with self._changed:
             while True:
-                frame = requests.take_frame(self._unparsed)
+                try:
+                    frame = requests.take_frame(self._unparsed)
+                except ValueError as error:
+                    raise ConnectionError(str(error)) from error
                 if frame is not None:
                     return frame
-                data = self.connection.take_received()
+                data = self._connection.take_received()
                 self._unparsed += data
                 if data:
                     continue
-                if self.connection.at_end:
+                if self._connection.at_end:
                     raise ConnectionError("the guest ended before it answered")
                 left = self._deadline.left()
                 if not self._changed.wait(left) and left is not None and left <= 0:
@@ -292,17 +336,31 @@ class _Conversation:
             raise ConnectionError(f"the agent answered with a frame of kind {kind}")
         return payload
 
+    def status(self) -> FileStatus:
+        """What STAT says, which is to come next. Raises OSError as DONE says."""
+        payload = self.receive(p.STAT)
+        try:
+            return requests.status(payload)
+        except ValueError as error:
+            raise ConnectionError(str(error)) from error
+
     def check(self, payload: bytes) -> None:
         """Raise OSError if DONE says that something failed."""
-        (number,) = struct.unpack("<I", payload)
+        try:
+            number, again = requests.numbers(payload, 2)
+        except ValueError as error:
+            raise ConnectionError(str(error)) from error
+        self.again = again == 1
         if number:
-            raise OSError(number, os.strerror(number), self._path)
+            raise OSError(number, requests.error_text(number), self._path)
 
     def __enter__(self) -> _Conversation:
         return self
 
     def __exit__(self, *reason: object) -> None:
-        if reason and reason[0] is not None:
-            self.connection.abort()
+        if self.again and not self._unparsed:
+            self._give_back(self._connection)
+        elif reason and reason[0] is not None:
+            self._connection.abort()
         else:
-            self.connection.close()
+            self._connection.close()

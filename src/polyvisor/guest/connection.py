@@ -1,4 +1,4 @@
-"""What a conversation with the agent needs of the connection under it, whatever carries it."""
+"""What a conversation with the agent needs of the connection under it, whatever carries it; and keeping connections."""
 
 from __future__ import annotations
 
@@ -38,3 +38,37 @@ class Connection(Protocol):
     def abort(self) -> None:
         """Break it at once."""
         ...
+
+
+class IdleConnections:
+    """Connections on which the agent waits for a request: at most ``limit``. May be used from any thread."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._idle: list[Connection] = []
+        self._lock = threading.Lock()  # held for the list only, never while a connection's is waited for
+
+    def take(self) -> Connection | None:
+        """One that has not ended, if there is any."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                connection = self._idle.pop()
+            with connection.lock:
+                # Nothing may come before it was asked for.
+                if not connection.take_received() and not connection.at_end:
+                    return connection
+            connection.abort()
+
+    def give(self, connection: Connection) -> None:
+        """Keep a connection that is of no more use to its owner, or close it. Does not wait."""
+        with connection.lock:
+            connection.on_change = None
+            fit = not connection.take_received() and not connection.at_end
+        with self._lock:
+            kept = fit and len(self._idle) < self._limit
+            if kept:
+                self._idle.append(connection)
+        if not kept:
+            connection.close()

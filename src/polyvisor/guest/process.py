@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import signal as signals
-import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -40,6 +39,7 @@ class Process:
         encoding: str | None,
         tty: bool = False,
         has_input: bool = True,
+        give_back: Callable[[Connection], None] | None = None,
     ) -> None:
         self.args = tuple(arguments)
         self.pid = 0
@@ -52,6 +52,9 @@ class Process:
         self._connection = connection
         self._directory = directory
         self._kill = kill
+        self._give_back = give_back
+        self._again = False  # the connection takes another request
+        self._parted = False  # the connection is not ours any more
         self._error: Exception | None = None
         self._unparsed = bytearray()
         self._changed = threading.Condition(connection.lock)
@@ -73,24 +76,44 @@ class Process:
 
     def _receive(self) -> None:
         """Sort what has come; with the lock held."""
-        while self._unlimited or self.stdout.waiting + self.stderr.waiting < _LIMIT:
+        while self.running and (self._unlimited or self.stdout.waiting + self.stderr.waiting < _LIMIT):
             data = self._connection.take_received()
             if not data:
                 break
             self._unparsed += data
-            self._parse()
-        if self._connection.at_end and self.exit_code is None and self._error is None:
+            try:
+                self._parse()
+            except ValueError as error:
+                self._error = ConnectionError(str(error))
+        if self.running and self._connection.at_end:
             if self._killed:
                 self.exit_code = -signals.SIGKILL
             else:
                 self._error = ConnectionError("the guest ended before the command did")
+        self._part()
         self._changed.notify_all()
         if self.on_change is not None:
             self.on_change()
 
     def _parse(self) -> None:
-        while (frame := requests.take_frame(self._unparsed)) is not None:
+        """Raises ValueError for what makes no sense."""
+        while self.running and (frame := requests.take_frame(self._unparsed)) is not None:
             self._frame(*frame)
+
+    def _part(self) -> None:
+        """Once the command is over, give the connection back, or end it; with the lock held, does not wait.
+
+        Not while something is being sent: that belongs to this command, not to the next one. Whoever sends calls again.
+        """
+        if self.running or self._parted or not self._sending.acquire(blocking=False):
+            return
+        self._parted = True
+        self._sending.release()
+        self._connection.on_change = None
+        if self._again and self._give_back is not None and not (self._killed or self._cut_short or self._unparsed):
+            self._give_back(self._connection)
+        else:
+            self._connection.close()
 
     def _frame(self, kind: int, payload: bytes) -> None:
         if kind == p.STDOUT:
@@ -98,12 +121,14 @@ class Process:
         elif kind == p.STDERR:
             self.stderr.feed(payload)
         elif kind == p.STARTED:
-            (self.pid,) = struct.unpack("<I", payload)
+            (self.pid,) = requests.numbers(payload, 1)
         elif kind == p.FAILED:
-            stage, number = struct.unpack("<II", payload)
+            stage, number, again = requests.numbers(payload, 3)
+            self._again = again == 1
             self._error = requests.start_error(stage, number, self.args, self._directory)
         elif kind == p.EXIT:
-            (status,) = struct.unpack("<I", payload)
+            status, again = requests.numbers(payload, 2)
+            self._again = again == 1
             ended_by = status & 0x7F
             self.stdout.end()
             self.stderr.end()
@@ -177,12 +202,16 @@ class Process:
             if self._cut_short:
                 raise BrokenPipeError("the command did not take all of what it was sent before")
             for frame in frames:
+                if not self.running:
+                    raise BrokenPipeError("the command has ended")
                 self._connection.send(frame, deadline.left())
         except TimeoutError as error:
             self._cut_short = True
             raise TimeoutError(f"{message} within {timeout:g} seconds: {self.shown}") from error
         finally:
-            self._sending.release()
+            with self._changed:
+                self._sending.release()
+                self._part()
 
     def send_signal(self, signal: int, timeout: float | None = None) -> None:
         """Send a signal (the guest's number, for example ``signal.SIGTERM``) to the command and its children."""
@@ -196,8 +225,10 @@ class Process:
 
     def kill(self) -> None:
         """End it and what it started at once, and the connection with it; may be repeated."""
-        self._killed = True
-        self._connection.abort()
+        with self._changed:
+            if not self._parted:
+                self._killed = True
+                self._connection.abort()
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait until it ends; gives its exit code. Output that nobody reads is kept meanwhile."""
@@ -231,10 +262,7 @@ class Process:
         return self
 
     def __exit__(self, *reason: object) -> None:
-        if self.running:
-            self.kill()
-        else:
-            self._connection.close()
+        self.kill()  # which leaves the connection of a command that has ended alone, unless it is still sent to
 
     def __repr__(self) -> str:
         return f"<Process {self.pid} {self.shown!r}: {'running' if self.running else self.exit_code}>"

@@ -1,8 +1,9 @@
 """Static Linux programs for guests, written in the description language: compiled by LLVM, linked here.
 
 A program is a described function ``main(stack: u64)``, which gets the initial stack pointer (System V ABI: argc, argv,
-envp) and must not return. It keeps its data at fixed addresses, handed out by :class:`Data` while its module is
-imported, and reaches the kernel by :func:`polyvisor.guest.linux.system`.
+envp) and must not return; in a child that :func:`polyvisor.guest.linux.spawn` makes it gets 0. A program keeps its
+data at fixed addresses, handed out by :class:`Data` while its module is imported, and reaches the kernel by
+:func:`polyvisor.guest.linux.system`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from polyvisor.engine.lowering import HelperEmitter, result_type, signature
 TEXT_BASE = 0x10000
 DATA_BASE = 0x200000
 _PAGE = 4096
+_STUBS = ("system", "spawn")  # the platform's assembly that compiled code calls
 _HEADERS = 64 + 2 * 56
 
 # Relocations of calls (RISC-V ELF psABI, "Relocations").
@@ -63,8 +65,9 @@ class Data:
 
 @dataclass(frozen=True, eq=False)
 class Platform:
-    """A guest's CPU and its Linux ABI. ``start`` and ``system`` are assembly: what calls ``main`` with the initial
-    stack pointer, and what makes a system call out of a C call with number and arguments."""
+    """A guest's CPU and its Linux ABI. The last three are assembly: what calls ``main`` with the initial stack pointer;
+    what makes a system call out of a C call with number and arguments; and what calls clone(2) with number, flags,
+    stack and a pointer, and goes on at ``main`` in the child, with 0."""
 
     architecture: Architecture
     triple: str
@@ -74,6 +77,7 @@ class Platform:
     elf_flags: int
     start: str
     system: str
+    spawn: str
 
 
 class _Emitter(HelperEmitter):
@@ -96,16 +100,19 @@ class _Emitter(HelperEmitter):
 def build(main: Function, data: Data, platform: Platform) -> bytes:
     """Compile and link a program; gives the ELF file."""
     start = bytes(assemble(platform.architecture, platform.start + "\nmain:\n").bytes)
-    call = bytes(assemble(platform.architecture, platform.system).bytes)
     code_at = -(-len(start) // 16) * 16
     code = _compile(main, platform)
-    stub_at = -(-(code_at + len(code.text)) // 16) * 16
-    text = bytearray(stub_at) + call
     entry = code_at + code.main
+    text = bytearray(code_at)
     text[: len(start)] = assemble(platform.architecture, platform.start, symbols={"main": entry}).bytes
-    text[code_at : code_at + len(code.text)] = code.text
-    for place in code.calls:
-        _patch_call(text, code_at + place, stub_at)
+    text += code.text
+    stubs = {}
+    for name in _STUBS:
+        text += bytes(-len(text) % 16)
+        stubs[name] = len(text)
+        text += assemble(platform.architecture, getattr(platform, name), len(text), {"main": entry}).bytes
+    for place, name in code.calls:
+        _patch_call(text, code_at + place, stubs[name])
     return _elf(bytes(text), data, platform)
 
 
@@ -114,8 +121,8 @@ class _Code:
     text: bytes
     main: int
     """Where ``main`` is in it."""
-    calls: list[int]
-    """Where calls of ``system`` are."""
+    calls: list[tuple[int, str]]
+    """Where stubs are called, and which."""
 
 
 def _module(main: Function, platform: Platform) -> str:
@@ -166,9 +173,9 @@ def _compile(main: Function, platform: Platform) -> _Code:
                 name = symbols.get_symbol(relocation["r_info_sym"]).name
                 if kind == _R_RISCV_RELAX:
                     continue
-                if kind not in (_R_RISCV_CALL, _R_RISCV_CALL_PLT) or name != "system":
+                if kind not in (_R_RISCV_CALL, _R_RISCV_CALL_PLT) or name not in _STUBS:
                     raise ValueError(f"relocation {kind} of {name!r}: the program needs what is not linked here")
-                calls.append(relocation["r_offset"])
+                calls.append((relocation["r_offset"], name))
         elif section["sh_flags"] & 2 and section["sh_size"] and section.name not in (".text", ".eh_frame"):
             raise ValueError(f"section {section.name}: the program has data that the compiler placed")
     return _Code(text.data(), symbols.get_symbol_by_name("main")[0]["st_value"], calls)

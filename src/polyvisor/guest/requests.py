@@ -44,10 +44,15 @@ def frame(kind: int, payload: bytes | memoryview = b"") -> bytes:
 
 
 def take_frame(received: bytearray) -> tuple[int, bytes] | None:
-    """Take the first frame out of what was received: its kind and payload; None if it is not whole yet."""
+    """Take the first frame out of what was received: its kind and payload; None if it is not whole yet.
+
+    Raises ValueError for one that is longer than the agent's are.
+    """
     if len(received) < p.HEADER_SIZE:
         return None
     kind, length = struct.unpack_from("<II", received)
+    if length > p.MAX_FRAME:
+        raise ValueError(f"the guest sent a frame of {length} bytes")
     end = p.HEADER_SIZE + length
     if len(received) < end:
         return None
@@ -86,6 +91,7 @@ def run(
     terminal: tuple[int, int] | None,
     detached: bool,
     has_input: bool = True,
+    quiet: bool = False,
 ) -> bytes:
     """RUN. ``terminal`` is (rows, columns), or None for pipes. Raises ValueError for what no program can be given."""
     if not arguments or not arguments[0]:
@@ -98,7 +104,7 @@ def run(
     if "/" not in name:
         paths = [posixpath.join(d or ".", name) for d in environment.get("PATH", DEFAULT_PATH).split(":")]
     flags = (p.TTY if terminal else 0) | (p.AS_AGENT if user is None else 0) | (p.DETACHED if detached else 0)
-    flags |= 0 if has_input or terminal else p.NO_INPUT
+    flags |= (0 if has_input or terminal else p.NO_INPUT) | (p.QUIET if quiet else 0)
     groups = user.groups if user else ()
     rows, columns = terminal or (0, 0)
     payload = _numbers(
@@ -124,6 +130,18 @@ def write_file(path: str, mode: int | None, append: bool, exclusive: bool) -> by
     return frame(p.WRITE_FILE, _numbers(0o666 if mode is None else mode, flags) + _path(path))
 
 
+def numbers(payload: bytes, count: int) -> tuple[int, ...]:
+    """The numbers that a frame consists of. Raises ValueError if there are not so many."""
+    if len(payload) != 4 * count:
+        raise ValueError(f"the guest sent a frame of {len(payload)} bytes for {count} numbers")
+    return struct.unpack(f"<{count}I", payload)
+
+
+def path_status(path: str) -> bytes:
+    """STATUS."""
+    return frame(p.STATUS, _path(path))
+
+
 def kill(process: int, signal: int) -> bytes:
     """KILL."""
     return frame(p.KILL, _numbers(process, signal))
@@ -134,9 +152,14 @@ def resize(rows: int, columns: int) -> bytes:
     return frame(p.RESIZE, _numbers(rows, columns))
 
 
+def error_text(number: int) -> str:
+    """What an error number of the guest's means; it may be any number."""
+    return os.strerror(number) if number < 1 << 31 else f"Unknown error {number}"
+
+
 def start_error(stage: int, number: int, arguments: Sequence[str], directory: str) -> OSError:
     """What FAILED says, as the exception that fits."""
-    text = os.strerror(number)
+    text = error_text(number)
     if stage == p.AT_PROGRAM:
         return OSError(number, text, arguments[0])
     if stage == p.AT_DIRECTORY:
@@ -146,7 +169,9 @@ def start_error(stage: int, number: int, arguments: Sequence[str], directory: st
 
 
 def status(payload: bytes) -> FileStatus:
-    """STAT: struct statx (statx(2))."""
+    """STAT: struct statx (statx(2)). Raises ValueError for what is too short."""
+    if len(payload) < 124:
+        raise ValueError(f"the guest sent a status of {len(payload)} bytes")
     uid, gid, mode = struct.unpack_from("<IIH", payload, 20)
     (size,) = struct.unpack_from("<Q", payload, 40)
     seconds, nanoseconds = struct.unpack_from("<qI", payload, 112)

@@ -29,4 +29,15 @@ RISCV64 = Platform(
         ecall
         ret
     """,
+    spawn="""
+        mv a7, a0
+        mv a0, a1
+        mv a1, a2
+        mv a2, a3
+        ecall
+        bnez a0, parent
+        j main
+    parent:
+        ret
+    """,
 )

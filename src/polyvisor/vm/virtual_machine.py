@@ -40,6 +40,8 @@ from .software import Software, check_file
 
 _log = logging.getLogger("polyvisor.images")
 _DEFAULT = object()  # stands for the machine's own timeout
+# To the agent, for further requests; each is a small process in the guest.
+_KEPT_CONNECTIONS = 4
 # Sets $ADDRESS on the interface whose hardware address is $MAC.
 _SET_ADDRESS = """
 for device in /sys/class/net/*; do
@@ -142,7 +144,7 @@ class VM:
         self._progress = progress
         self._machine: Machine | None = None
         self._sockets: VsockDevice | None = None
-        self._client = GuestClient(self.open_agent)
+        self._client = GuestClient(self.open_agent, _KEPT_CONNECTIONS)
         self._ready = threading.Event()
         self._ended = threading.Event()
         self._greeted = False
@@ -270,6 +272,8 @@ class VM:
         self.machine.reset_requested = True
         self._ready.clear()
         self._greeted = False
+        if self._sockets is not None:
+            self._sockets.close()  # at once, so that no request goes to the machine that ends
         self.machine.stop()
 
     @property
