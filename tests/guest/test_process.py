@@ -14,6 +14,8 @@ import pytest
 from polyvisor.guest import protocol as p
 from polyvisor.guest import requests
 from polyvisor.guest.client import GuestClient
+from polyvisor.guest.connection import Connection
+from polyvisor.guest.deadline import Deadline
 from polyvisor.guest.process import Process
 from polyvisor.guest.requests import frame
 
@@ -27,6 +29,7 @@ class Line:
         self.room = room
         self.sent = bytearray()
         self.at_end = False
+        self.closed = False
         self._incoming = bytearray()
 
     def come(self, data: bytes, end: bool = False) -> None:
@@ -55,6 +58,7 @@ class Line:
             time.sleep(0)
 
     def close(self) -> None:
+        self.closed = True
         self.come(b"", end=True)
 
     abort = close
@@ -68,8 +72,13 @@ class Line:
         return found
 
 
-def process(line: Line, encoding: str | None = "utf-8", tty: bool = False) -> Process:
-    return Process(line, ["cmd"], "", lambda *_: None, encoding, tty)
+def process(
+    line: Line,
+    encoding: str | None = "utf-8",
+    tty: bool = False,
+    give_back: Callable[[Connection], None] | None = None,
+) -> Process:
+    return Process(line, ["cmd"], "", lambda *_: None, encoding, tty, give_back=give_back)
 
 
 def number(value: int) -> bytes:
@@ -179,9 +188,194 @@ def test_what_the_agent_says_of_files() -> None:
 
 
 def test_requests_are_as_the_protocol_says() -> None:
+    quiet = requests.run(["ls"], {}, "", None, None, False, has_input=False, quiet=True)
+    assert struct.unpack_from("<I", quiet, 8) == (p.AS_AGENT | p.NO_INPUT | p.QUIET,)
     request = requests.run(["ls", "-l"], {"PATH": "/a::/b"}, "/dir", requests.User(1, 2, (3, 4)), (5, 6), True)
     kind, length, *numbers = struct.unpack_from("<2I9I2I", request)
     assert kind == p.RUN and length == len(request) - 8
     assert numbers == [p.TTY | p.DETACHED, 1, 2, 2, 2, 1, 3, 5, 6, 3, 4]
     strings = request[8 + 44 :].split(b"\0")
     assert strings == [b"/dir", b"/a/ls", b"./ls", b"/b/ls", b"ls", b"-l", b"PATH=/a::/b", b""]
+
+
+# Connections for several requests
+
+
+EXIT_AND_GO_ON = frame(p.EXIT, number(0) + number(1))
+
+
+def test_a_connection_is_given_back_when_the_command_has_ended() -> None:
+    line, kept = Line(), []
+    command = process(line, give_back=kept.append)
+    line.come(frame(p.STARTED, number(9)) + frame(p.STDOUT, b"said"))
+    assert not kept
+    line.come(EXIT_AND_GO_ON)
+    assert kept == [line] and line.on_change is None
+    # It is somebody else's now: what comes, and whether it goes on, is no more of this command's business.
+    line.come(frame(p.STDOUT, b"of another"))
+    assert command.stdout.read() == "said" and command.wait(0) == 0
+    with pytest.raises(BrokenPipeError):
+        command.write("late")
+    command.close_stdin()
+    command.kill()
+    with command:
+        pass
+    assert not line.sent and not line.closed and kept == [line]
+    assert line.take_received() == frame(p.STDOUT, b"of another")
+
+
+@pytest.mark.parametrize("said", [frame(p.EXIT, number(0) * 2), EXIT_AND_GO_ON + b"more"])
+def test_a_connection_that_the_agent_ends_is_not_given_back(said: bytes) -> None:
+    line, kept = Line(), []
+    process(line, give_back=kept.append)
+    line.come(frame(p.STARTED, number(9)) + said)
+    assert line.closed and not kept
+
+
+def test_what_cannot_be_started_gives_the_connection_back() -> None:
+    line, kept = Line(), []
+    command = process(line, give_back=kept.append)
+    line.come(frame(p.FAILED, number(p.AT_PROGRAM) + number(2) + number(1)))
+    with pytest.raises(FileNotFoundError, match="cmd"):
+        command.wait_started(0)
+    assert kept == [line]
+
+
+class SlowLine(Line):
+    """Sends when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sending, self.go_on = threading.Event(), threading.Event()
+
+    def send(self, data: bytes, timeout: float | None = None) -> None:
+        self.sending.set()
+        assert self.go_on.wait(10)
+        super().send(data)
+
+
+def test_a_connection_is_not_given_back_while_something_is_sent() -> None:
+    """What is sent belongs to this command; the next one must not get it."""
+    line, kept = SlowLine(), []
+    command = process(line, give_back=kept.append)
+    failed: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            command.write(b"x" * 3 * p.MAX_FRAME)
+        except BrokenPipeError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert line.sending.wait(10)
+    line.come(EXIT_AND_GO_ON)
+    assert command.wait(0) == 0 and not kept
+    line.go_on.set()
+    thread.join(10)
+    assert kept == [line] and failed and len(line.frames()) == 1  # whole
+
+
+def test_a_connection_with_a_part_of_a_frame_is_not_given_back() -> None:
+    line, kept = Line(room=100), []
+    command = process(line, give_back=kept.append)
+    with pytest.raises(TimeoutError):
+        command.write(b"x" * 1000, 0.01)
+    line.come(EXIT_AND_GO_ON)
+    assert line.closed and not kept
+
+
+def test_a_client_keeps_some_connections_and_none_that_has_ended() -> None:
+    lines: list[Line] = []
+
+    def connect(timeout: float | None) -> Line:
+        lines.append(Line())
+        return lines[-1]
+
+    client = GuestClient(connect, 2)
+    commands = [client._begin(["cmd"], True, Deadline(0)) for _ in range(3)]
+    for line in lines:
+        line.come(EXIT_AND_GO_ON)
+    assert [line.closed for line in lines] == [False, False, True] and all(c.wait(0) == 0 for c in commands)
+    lines[1].come(b"unasked")  # nothing may come before the next request
+    lines[0].come(b"", end=True)
+    client._begin(["cmd"], True, Deadline(0))
+    assert len(lines) == 4 and lines[0].closed and lines[1].closed
+    lines[3].come(EXIT_AND_GO_ON)
+    client._begin(["cmd"], True, Deadline(0))
+    assert len(lines) == 4 and [kind for kind, _ in lines[3].frames()] == [p.RUN] * 2
+
+
+def test_a_connection_that_ends_before_it_has_a_request_is_replaced() -> None:
+    class Ended(Line):
+        def send(self, data: bytes, timeout: float | None = None) -> None:
+            if self.sent:
+                raise BrokenPipeError
+            super().send(data)
+
+    lines: list[Line] = []
+
+    def connect(timeout: float | None) -> Line:
+        lines.append(Ended())
+        return lines[-1]
+
+    client = GuestClient(connect, 2)
+    for count in (1, 2):
+        client._begin(["cmd"], True, Deadline(0))
+        assert len(lines) == count and [kind for kind, _ in lines[-1].frames()] == [p.RUN]
+        lines[-1].come(EXIT_AND_GO_ON)
+
+
+def test_files_and_commands_share_connections() -> None:
+    lines: list[Line] = []
+
+    def connect(timeout: float | None) -> Line:
+        lines.append(Line())
+        lines[-1].come(frame(p.DONE, number(2) + number(1)))
+        return lines[-1]
+
+    client = GuestClient(connect, 1)
+    with pytest.raises(FileNotFoundError):
+        client.stat("/x", 0)
+    line = lines[0]
+    assert not line.closed
+    client._begin(["cmd"], True, Deadline(0))
+    line.come(frame(p.FAILED, number(p.AT_PROGRAM) + number(2) + number(1)))
+    assert [kind for kind, _ in line.frames()] == [p.STATUS, p.RUN] and len(lines) == 1
+
+
+# A guest that lies
+
+
+LIES = [
+    struct.pack("<II", p.STDOUT, 2**32 - 1), frame(p.STDOUT, b"x" * (p.MAX_FRAME + 1)), frame(p.STARTED, b""),
+    frame(p.EXIT, b"1"), frame(p.EXIT, number(1)), frame(p.FAILED, b"x" * 11),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES, ids=range(len(LIES)))
+def test_frames_that_make_no_sense_break_the_connection_and_nothing_else(lie: bytes) -> None:
+    line = Line()
+    command = process(line)
+    line.come(frame(p.STARTED, number(9)) + lie)
+    with pytest.raises(ConnectionError, match="the guest sent"):
+        command.wait(0)
+    assert line.closed
+
+
+@pytest.mark.parametrize("lie", [frame(p.DONE), frame(p.STAT, b"short"), struct.pack("<II", p.STAT, 2**31)])
+def test_the_same_of_files(lie: bytes) -> None:
+    line = Line()
+    line.come(lie)
+    with pytest.raises(ConnectionError, match="the guest sent"):
+        GuestClient(lambda timeout: line, 1).stat("/x", 0)
+    assert line.closed
+
+
+def test_error_numbers_may_be_any() -> None:
+    line = Line()
+    command = process(line)
+    line.come(frame(p.FAILED, number(77) + number(2**32 - 1) + number(0)))
+    with pytest.raises(OSError, match="Unknown error 4294967295"):
+        command.wait(0)
+    assert command.exit_code is None

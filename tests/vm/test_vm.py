@@ -175,6 +175,57 @@ def test_a_background_process_outlives_its_command_and_holds_up_nobody(vm: VM) -
 # Processes
 
 
+def server(vm: VM) -> list[str]:
+    """The guest's process that serves the next command: its number, and its descriptors."""
+    return vm.run("echo $PPID; ls /proc/$PPID/fd | wc -l").stdout.split()
+
+
+def test_one_process_of_the_guest_serves_many_requests_and_keeps_nothing_of_them(vm: VM) -> None:
+    before = server(vm)
+    vm.write_file("/tmp/kept", "x" * 100_000)
+    for _ in range(3):
+        assert vm.run("cd /; umask 77; cat", input="in", cwd="/tmp", user=1234).stdout == "in"
+        assert vm.run("echo on a terminal", tty=True).stdout == "on a terminal\r\n"
+        assert vm.run("head -c 1", input="x" * 1_000_000).stdout == "x"
+        with pytest.raises(FileNotFoundError):
+            vm.run(["nosuch"])
+        with pytest.raises(FileNotFoundError):
+            vm.run("true", cwd="/nosuch")
+        with pytest.raises(OSError, match=r"Invalid argument"):
+            vm.run("true", user=2**32 - 1)
+        with pytest.raises(FileNotFoundError):
+            vm.read_file("/nosuch")
+        with pytest.raises(FileNotFoundError):
+            vm.client.stat("/nosuch")
+        with pytest.raises(IsADirectoryError):
+            vm.read_file("/tmp")
+        assert len(vm.read_file("/tmp/kept")) == vm.client.stat("/tmp/kept").size == 100_000
+        assert vm.run("kill -9 $$").exit_code == -9
+    assert server(vm) == before
+    assert vm.run("pwd; umask; id -u; cat").stdout == "/\n0022\n0\n"
+
+
+def test_commands_begin_with_every_signal_at_its_default_and_an_input_they_cannot_write_to(vm: VM) -> None:
+    for options in ({}, {"tty": True}, {"user": 1234}):
+        found = vm.run("grep Sig /proc/self/status", **options).stdout.split()
+        assert int(found[found.index("SigIgn:") + 1], 16) == int(found[found.index("SigBlk:") + 1], 16) == 0
+    assert vm.run("ls -l /proc/self/fd/0; echo >&0").stdout.endswith("-> /dev/null\n")
+    assert "write error" in vm.run("echo >&0").stderr
+
+
+def test_processes_of_the_agent_that_end_are_replaced(vm: VM) -> None:
+    for _ in range(2):
+        cats = [vm.popen("cat") for _ in range(4)]
+        for cat in cats:
+            cat.close_stdin()
+            assert cat.wait() == 0
+        # All that wait for a request; the one that serves this, and the first, from which all come, go on.
+        vm.run(
+            "first=$(cut -d ' ' -f 4 /proc/$PPID/stat)\n"
+            "for p in $(pidof agent); do case $p in $PPID | $first) ;; *) kill -9 $p ;; esac; done"
+        )
+
+
 def test_a_conversation_with_a_process(vm: VM) -> None:
     with vm.popen("while read line; do echo \"<$line>\"; done; echo end") as process:
         for word in ("one", "zwölf"):
