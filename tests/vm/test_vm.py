@@ -205,12 +205,14 @@ def test_one_process_of_the_guest_serves_many_requests_and_keeps_nothing_of_them
     assert vm.run("pwd; umask; id -u; cat").stdout == "/\n0022\n0\n"
 
 
-def test_commands_begin_with_every_signal_at_its_default_and_an_input_they_cannot_write_to(vm: VM) -> None:
+def test_what_commands_begin_with(vm: VM) -> None:
+    """Every signal at its default, no descriptors but three, and an input that cannot be written to."""
     for options in ({}, {"tty": True}, {"user": 1234}):
         found = vm.run("grep Sig /proc/self/status", **options).stdout.split()
         assert int(found[found.index("SigIgn:") + 1], 16) == int(found[found.index("SigBlk:") + 1], 16) == 0
     assert vm.run("ls -l /proc/self/fd/0; echo >&0").stdout.endswith("-> /dev/null\n")
     assert "write error" in vm.run("echo >&0").stderr
+    assert vm.run(["ls", "/proc/self/fd"]).stdout == "0\n1\n2\n3\n"  # the last is the directory
 
 
 def test_processes_of_the_agent_that_end_are_replaced(vm: VM) -> None:
