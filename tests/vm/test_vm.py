@@ -177,7 +177,9 @@ def test_a_background_process_outlives_its_command_and_holds_up_nobody(vm: VM) -
 
 def server(vm: VM) -> list[str]:
     """The guest's process that serves the next command: its number, and its descriptors."""
-    return vm.run("echo $PPID; ls /proc/$PPID/fd | wc -l").stdout.split()
+    with vm.popen("read line; echo $PPID; ls /proc/$PPID/fd | wc -l") as process:
+        process.write("\n")  # which it passes on when it has closed what belongs to the command
+        return str(process.stdout.read()).split()
 
 
 def test_one_process_of_the_guest_serves_many_requests_and_keeps_nothing_of_them(vm: VM) -> None:
