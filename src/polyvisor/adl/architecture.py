@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
+import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .assembly import Kind, Place, Pseudo, Syntax, parse_syntax
-from .encoding import Candidates, Encoding, Node, decode_tree, parse_pattern
 from .functions import Function
 from .state import State
 from .types import DescriptionError, Int, u32, u64
+
+if TYPE_CHECKING:  # imported where patterns and syntax are parsed, which a process that runs compiled code does without
+    from .assembly import Kind, Place, Pseudo, Syntax
+    from .encoding import Encoding, Node
 
 S = TypeVar("S", bound=type[State])
 
@@ -86,6 +88,9 @@ class Architecture:
     ``prime_adds``: what a primed register field adds; ``default_kinds``: how operands with well-known names
     are written in assembly; ``padding``: instructions that do nothing, longest first, with which the assembler aligns;
     ``modifiers``: what ``%name(value)`` means in an expression.
+
+    Patterns and syntax are parsed when instructions, kinds or pseudo-instructions are first looked at; what is wrong
+    with one is raised then, as DescriptionError with the place of its function.
     """
 
     name: str
@@ -96,18 +101,54 @@ class Architecture:
     contexts: int = 1
     prime_adds: int = 0
     default_kinds: Mapping[str, str] = field(default_factory=dict)
-    instructions: list[Instruction] = field(default_factory=list)
-    kinds: dict[str, Kind] = field(default_factory=dict)
     hooks: dict[str, Function] = field(default_factory=dict)
-    pseudo: dict[str, list[Pseudo]] = field(default_factory=dict)
     padding: tuple[str, ...] = ()
     modifiers: dict[str, Callable[[int, Place], int]] = field(default_factory=dict)
     state_type: type[State] | None = None
     reasons: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._functions: list[Function] = []
+        # What was described and not parsed yet, in that order.
+        self._pending: deque[Callable[[], None]] = deque()
+        self._lock = threading.RLock()
+        self._instructions: list[Instruction] = []
+        self._kinds: dict[str, Kind] = {}
+        self._pseudo: dict[str, list[Pseudo]] = {}
         self._tree: Node | None = None
         self._by_name: dict[str, list[Instruction]] = {}
+
+    def _parse(self) -> None:
+        """Parse what is pending. It stays so if that fails, and others wait until all is there."""
+        with self._lock:
+            while self._pending:
+                self._pending[0]()
+                self._pending.popleft()
+
+    @property
+    def instructions(self) -> list[Instruction]:
+        """All instructions, in the order of the description."""
+        if self._pending:
+            self._parse()
+        return self._instructions
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """How operands are written, by the kind's name."""
+        if self._pending:
+            self._parse()
+        return self._kinds
+
+    @property
+    def pseudo(self) -> dict[str, list[Pseudo]]:
+        """Instructions of the assembler only, by mnemonic."""
+        if self._pending:
+            self._parse()
+        return self._pseudo
+
+    def functions(self) -> list[Function]:
+        """The functions that describe it: of instructions and hooks. Nothing is parsed for that."""
+        return [*self._functions, *self.hooks.values()]
 
     def state(self, cls: S) -> S:
         """Decorator: this class declares the CPU's state."""
@@ -121,12 +162,24 @@ class Architecture:
         signed: bool = True, shift: int = 0, width: int = 0, default: int | None = None,
     ) -> None:
         """Define how operands of kind ``name`` are written; see :class:`~polyvisor.adl.assembly.Kind`."""
-        self.kinds[name] = Kind(name, tuple(names), dict(aliases or {}), pc, signed, shift, width, default)
+
+        def parse() -> None:
+            from .assembly import Kind
+
+            self._kinds[name] = Kind(name, tuple(names), dict(aliases or {}), pc, signed, shift, width, default)
+
+        self._pending.append(parse)
 
     def pseudo_instruction(self, syntax: str, expansion: str | Callable[..., str]) -> None:
         """Define an instruction of the assembler only; see :class:`~polyvisor.adl.assembly.Pseudo`."""
-        parsed = parse_syntax(syntax, self.default_kinds)
-        self.pseudo.setdefault(parsed.mnemonic, []).append(Pseudo(parsed, expansion))
+
+        def parse() -> None:
+            from .assembly import Pseudo, parse_syntax
+
+            parsed = parse_syntax(syntax, self.default_kinds)
+            self._pseudo.setdefault(parsed.mnemonic, []).append(Pseudo(parsed, expansion))
+
+        self._pending.append(parse)
 
     def instruction(
         self, pattern: str, syntax: str, *, where: str = "", extension: str = ""
@@ -140,34 +193,38 @@ class Architecture:
 
         def register(python: Callable[..., Any]) -> Function:
             described = python if isinstance(python, Function) else Function(python)
-            types = {
-                name: described.hints.get(name, u32) for name in described.parameters[1:]
-            }
-            signed = [name for name, t in types.items() if t.signed]
-            try:
-                encoding = parse_pattern(
-                    pattern, byte_order=self.byte_order, prime_adds=self.prime_adds, signed=signed
-                )
-                parsed = parse_syntax(syntax, self.default_kinds)
-                names = {o.name for o in encoding.operands}
-                if names != set(types):
-                    raise DescriptionError(f"the pattern has operands {sorted(names)}, the function {sorted(types)}")
-                if encoding.length % self.unit or encoding.length > self.max_length:
-                    raise DescriptionError(f"{encoding.length} bytes; instructions have {self.unit}..{self.max_length}")
-                if where:
-                    _check_condition(where, names)
-            except DescriptionError as error:
-                code = described.python.__code__
-                raise DescriptionError(
-                    f"{code.co_filename}:{code.co_firstlineno}: {described.name}: {error}"
-                ) from None
-            made = Instruction(parsed.mnemonic, encoding, parsed, described, types, where, extension)
-            self.instructions.append(made)
-            self._by_name.setdefault(made.name, []).append(made)
-            self._tree = None
+            self._functions.append(described)
+            self._pending.append(lambda: self._add(described, pattern, syntax, where, extension))
             return described
 
         return register
+
+    def _add(self, described: Function, pattern: str, syntax: str, where: str, extension: str) -> None:
+        """Parse an instruction and add it. Raises DescriptionError."""
+        from .assembly import parse_syntax
+        from .encoding import parse_pattern
+
+        types = {name: described.hints.get(name, u32) for name in described.parameters[1:]}
+        signed = [name for name, t in types.items() if t.signed]
+        try:
+            encoding = parse_pattern(pattern, byte_order=self.byte_order, prime_adds=self.prime_adds, signed=signed)
+            parsed = parse_syntax(syntax, self.default_kinds)
+            names = {o.name for o in encoding.operands}
+            if names != set(types):
+                raise DescriptionError(f"the pattern has operands {sorted(names)}, the function {sorted(types)}")
+            if encoding.length % self.unit or encoding.length > self.max_length:
+                raise DescriptionError(f"{encoding.length} bytes; instructions have {self.unit}..{self.max_length}")
+            if where:
+                _check_condition(where, names)
+        except DescriptionError as error:
+            code = described.python.__code__
+            raise DescriptionError(
+                f"{code.co_filename}:{code.co_firstlineno}: {described.name}: {error}"
+            ) from None
+        made = Instruction(parsed.mnemonic, encoding, parsed, described, types, where, extension)
+        self._instructions.append(made)
+        self._by_name.setdefault(made.name, []).append(made)
+        self._tree = None
 
     def _hook(self, name: str, python: Callable[..., Any]) -> Function:
         made = python if isinstance(python, Function) else Function(python, inline=False)
@@ -183,17 +240,21 @@ class Architecture:
     @property
     def tree(self) -> Node:
         """The decode tree over ``instructions``."""
+        if self._pending:
+            self._parse()
         if self._tree is None:
+            from .encoding import decode_tree
+
             self._tree = decode_tree([i.encoding for i in self.instructions])
         return self._tree
 
     def decode(self, word: int) -> Instruction | None:
         """The instruction that starts with the bytes of ``word`` (read as a little-endian number), if any."""
-        node = self.tree
-        while not isinstance(node, Candidates):
+        node: Any = self.tree
+        while not hasattr(node, "indices"):
             node = node.cases.get(word & node.mask, node.default)
         for index in node.indices:
-            instruction = self.instructions[index]
+            instruction: Instruction = self.instructions[index]
             if instruction.matches(word & ((1 << 8 * instruction.encoding.length) - 1)):
                 return instruction
         return None
@@ -216,6 +277,8 @@ class Architecture:
 
     def named(self, name: str) -> list[Instruction]:
         """The instructions with that mnemonic (several, where it has several encodings)."""
+        if self._pending:
+            self._parse()
         return self._by_name.get(name, [])
 
     def disassemble(self, word: int, address: int = 0) -> str | None:
@@ -227,6 +290,8 @@ class Architecture:
 
 
 def _check_condition(text: str, names: set[str]) -> None:
+    import ast
+
     try:
         tree = ast.parse(text, mode="eval")
     except SyntaxError as error:
@@ -234,8 +299,3 @@ def _check_condition(text: str, names: set[str]) -> None:
     used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
     if used - names:
         raise DescriptionError(f"where={text!r}: no operand {', '.join(sorted(used - names))}")
-
-
-def source_of(python: Callable[..., Any]) -> str:
-    """The source text of a described function, for keys of caches."""
-    return inspect.getsource(python)

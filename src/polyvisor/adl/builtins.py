@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import struct
-from fractions import Fraction
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .types import DescriptionError, Int, u32, u64
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 T = TypeVar("T", bound=Int)
 
@@ -125,6 +127,8 @@ def ieee_fma(a: T, b: T, c: T) -> T:
     kind, x, y, z = _same(a, b, c), _unpack(a), _unpack(b), _unpack(c)
     if not all(map(math.isfinite, (x, y, z))):
         raise DescriptionError("ieee_fma takes finite operands; handle infinities and NaNs first")
+    from fractions import Fraction
+
     exact = Fraction(x) * Fraction(y) + Fraction(z)
     if exact == 0:
         return _pack(kind, x * y + z if x == 0 or y == 0 or z == 0 else 0.0)
@@ -136,10 +140,11 @@ def _round_fraction(kind: type[T], exact: Fraction) -> T:
     precision, minimum, maximum = (53, -1074, 1023) if kind is u64 else (24, -149, 127)
     sign, size = (1 if exact < 0 else 0), abs(exact)
     exponent = size.numerator.bit_length() - size.denominator.bit_length()
-    if Fraction(2) ** exponent > size:
+    two = type(exact)(2)
+    if two**exponent > size:
         exponent -= 1
     unit = max(exponent - precision + 1, minimum)
-    scaled = size / Fraction(2) ** unit
+    scaled = size / two**unit
     mantissa = round(scaled)  # Fraction rounds half to even
     if mantissa >> precision:
         mantissa, unit = mantissa >> 1, unit + 1

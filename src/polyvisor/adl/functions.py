@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import typing
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -118,7 +117,8 @@ class Function:
         self.name = python.__name__
         self.__doc__ = python.__doc__
         self.__name__ = python.__name__
-        self.parameters = list(inspect.signature(python).parameters)
+        code = python.__code__
+        self.parameters = list(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
         self._hints: dict[str, Any] | None = None
 
     @property

@@ -163,6 +163,7 @@ class State:
 
     members: ClassVar[dict[str, Field | Registers]] = {}
     size: ClassVar[int] = 0
+    _reset_block: ClassVar[bytes] = b""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -183,13 +184,23 @@ class State:
 
     def reset(self) -> None:
         """Give every member its reset value."""
-        for name, member in self.members.items():
+        kind = type(self)
+        if "_reset_block" not in vars(kind):
+            kind._reset_block = kind._make_reset_block()
+        self.block[: self.size] = kind._reset_block
+
+    @classmethod
+    def _make_reset_block(cls) -> bytes:
+        state = State.__new__(cls)
+        state.block = memoryview(bytearray(cls.size))
+        for name, member in cls.members.items():
             if isinstance(member, Field):
-                setattr(self, name, member.reset)
+                setattr(state, name, member.reset)
             else:
-                view = getattr(self, name)
+                view = getattr(state, name)
                 for i in range(member.count):
                     view[i] = member.reset
+        return bytes(state.block)
 
     def values(self) -> dict[str, int | list[int]]:
         """Every member by name, as plain integers."""

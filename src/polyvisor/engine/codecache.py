@@ -12,8 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +30,12 @@ _CUT_TO = 0.8
 _MARK_AFTER = 86_400.0
 
 
+def _digest(name: str, content: bytes) -> bytes:
+    digest = hashlib.sha256(name.encode() + b"\0")
+    digest.update(content)
+    return digest.digest()
+
+
 def code_root(root: Path | None = None) -> Path:
     """The directory of all compiled code."""
     return (root or cache_root()) / "handlers"
@@ -46,7 +50,7 @@ def size_limit() -> int:
 class CodeCache:
     """The units of one key. Where the disk cannot be used, nothing is kept and nothing fails.
 
-    A unit's name starts with its kind: ``core``, ``handler``, ``helper``, ``region``, ``page``.
+    A unit's name starts with its kind: ``core``, ``handler``, ``helper``, ``image``, ``region``, ``page``.
     """
 
     def __init__(self, key: str, root: Path | None = None) -> None:
@@ -68,25 +72,26 @@ class CodeCache:
         except OSError:
             data = b""
         head = len(_MAGIC) + 32
-        digest = hashlib.sha256(name.encode() + b"\0" + data[head:]).digest()
-        if data[: len(_MAGIC)] != _MAGIC or data[len(_MAGIC) : head] != digest:
+        content = data[head:]
+        if data[: len(_MAGIC)] != _MAGIC or data[len(_MAGIC) : head] != _digest(name, content):
             self.misses += 1
             return None
         self.hits += 1
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _MARK_AFTER:
                 os.utime(path)
-        return data[head:]
+        return content
 
     def put(self, name: str, content: bytes) -> None:
         """Keep a unit."""
-        digest = hashlib.sha256(name.encode() + b"\0" + content).digest()
         with contextlib.suppress(OSError):
             self.directory.mkdir(parents=True, exist_ok=True)
+            import tempfile  # only here, because it takes longer to import than all of this module
+
             descriptor, temporary = tempfile.mkstemp(dir=self.directory)
             try:
                 with os.fdopen(descriptor, "wb") as file:
-                    file.write(_MAGIC + digest + content)
+                    file.write(_MAGIC + _digest(name, content) + content)
                 Path(temporary).replace(self._path(name))
             except OSError:
                 with contextlib.suppress(OSError):
@@ -141,6 +146,8 @@ def contents(root: Path | None = None) -> list[Contents]:
 
 def clear(root: Path | None = None) -> int:
     """Remove all compiled code; gives how many bytes it took. Processes that run compile what they miss anew."""
+    import shutil
+
     place = code_root(root)
     size = sum(size for _, size, _ in _files(place))
     with contextlib.suppress(FileNotFoundError):

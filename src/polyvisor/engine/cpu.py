@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-import platform
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from . import layout as at
 from .codepages import CodePages
 from .hugepages import aligned_memory
-from .layout import EngineState
-from .lowering import reason_number
+from .layout import EngineState, reason_number
 from .memory import BusError, Memory
 from .native import NativeCode
-from .reference import reference_cpu
 from .waiting import FUTEX
 
 _READ = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
@@ -57,7 +56,7 @@ class Cpu:
         waits: bool = False,
     ) -> None:
         if not FUTEX:
-            raise NotImplementedError(f"the number of the futex system call on {platform.machine()} is not known")
+            raise NotImplementedError(f"the number of the futex system call on {os.uname().machine} is not known")
         self.code = code
         self.memory = memory
         self.pages = pages
@@ -69,8 +68,6 @@ class Cpu:
         assert code.architecture.state_type is not None
         self.state: Any = code.architecture.state_type(view[layout.state_offset :])
         self.architecture = code.architecture
-        # The same block as described functions see it under CPython, for hooks that only look at the state.
-        self.view: Any = reference_cpu(code.architecture, memory, view[layout.state_offset :], lambda: self.clock)
         self.breakpoints: frozenset[int] = frozenset()
         self.exits: Counter[str] = Counter()  # returns from native code and calls of devices, by cause
         self.failure: BaseException | None = None
@@ -122,6 +119,13 @@ class Cpu:
     def connect(self, executors: Sequence[Any]) -> None:
         self._peers = (ctypes.c_uint64 * len(executors))(*(executor.address for executor in executors))
         self.engine.peers, self.engine.cpu_count = ctypes.addressof(self._peers), len(self._peers)
+
+    @cached_property
+    def view(self) -> Any:
+        """The same block as described functions see it under CPython, for hooks that only look at the state."""
+        from .reference import reference_cpu
+
+        return reference_cpu(self.architecture, self.memory, self.state.block, lambda: self.clock)
 
     # Time
 

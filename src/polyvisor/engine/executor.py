@@ -11,7 +11,6 @@ from polyvisor.adl import Architecture
 
 from .cpu import Exit
 from .memory import Memory
-from .reference import reference_cpu
 
 # The longest a waiting CPU of the reference tier sleeps before it looks again, in seconds; only a safety net.
 _LONGEST_WAIT = 10.0
@@ -73,6 +72,8 @@ class ReferenceExecutor:
     def __init__(
         self, architecture: Architecture, memory: Memory, *, frequency: int = 1_000_000_000, virtual: bool = False
     ) -> None:
+        from .reference import reference_cpu  # only here: the native tiers have no use for it
+
         self.architecture = architecture
         self.memory = memory
         self._frequency, self._virtual, self.clock_offset = frequency, virtual, 0

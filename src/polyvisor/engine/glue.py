@@ -191,19 +191,4 @@ look:
   musttail call preserve_nonecc void @dispatch(ptr %rec, ptr %cpu, i64 %tlb, i64 %icount, i64 %base)
   ret void
 }}
-
-define i64 @glue_addresses(ptr %out) nounwind {{
-  store ptr @dispatch, ptr %out
-  %p1 = getelementptr ptr, ptr %out, i64 1
-  store ptr @cross, ptr %p1
-  %p2 = getelementptr ptr, ptr %out, i64 2
-  store ptr @stopped, ptr %p2
-  %p3 = getelementptr ptr, ptr %out, i64 3
-  store ptr @decode, ptr %p3
-  %p4 = getelementptr ptr, ptr %out, i64 4
-  store ptr @breakpoint, ptr %p4
-  %p5 = getelementptr ptr, ptr %out, i64 5
-  store ptr @jump, ptr %p5
-{misses}  ret i64 0
-}}
 """

@@ -1,23 +1,39 @@
-"""The object files of a handler: from the cache, or compiled into it."""
+"""The native code of instructions as units that can be linked: from the cache, or compiled into it."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
 from functools import partial
-
-from polyvisor.adl import ssa
+from typing import TYPE_CHECKING
 
 from .codecache import CodeCache
-from .objectcode import optimise
-from .units import Units
+from .objects import Unit
 
-Build = Callable[[], tuple[str, list[ssa.Function]]]
+if TYPE_CHECKING:  # what compiles is imported where something is compiled
+    from polyvisor.adl import ssa
+
+    from .units import Units
+
+    Build = Callable[[], tuple[str, list[ssa.Function]]]
+
+CORE = "core"
 
 
-def handler_objects(units: Units, cache: CodeCache, index: int) -> dict[str, bytes]:
-    """The object files of a handler and of all helpers it needs, by the units' names; compiled if need be."""
-    found = cached_handler(units, cache, index)
+def core_unit(units: Units, cache: CodeCache) -> Unit:
+    """The core, compiled if need be."""
+    return cached_core(cache) or _compile(cache, CORE, units.core(), ())
+
+
+def cached_core(cache: CodeCache) -> Unit | None:
+    """The core from the cache; None if it has not got it."""
+    kept = cache.get(CORE)
+    return None if kept is None else pickle.loads(kept)[1]
+
+
+def handler_units(units: Units, cache: CodeCache, index: int) -> dict[str, Unit]:
+    """A handler and all helpers it needs, by the units' names; compiled if need be."""
+    found = cached_handler(cache, units.handler_name(index))
     if found is not None:
         return found
     found = {}
@@ -29,19 +45,15 @@ def handler_objects(units: Units, cache: CodeCache, index: int) -> dict[str, byt
         text, helpers = build()
         needs = tuple(f"helper {h.name}" for h in helpers)
         kept = cache.get(name)
-        if kept is None:
-            found[name] = optimise(text)
-            cache.put(name, pickle.dumps((needs, found[name])))
-        else:
-            found[name] = pickle.loads(kept)[1]
+        found[name] = _compile(cache, name, text, needs) if kept is None else pickle.loads(kept)[1]
         todo += [(n, partial(units.helper, h)) for n, h in zip(needs, helpers, strict=True)]
     return found
 
 
-def cached_handler(units: Units, cache: CodeCache, index: int) -> dict[str, bytes] | None:
-    """The same from the cache alone; None if it has not all of them."""
-    found: dict[str, bytes] = {}
-    todo = [units.handler_name(index)]
+def cached_handler(cache: CodeCache, name: str) -> dict[str, Unit] | None:
+    """The same of the handler called ``name`` from the cache alone; None if it has not all of them."""
+    found: dict[str, Unit] = {}
+    todo = [name]
     while todo:
         name = todo.pop()
         if name not in found:
@@ -51,3 +63,12 @@ def cached_handler(units: Units, cache: CodeCache, index: int) -> dict[str, byte
             needs, found[name] = pickle.loads(kept)
             todo.extend(needs)
     return found
+
+
+def _compile(cache: CodeCache, name: str, text: str, needs: tuple[str, ...]) -> Unit:
+    from .objectcode import optimise
+    from .objects import unit_from_object
+
+    unit = unit_from_object(optimise(text))
+    cache.put(name, pickle.dumps((needs, unit)))
+    return unit

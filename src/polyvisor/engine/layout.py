@@ -6,6 +6,7 @@ Offsets are fixed when an architecture is prepared.  All fields are in host byte
 from __future__ import annotations
 
 import math
+import zlib
 
 from polyvisor.adl import Architecture, Field, Registers, State, u8, u32, u64
 
@@ -46,6 +47,11 @@ EXIT_ACTIVATE = 4  # code runs on a page with no records: the argument is its ph
 EXIT_STEP = 5  # one instruction was executed
 EXIT_BREAKPOINT = 6  # a breakpoint was reached, before its instruction
 EXIT_LIMIT = 7  # `stop_at` instructions were executed
+
+
+def reason_number(reason: str) -> int:
+    """The number that stands for a reason given to ``cpu.leave``; never 0."""
+    return zlib.crc32(reason.encode()) | 1
 
 
 MAX_BREAKPOINTS = 64
@@ -125,9 +131,12 @@ class EngineState(State):
 
 
 class Layout:
-    """Where everything of one architecture's CPU is."""
+    """Where everything of one architecture's CPU is.
 
-    def __init__(self, architecture: Architecture) -> None:
+    ``operand_bytes`` is the room for operands in a record, if it is known: to find it takes all instructions.
+    """
+
+    def __init__(self, architecture: Architecture, operand_bytes: int | None = None) -> None:
         assert architecture.state_type is not None
         state = architecture.state_type
         self.architecture = architecture
@@ -149,9 +158,9 @@ class Layout:
         self.generations = 1 << (architecture.page_bits - self.context_bits)
         # Records
         self.page_size = 1 << architecture.page_bits
-        self.operand_bytes = 8
-        for instruction in architecture.instructions:
-            self.operand_bytes = max(self.operand_bytes, operand_layout(instruction)[1])
+        if operand_bytes is None:
+            operand_bytes = max([8, *(operand_layout(each)[1] for each in architecture.instructions)])
+        self.operand_bytes = operand_bytes
         self.record_size = 1 << math.ceil(math.log2(8 + self.operand_bytes))
         self.shift = int(math.log2(self.record_size // architecture.unit))
         self.records = self.page_size // architecture.unit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,12 +9,7 @@ from polyvisor.adl import ssa
 from polyvisor.adl.llvm import Emitter, llvm_type
 from polyvisor.adl.types import u64
 
-from .layout import TLB_ENTRY, TLB_SIZE, Layout
-
-
-def reason_number(reason: str) -> int:
-    """The number that stands for a reason given to ``cpu.leave``; never 0."""
-    return zlib.crc32(reason.encode()) | 1
+from .layout import TLB_ENTRY, TLB_SIZE, Layout, reason_number
 
 
 def result_type(function: ssa.Function) -> str:

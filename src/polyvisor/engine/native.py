@@ -1,137 +1,206 @@
-"""Native code of an architecture in this process: units from the cache, or compiled on first use, and linked."""
+"""Native code of an architecture in this process: linked from the cache, or compiled on first use.
+
+A process that finds everything in the cache loads one image of it and imports no compiler.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import llvmlite.binding as llvm
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from polyvisor.adl import Architecture
 
+from .arena import CodeArena
 from .codecache import CodeCache
-from .handlers import cached_handler, handler_objects
-from .objectcode import cache_key, new_target, optimise
-from .units import MISSES, Units
+from .handlers import cached_core, cached_handler, core_unit, handler_units
+from .image import Image, load_image, number_handlers, store_image, symbol_of
+from .layout import Layout
+from .objectcode import cache_key
+from .objects import Unit, UnlinkableError, join
+from .regions.region import MISSES
 from .workers import NEEDED, SOMETIME, Workers
+
+if TYPE_CHECKING:
+    from polyvisor.adl.frontend import Compiler
+
+    from .units import Units
 
 _lock = threading.RLock()
 # As many missing handlers are compiled ahead by the workers; a few are not worth their start.
 _WORTH_WORKERS = 8
 # So many, of those that are described first, are compiled before any region; the others when there is nothing else.
 _SOON = 128
+# Room for the interpreter, in bytes; what is not used takes no memory.
+_ROOM = 64 << 20
+# Where functions of C are looked for that LLVM calls for what the host has no instruction for.
+_LIBRARIES = (None, "libm.so.6", "libgcc_s.so.1")
+
+
+class _Symbols(dict[str, int]):
+    """Addresses of what is linked; other names are those of the host's libraries."""
+
+    def __missing__(self, name: str) -> int:
+        for library in _LIBRARIES:
+            try:
+                function = getattr(ctypes.CDLL(library), name)
+            except (OSError, AttributeError):
+                continue
+            self[name] = address = ctypes.cast(function, ctypes.c_void_p).value or 0
+            return address
+        raise UnlinkableError(f"compiled code needs {name}, which is nowhere on this host")
 
 
 class NativeCode:
-    """The native code of one architecture in this process, shared by all its machines."""
+    """The native code of one architecture in this process, shared by all its machines.
+
+    ``table`` has the addresses of handlers by the number of the instruction (0: illegal), 0 for what is not linked;
+    ``region_symbols`` is what compiled regions call.
+    """
 
     def __init__(self, architecture: Architecture, progress: Callable[[str], None] | None = None) -> None:
         self.architecture = architecture
-        self.units = Units(architecture)
-        self.layout = self.units.layout
-        self.compiler = self.units.compiler
-        self.runtime = self.units.runtime
         self.progress = progress
         self.compiled = 0
         self.cache = CodeCache(cache_key(architecture))
         self.workers = Workers(architecture)
-        self._engine: Any = llvm.create_mcjit_compiler(llvm.parse_assembly(""), new_target())
+        self._arena = CodeArena(_ROOM)
+        self._symbols = _Symbols()
         self._linked: set[str] = set()
-        self.table = (ctypes.c_uint64 * (len(architecture.instructions) + 1))()
         # Handlers that workers compile: what is asked for, begun, and finished.
         self._ahead = threading.Condition()
         self._begun: set[int] = set()
         self._wanted: set[int] = set()
-        self._arrived: dict[int, dict[str, bytes]] = {}
-        self._load_core()
+        self._arrived: dict[int, dict[str, Unit]] = {}
+        image = load_image(self.cache)
+        self.layout = Layout(architecture, image.numbers.operand_bytes if image is not None else None)
+        self._numbers = image.numbers if image is not None else number_handlers(self.units)
+        self.table = (ctypes.c_uint64 * len(self._numbers.twins))()
+        self._image = image if image is not None else Image(self._core(), frozenset(), self._numbers)
+        self._place(self._image.unit)
+        self._linked |= self._image.parts
+        self._take_handlers()
+        self._bind()
 
-    def _load_core(self) -> None:
-        content = self.cache.get("core")
-        if content is None:
-            every = dict.fromkeys(self.units.twin(i) for i in range(len(self.table)))
-            self._compile_ahead([i for i in every if cached_handler(self.units, self.cache, i) is None])
+    # What compiles, when something is compiled
+
+    @cached_property
+    def units(self) -> Units:
+        """The texts of what is compiled."""
+        from .units import Units
+
+        return Units(self.architecture, self.layout)
+
+    @property
+    def compiler(self) -> Compiler:
+        """The compiler of described functions."""
+        return self.units.compiler
+
+    def _core(self) -> Unit:
+        core = cached_core(self.cache)
+        if core is None:
+            every = dict.fromkeys(self._numbers.twins)
+            self._compile_ahead([i for i in every if cached_handler(self.cache, self._numbers.names[i]) is None])
             self._note("core")
-            content = optimise(self.units.core())
-            self.cache.put("core", content)
-        with _lock:
-            self._engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(content))
-            self._engine.finalize_object()
-            address = self._engine.get_function_address
-            self.enter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("enter"))
-            self.enter_step = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("enter_step"))
-            places = (ctypes.c_uint64 * (6 + len(MISSES)))()
-            ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(address("glue_addresses"))(ctypes.addressof(places))
-            self.dispatch, self.cross, self.stopped, self.decode, self.breakpoint = places[:5]
-            # What compiled regions call.
-            self.region_symbols = dict(zip(("jump", *MISSES), places[5:], strict=True))
-            self.region_symbols["dispatch"] = self.dispatch
-            u64 = ctypes.c_uint64
-            self.flush_tlb = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("plain_flush_tlb"))
-            self.enter_wait = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("enter_wait"))
-            # Keeping the interpreter's lock: that takes less time than to give it back, and nothing waits.
-            self.rouse = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(address("plain_rouse"))
-            self.read_clock = ctypes.CFUNCTYPE(u64, ctypes.c_void_p)(address("plain_clock"))
-            self.reset_page = ctypes.CFUNCTYPE(None, ctypes.c_void_p, u64)(address("plain_reset_page"))
-            self.change_flags = ctypes.CFUNCTYPE(u64, u64, u64, u64)(address("plain_change_flags"))
-            self.mark_dirty = ctypes.PYFUNCTYPE(u64, u64, ctypes.c_char_p, u64)(address("plain_mark_dirty"))
-            self.link_region = ctypes.CFUNCTYPE(None, ctypes.c_void_p, u64, u64)(address("plain_link_region"))
-            self.install_region = ctypes.CFUNCTYPE(u64, ctypes.c_void_p, u64, u64, u64)(
-                address("plain_install_region")
-            )
-            self.forget_region = ctypes.CFUNCTYPE(None, u64, u64)(address("plain_forget_region"))
-            self.external_write = ctypes.CFUNCTYPE(None, ctypes.c_void_p, u64, u64)(address("plain_phys_changed"))
+            core = core_unit(self.units, self.cache)
+        return core
 
     def _note(self, name: str) -> None:
         self.compiled += 1
         if self.progress is not None:
             self.progress(name)
 
+    # Linking
+
+    def _place(self, unit: Unit) -> None:
+        address = self._arena.add(unit, self._symbols)
+        self._symbols.update((name, address + offset) for name, offset in unit.symbols.items())
+
+    def _link(self, units: dict[str, Unit]) -> None:
+        """Link units that are not yet, all that they call among them."""
+        new = units.keys() - self._linked
+        if new:
+            self._place(join(units[name] for name in sorted(new)))
+            self._linked |= new
+
+    def _take_handlers(self) -> None:
+        """Fill the table with all handlers that are linked."""
+        for index, twin in enumerate(self._numbers.twins):
+            if not self.table[index]:
+                self.table[index] = self._symbols.get(symbol_of(twin), 0)
+
+    def _bind(self) -> None:
+        """Make what is called from Python callable."""
+        at = self._symbols
+        self.dispatch, self.cross, self.stopped = at["dispatch"], at["cross"], at["stopped"]
+        self.decode, self.breakpoint = at["decode"], at["breakpoint"]
+        self.region_symbols = {name: at[name] for name in ("dispatch", "jump", *MISSES)}
+        u64 = ctypes.c_uint64
+        self.enter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(at["enter"])
+        self.enter_step = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(at["enter_step"])
+        self.flush_tlb = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(at["plain_flush_tlb"])
+        self.enter_wait = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(at["enter_wait"])
+        # Keeping the interpreter's lock: that takes less time than to give it back, and nothing waits.
+        self.rouse = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(at["plain_rouse"])
+        self.read_clock = ctypes.CFUNCTYPE(u64, ctypes.c_void_p)(at["plain_clock"])
+        self.reset_page = ctypes.CFUNCTYPE(None, ctypes.c_void_p, u64)(at["plain_reset_page"])
+        self.change_flags = ctypes.CFUNCTYPE(u64, u64, u64, u64)(at["plain_change_flags"])
+        self.mark_dirty = ctypes.PYFUNCTYPE(u64, u64, ctypes.c_char_p, u64)(at["plain_mark_dirty"])
+        self.link_region = ctypes.CFUNCTYPE(None, ctypes.c_void_p, u64, u64)(at["plain_link_region"])
+        self.install_region = ctypes.CFUNCTYPE(u64, ctypes.c_void_p, u64, u64, u64)(at["plain_install_region"])
+        self.forget_region = ctypes.CFUNCTYPE(None, u64, u64)(at["plain_forget_region"])
+        self.external_write = ctypes.CFUNCTYPE(None, ctypes.c_void_p, u64, u64)(at["plain_phys_changed"])
+
     # Handlers
 
     def handler(self, index: int) -> int:
         """The address of the handler of instruction ``index`` (0: illegal), compiled if need be."""
         with _lock:
-            twin = self.units.twin(index)
+            twin = self._numbers.twins[index]
             if not self.table[twin]:
-                objects = self._from_workers(twin) or cached_handler(self.units, self.cache, twin)
-                if objects is None:
-                    self._note(self.units.handler_name(twin))
-                    objects = handler_objects(self.units, self.cache, twin)
-                self._link(objects)
-                self._engine.finalize_object()
-                self.table[twin] = self._engine.get_function_address(f"h{twin}")
+                name = self._numbers.names[twin]
+                units = self._from_workers(twin) or cached_handler(self.cache, name)
+                if units is None:
+                    self._note(name)
+                    units = handler_units(self.units, self.cache, twin)
+                self._link(units)
+                self.table[twin] = self._symbols[symbol_of(twin)]
             self.table[index] = self.table[twin]
             return int(self.table[index])
 
     def warm(self) -> int:
-        """Link every handler that the cache has; gives how many. If many are missing, workers compile them ahead."""
-        found: dict[int, dict[str, bytes]] = {}
-        missing = []
+        """Link every handler that the cache has; gives how many there are.
+
+        What was not in the image will be in the next process's. If many are missing, workers compile them ahead.
+        """
         with _lock:
-            for index in range(len(self.table)):
-                if self.table[index] or self.units.twin(index) != index:
+            if all(self.table):
+                return len(set(self._numbers.twins))
+            found: dict[str, Unit] = {}
+            missing = []
+            for index, twin in enumerate(self._numbers.twins):
+                if self.table[twin] or twin != index:
                     continue
-                objects = cached_handler(self.units, self.cache, index)
-                if objects is None:
+                units = cached_handler(self.cache, self._numbers.names[index])
+                if units is None:
                     missing.append(index)
                 else:
-                    found[index] = objects
-                    self._link(objects)
-            self._engine.finalize_object()
-            for index in found:
-                self.table[index] = self._engine.get_function_address(f"h{index}")
-            for index in range(len(self.table)):
-                self.table[index] = self.table[self.units.twin(index)]
+                    found |= units
+            self._link(found)
+            self._take_handlers()
+            self._renew_image(found)
+            count = len(set(self._numbers.twins)) - len(missing)
         self._compile_ahead(missing)
-        return len(found)
+        return count
 
-    def _link(self, objects: dict[str, bytes]) -> None:
-        for name, content in objects.items():
-            if name not in self._linked:
-                self._linked.add(name)
-                self._engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(content))
+    def _renew_image(self, units: dict[str, Unit]) -> None:
+        """Put units that were linked one by one into the image of the next process."""
+        if not units.keys() <= self._image.parts and os.access(self.cache.directory, os.W_OK):
+            self._image = self._image.extended(units)
+            store_image(self.cache, self._image)
 
     # Compiling ahead
 
@@ -146,6 +215,8 @@ class NativeCode:
                 self._wanted.add(index)
             urgency = NEEDED if index <= _SOON else SOMETIME
             self.workers.submit("handler", index, self._done(index), urgency=urgency, begin=self._begin(index))
+        # When they have done all that, they make the image for the next process.
+        self.workers.submit("image", None, lambda made: None, urgency=SOMETIME)
 
     def _begin(self, index: int) -> Callable[[], bool]:
         def begin() -> bool:
@@ -158,18 +229,18 @@ class NativeCode:
         return begin
 
     def _done(self, index: int) -> Callable[[Any], None]:
-        def done(objects: Any) -> None:
+        def done(units: Any) -> None:
             with self._ahead:
                 self._begun.discard(index)
                 self._wanted.discard(index)
-                if objects is not None:
+                if units is not None:
                     self.compiled += 1
-                    self._arrived[index] = objects
+                    self._arrived[index] = units
                 self._ahead.notify_all()
 
         return done
 
-    def _from_workers(self, index: int) -> dict[str, bytes] | None:
+    def _from_workers(self, index: int) -> dict[str, Unit] | None:
         """What a worker has compiled, or is compiling; None if none has begun: then it is not to."""
         with self._ahead:
             self._ahead.wait_for(lambda: index not in self._begun)

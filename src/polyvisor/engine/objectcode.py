@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 from collections.abc import Iterable
 from functools import cache
@@ -10,33 +9,31 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import llvmlite
-import llvmlite.binding as llvm
-
 import polyvisor.adl
 import polyvisor.engine
 from polyvisor.adl import Architecture
 
-
-def new_target() -> Any:
-    """A target machine; an execution engine takes over the one it is given, and ends it with itself."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
-    return target.create_target_machine(
-        opt=2, cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), jit=True
-    )
+from .hostcpu import compiler_version, host_cpu
 
 
 @cache
-def _target() -> Any:
-    """The target machine of `optimise`."""
-    return new_target()
+def target() -> Any:
+    """The target machine of this host, for code that is linked anywhere."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.Target.from_default_triple().create_target_machine(
+        opt=2, cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(),
+        reloc="static", codemodel="large",
+    )
 
 
 def optimise(text: str, level: int = 2) -> bytes:
     """Compile LLVM IR to an object file."""
-    machine = _target()
+    import llvmlite.binding as llvm
+
+    machine = target()
     module = llvm.parse_assembly(text)
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
@@ -59,20 +56,28 @@ def sources_digest(packages: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
+def _modules(architecture: Architecture) -> set[str]:
+    """The modules that describe it, by their functions and its state."""
+    found = {function.python.__module__ for function in architecture.functions()}
+    if architecture.state_type is not None:
+        found.add(architecture.state_type.__module__)
+    return found
+
+
 def _packages(architecture: Architecture) -> list[Any]:
     """The packages (or modules' packages) that describe it, and the compiler's own."""
-    modules = {i.function.python.__module__ for i in architecture.instructions}
-    names = {name.rpartition(".")[0] or name for name in modules}
+    names = {name.rpartition(".")[0] or name for name in _modules(architecture)}
     found = [import_module(n) for n in sorted(names)]
     return [polyvisor.adl, polyvisor.engine, *(m for m in found if hasattr(m, "__path__"))]
 
 
 def _loose_sources(architecture: Architecture) -> str:
     """The sources of modules that are in no package (scripts, tests) and describe it, and of those they import."""
-    functions = [*(i.function for i in architecture.instructions), *architecture.hooks.values()]
-    todo = [f.python.__module__ for f in functions]
-    if architecture.state_type is not None:
-        todo.append(architecture.state_type.__module__)
+    todo = [name for name in _modules(architecture) if not _in_package(name)]
+    if not todo:
+        return ""
+    import ast
+
     seen: set[str] = set()
     texts = []
     while todo:
@@ -80,9 +85,8 @@ def _loose_sources(architecture: Architecture) -> str:
         if name in seen:
             continue
         seen.add(name)
-        module = import_module(name)
-        file = getattr(module, "__file__", None)
-        if hasattr(import_module(name.partition(".")[0]), "__path__") or file is None:
+        file = getattr(import_module(name), "__file__", None)
+        if _in_package(name) or file is None:
             continue
         text = Path(file).read_text()
         texts.append(text)
@@ -94,11 +98,15 @@ def _loose_sources(architecture: Architecture) -> str:
     return "\0".join(sorted(texts))
 
 
+def _in_package(name: str) -> bool:
+    return hasattr(import_module(name.partition(".")[0]), "__path__")
+
+
 def cache_key(architecture: Architecture) -> str:
     """What the code compiled for an architecture on this host is kept under."""
     parts = [
-        architecture.name, llvmlite.__version__, repr(llvm.llvm_version_info), llvm.get_host_cpu_name(),
-        llvm.get_host_cpu_features().flatten(), sources_digest(_packages(architecture)), _loose_sources(architecture),
+        architecture.name, compiler_version(), host_cpu(),
+        sources_digest(_packages(architecture)), _loose_sources(architecture),
     ]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return f"{architecture.name}-{digest[:32]}"

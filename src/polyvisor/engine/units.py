@@ -18,12 +18,7 @@ from .handler_lowering import HANDLER_ARGUMENTS, HandlerEmitter
 from .layout import Layout, operand_layout
 from .lowering import HelperEmitter, result_type
 from .regions import support
-
-# What regions call where the TLB misses.
-MISSES = (
-    *(f"{name}.{kind.__name__}" for name in ("region_load", "region_store") for kind in (u8, u16, u32, u64)),
-    "region_sync", "region_clock",
-)
+from .regions.region import MISSES
 
 
 def members_read(compiler: Compiler, *hooks: str) -> frozenset[str]:
@@ -39,9 +34,9 @@ def members_read(compiler: Compiler, *hooks: str) -> frozenset[str]:
 class Units:
     """The texts of one architecture's units."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, layout: Layout | None = None) -> None:
         self.architecture = architecture
-        self.layout = Layout(architecture)
+        self.layout = layout or Layout(architecture)
         self.compiler = Compiler(architecture, self.layout.members)
         self._watched: frozenset[str] | None = None
         self._twins: list[int] = []
@@ -88,10 +83,6 @@ class Units:
             narrow="add i64 %pc, 0" if bits == 64 else f"trunc i64 %pc to i{bits}", pc_kind=f"i{bits}",
             page_bits=self.architecture.page_bits, page_mask=-self.layout.page_size, in_page=self.layout.page_size - 1,
             code_tlb_mask=at.CODE_TLB_SIZE - 1, code_tlb_entry=at.CODE_TLB_ENTRY,
-            misses="".join(
-                f"  %m{i} = getelementptr ptr, ptr %out, i64 {6 + i}\n  store ptr @\"{name}\", ptr %m{i}\n"
-                for i, name in enumerate(MISSES)
-            ),
             jump_bits=at.JUMP_SAMPLE_BITS, jump_mask=(1 << at.JUMP_SAMPLE_BITS) - 1, ring_mask=at.SAMPLES - 1,
             **{
                 n: offset(n)

@@ -17,7 +17,7 @@ and its wakeup, others need not wake too, as that wakeup is still to come.
 
 from __future__ import annotations
 
-import platform
+import os
 
 from polyvisor.adl import function, u8, u32, u64, u128
 from polyvisor.adl.host import cpu_address, host_call, peek, poke
@@ -28,7 +28,7 @@ from .layout import EngineState
 _FUTEX_NUMBERS = {
     "x86_64": 202, "aarch64": 98, "riscv64": 98, "loongarch64": 98, "ppc64": 221, "ppc64le": 221, "s390x": 238
 }
-FUTEX = _FUTEX_NUMBERS.get(platform.machine(), 0)
+FUTEX = _FUTEX_NUMBERS.get(os.uname().machine, 0)
 # FUTEX_WAIT (relative, by the monotonic clock) and FUTEX_WAKE, with FUTEX_PRIVATE_FLAG.
 _WAIT, _WAKE = 0 | 128, 1 | 128
 

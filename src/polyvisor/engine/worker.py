@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import Any
 
 from .codecache import CodeCache
-from .handlers import handler_objects
+from .handlers import handler_units
+from .image import renew_image
 from .objectcode import cache_key
 from .regions.compile import RegionCompiler, UncompilableError
 from .units import Units
@@ -40,7 +41,9 @@ def main() -> None:
             return
         answer: Any = None
         if kind == "handler":
-            answer = handler_objects(units, cache, payload)
+            answer = handler_units(units, cache, payload)
+        elif kind == "image":
+            renew_image(units, cache)
         elif kind == "region":
             regions = regions or RegionCompiler(architecture, units.layout, units.compiler)
             with contextlib.suppress(UncompilableError):

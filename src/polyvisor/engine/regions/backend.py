@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from ..workers import SOON, WELL, WELL_BEGUN, Workers
-from .compile import Missing, Region, Request
+from .region import Missing, Region, Request
 
 
 class WorkerBackend:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any
+from dataclasses import replace
 
 import llvmlite.binding as llvm
 
@@ -13,65 +10,14 @@ from polyvisor.adl import Architecture, Instruction, ssa
 from polyvisor.adl.frontend import Compiler
 
 from ..layout import Layout
+from ..objectcode import target
+from ..objects import unit_from_object
 from ..units import members_read
 from .emit import Analysis, RegionEmitter, analyse
 from .inline import InstructionEmitter
 from .known import Relative
-from .objects import Unit, unit_from_object
-from .plan import MAX_INSTRUCTIONS, Step, make_plan
-
-
-@dataclass(frozen=True)
-class Request:
-    """Guest code to compile: ``entry`` is the offset of the first instruction in its page.
-
-    ``pages`` are the bytes of the entry's page (0) and of others, by their distance in pages, and for each of their
-    units whether it was executed (a bit string, lowest bit first).  ``targets`` and ``assumed`` are those of
-    :class:`.plan.Plan` and :class:`.emit.RegionEmitter`.  ``quick``: a small region, soon, rather than a good one.
-    ``final``: there are no more pages to be had.  ``remakes``: how often the place was compiled before.
-    """
-
-    entry: int
-    pages: Mapping[int, tuple[bytes, int]]
-    targets: tuple[int, ...] = ()
-    assumed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    limit: int = MAX_INSTRUCTIONS
-    quick: bool = False
-    final: bool = False
-    remakes: int = 0
-
-
-@dataclass(frozen=True)
-class Missing:
-    """Other pages that the region could go on to, by their distance from the entry's."""
-
-    pages: frozenset[int]
-
-
-@dataclass(frozen=True)
-class Region:
-    """A compiled region: machine code, and what must be so for it to be right.
-
-    ``footprint`` are the bytes it was made of: (distance of the page, offset in the page, bytes).  ``entries`` are the
-    places where it may be entered: offset from the first of them, and the instruction's number; ``starts`` are where
-    its blocks start; ``ends`` are those of :class:`.plan.Plan`; ``loops`` is whether it has any; ``request`` is what
-    was asked for, without the pages.
-    """
-
-    unit: Unit
-    footprint: tuple[tuple[int, int, bytes], ...]
-    entries: tuple[tuple[int, int], ...]
-    assumed: Mapping[str, tuple[int, int]]
-    instructions: int
-    starts: frozenset[int]
-    ends: tuple[int, ...]
-    loops: bool
-    request: Request
-
-    @property
-    def pages(self) -> set[int]:
-        """The distances of the pages it runs on, 0 among them."""
-        return {page for page, _, _ in self.footprint}
+from .plan import Step, make_plan
+from .region import Missing, Region, Request
 
 
 class UncompilableError(Exception):
@@ -192,7 +138,7 @@ class RegionCompiler:
         if made is None or isinstance(made, Missing):
             return made
         emitter, text = made
-        unit = unit_from_object(_optimise(text, request.quick), "region")
+        unit = unit_from_object(_optimise(text, request.quick))
         size = self.layout.page_size
         spans: dict[int, set[int]] = {}
         count = 0
@@ -225,18 +171,8 @@ def _runs(places: set[int]) -> list[tuple[int, int]]:
     return found
 
 
-@cache
-def _target() -> Any:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    return llvm.Target.from_default_triple().create_target_machine(
-        opt=2, cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(),
-        reloc="static", codemodel="large",
-    )
-
-
 def _optimise(text: str, quick: bool) -> bytes:
-    machine = _target()
+    machine = target()
     try:
         module = llvm.parse_assembly(text)
     except RuntimeError as error:

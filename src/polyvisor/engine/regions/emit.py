@@ -20,6 +20,7 @@ from .accesses import UnsupportedError
 from .inline import Exit, InstructionEmitter, Outcome, State
 from .known import Known, Relative
 from .plan import Block, Flow, Key, Plan, Step
+from .region import FUNCTION, original_symbol, slot_symbol
 from .windows import Window, find_windows
 
 MAX_ENTRIES = 16
@@ -126,7 +127,7 @@ class RegionEmitter(InstructionEmitter):
         self.declare("jump", f"declare preserve_nonecc void @jump({HANDLER_ARGUMENTS})")
         return (
             "\n".join(self.declarations.values())
-            + f'\ndefine preserve_nonecc void @region({HANDLER_ARGUMENTS}) nounwind {{\n'
+            + f'\ndefine preserve_nonecc void @{FUNCTION}({HANDLER_ARGUMENTS}) nounwind {{\n'
             + f"entry:\n{entry}\n{body}\n}}\n{METADATA}"
         )
 
@@ -347,7 +348,7 @@ class RegionEmitter(InstructionEmitter):
                 # Not through its record, where this region may be. If it is not, perhaps nothing was decoded there.
                 record = self.assign(f"getelementptr i8, ptr %rec0, i64 {at << layout.shift}")
                 there = self.assign(f"load ptr, ptr {record}")
-                here = self.assign(f"icmp eq ptr {there}, @region")
+                here = self.assign(f"icmp eq ptr {there}, @{FUNCTION}")
                 handler = self.assign(f"select i1 {here}, ptr {self._original(at)}, ptr {there}")
                 self._tail(handler, record, count, "%base")
             case "near", page:
@@ -499,14 +500,3 @@ def _jumping_registers(plan: Plan, loops: Mapping[int, frozenset[int]]) -> dict[
                 if source is None or source[0] != key
             }
     return {number: of_body[body] for number, body in loops.items()}
-
-
-def original_symbol(offset: int) -> str:
-    """The symbol for the interpreter's handler of the instruction ``offset`` bytes from the region's beginning."""
-    return f"original.{offset}"
-
-
-def slot_symbol(delta: int) -> str:
-    """The symbol for the address of the records of the page ``delta`` pages from the entry's."""
-    return f"slot.{delta}" if delta >= 0 else f"slot.n{-delta}"
-

@@ -21,12 +21,20 @@ from typing import Any, Protocol
 from polyvisor.adl import Field
 
 from .. import layout as at
+from ..arena import ArenaFullError, CodeArena
 from ..codepages import CodePages
 from ..native import NativeCode
-from .arena import ArenaFullError, CodeArena
-from .compile import Missing, Region, Request
-from .emit import original_symbol, slot_symbol
-from .plan import MAX_INSTRUCTIONS, MAX_TARGETS, QUICK_INSTRUCTIONS
+from .region import (
+    FUNCTION,
+    MAX_INSTRUCTIONS,
+    MAX_TARGETS,
+    QUICK_INSTRUCTIONS,
+    Missing,
+    Region,
+    Request,
+    original_symbol,
+    slot_symbol,
+)
 from .remembered import RememberedRegions
 
 # Samples of a place after which the cache is asked, after which it is compiled quickly, and then again, well.
@@ -577,7 +585,7 @@ class Regions:
             for delta, slot in slots.items():
                 symbols[slot_symbol(delta)] = slot
             try:
-                handler = self.arena.add(region.unit, symbols)
+                handler = self.arena.add(region.unit, symbols) + region.unit.symbols[FUNCTION]
             except ArenaFullError:
                 self._start_over()
                 return None

@@ -13,10 +13,9 @@ from functools import cached_property
 
 from polyvisor.adl import Instruction
 
-# The most instructions in a region, and in one that is to be ready soon; basic blocks that may be entered by jumps to
-# unknown places; nested calls.
-MAX_INSTRUCTIONS, QUICK_INSTRUCTIONS = 320, 64
-MAX_TARGETS = 48
+from .region import MAX_INSTRUCTIONS, MAX_TARGETS
+
+# The most nested calls.
 MAX_DEPTH = 4
 # The most places after a region that is full which are taken for as hot as it is.
 MAX_ENDS = 6

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ..codecache import CodeCache
-from .compile import Region
+from .region import Region
 
 # Regions kept for a page; pages looked up, pages kept, and regions tried at one look: each takes some tens of
 # microseconds, of a thread that shares the interpreter's lock with the devices.

@@ -5,10 +5,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Mapping
 
-from .objects import Unit, address_of_buffer
-
-_ALIGN = 64
+from .objects import ALIGN, Unit
 
 
 class ArenaFullError(Exception):
@@ -39,16 +38,22 @@ class CodeArena:
         self.address: int = address
         self.used = 0
 
-    def add(self, unit: Unit, symbols: dict[str, int]) -> int:
-        """Link a unit; gives the address of its function. Raises ArenaFullError."""
-        start = -(-self.used // _ALIGN) * _ALIGN
+    def add(self, unit: Unit, symbols: Mapping[str, int]) -> int:
+        """Link a unit; gives its address. Raises ArenaFullError, and KeyError for a symbol that is not there."""
+        start = -(-self.used // ALIGN) * ALIGN
         if start + len(unit.code) > self.size:
             raise ArenaFullError
-        code = unit.link(self.address + start, symbols)
+        self._put(start, unit.link(self.address + start, symbols))
+        return self.address + start
+
+    def add_code(self, code: bytes) -> int:
+        """The address of machine code that runs wherever it is. Raises ArenaFullError."""
+        return self.add(Unit(code, {}, (), ()), {})
+
+    def _put(self, start: int, code: bytes | bytearray) -> None:
         self._writable[start : start + len(code)] = code
         self.used = start + len(code)
         self._synchronise(self.address + start, len(code))
-        return self.address + start + unit.entry
 
     def _synchronise(self, address: int, length: int) -> None:
         """Make new code visible to instruction fetches; x86-64 does so by itself."""
@@ -67,6 +72,3 @@ class CodeArena:
             self._libc.munmap(self.address, self.size)
             self.address = 0
             self._writable.close()
-
-
-__all__ = ["ArenaFullError", "CodeArena", "address_of_buffer"]

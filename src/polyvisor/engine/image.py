@@ -1,0 +1,94 @@
+"""The interpreter as one piece: core, handlers and helpers, linked, for the next process to load at once.
+
+It is kept in the code cache beside the units it was made of, under the same key, and does not need them.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from .codecache import CodeCache
+from .handlers import cached_core, cached_handler
+from .objects import Unit, join
+
+if TYPE_CHECKING:
+    from .units import Units
+
+_NAME = "image"
+
+
+def symbol_of(index: int) -> str:
+    """The symbol of the handler of instruction ``index`` (0: illegal)."""
+    return f"h{index}"
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a process that only runs handlers has to know of them, so that it need not look at any instruction.
+
+    For every number of an instruction (0: illegal): ``twins`` is which one's handler it has, and ``names`` what the
+    handler's unit is called. ``operand_bytes`` is that of :class:`.layout.Layout`.
+    """
+
+    twins: tuple[int, ...]
+    names: tuple[str, ...]
+    operand_bytes: int
+
+
+def number_handlers(units: Units) -> Numbers:
+    """The numbers of an architecture."""
+    every = range(len(units.architecture.instructions) + 1)
+    return Numbers(
+        tuple(units.twin(i) for i in every), tuple(units.handler_name(i) for i in every), units.layout.operand_bytes
+    )
+
+
+@dataclass(frozen=True)
+class Image:
+    """``unit`` is the code: the core, and the units whose names are in ``parts``."""
+
+    unit: Unit
+    parts: frozenset[str]
+    numbers: Numbers
+
+    def missing(self) -> list[int]:
+        """The instructions whose handlers are not in it."""
+        twins = self.numbers.twins
+        return [i for i, twin in enumerate(twins) if twin == i and symbol_of(i) not in self.unit.symbols]
+
+    def extended(self, units: Mapping[str, Unit]) -> Image:
+        """The image with further units, by name, in it."""
+        more = {name: unit for name, unit in units.items() if name not in self.parts}
+        return replace(self, unit=join([self.unit, *more.values()]), parts=self.parts | more.keys())
+
+
+def load_image(cache: CodeCache) -> Image | None:
+    """The image in the cache, if there is one and it is whole."""
+    kept = cache.get(_NAME)
+    if kept is None:
+        return None
+    found = pickle.loads(kept)
+    return found if isinstance(found, Image) else None
+
+
+def store_image(cache: CodeCache, image: Image) -> None:
+    """Keep an image, instead of what is kept."""
+    cache.put(_NAME, pickle.dumps(image, pickle.HIGHEST_PROTOCOL))
+
+
+def renew_image(units: Units, cache: CodeCache) -> None:
+    """Make the image anew, of all that is in the cache, if it is not all in the one that is there."""
+    image = load_image(cache)
+    if image is None:
+        core = cached_core(cache)
+        if core is None:
+            return
+        image = Image(core, frozenset(), number_handlers(units))
+    more: dict[str, Unit] = {}
+    for index in image.missing():
+        more |= cached_handler(cache, image.numbers.names[index]) or {}
+    if more or not image.parts:
+        store_image(cache, image.extended(more))

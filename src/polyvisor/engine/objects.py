@@ -1,0 +1,162 @@
+"""Compiled code that can be kept and be linked at any address: bytes, and the places that need an address."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# Relocations of the ELF supplements for x86-64 and AArch64, as far as the large code model needs them.
+_X86_64, _AARCH64 = "EM_X86_64", "EM_AARCH64"
+_ABSOLUTE_64 = {(_X86_64, 1), (_AARCH64, 257)}
+_MOVW = {263: 0, 264: 0, 265: 16, 266: 16, 267: 32, 268: 32, 269: 48}  # R_AARCH64_MOVW_UABS_G0 ... G3: the shift
+# Units start at multiples of this; so do they inside a joined one.
+ALIGN = 64
+_WORD = struct.Struct("<Q")
+_MASK = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Relocation:
+    """At ``place``, put the address of ``symbol`` (the unit itself, if empty) plus ``addend``.
+
+    ``shift`` is -1 for a 64-bit word, else the immediate of an AArch64 ``movz`` or ``movk`` takes 16 bits from there.
+    """
+
+    place: int
+    symbol: str
+    addend: int
+    shift: int = -1
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Machine code: ``symbols`` are the functions it defines, by their offsets.
+
+    ``inside`` are runs (place, count) of 64-bit words that hold an offset in the unit, to which its address is added:
+    nearly all relocations, so these are kept compactly.
+    """
+
+    code: bytes
+    symbols: Mapping[str, int]
+    inside: tuple[tuple[int, int], ...]
+    relocations: tuple[Relocation, ...]
+
+    def link(self, address: int, symbols: Mapping[str, int]) -> bytearray:
+        """The bytes to put at ``address``. Raises KeyError for a symbol that it needs and ``symbols`` has not."""
+        code = bytearray(self.code)
+        _move(code, self.inside, address)
+        for r in self.relocations:
+            value = ((symbols[r.symbol] if r.symbol else address) + r.addend) & _MASK
+            if r.shift < 0:
+                _WORD.pack_into(code, r.place, value)
+            else:
+                (word,) = struct.unpack_from("<I", code, r.place)
+                struct.pack_into("<I", code, r.place, word & ~(0xFFFF << 5) | ((value >> r.shift) & 0xFFFF) << 5)
+        return code
+
+
+def _move(code: bytearray, runs: Iterable[tuple[int, int]], distance: int) -> None:
+    """Add to words of ``code``."""
+    unpack, pack = _WORD.unpack_from, _WORD.pack_into
+    for place, count in runs:
+        if count == 1:
+            pack(code, place, unpack(code, place)[0] + distance)
+        else:
+            words = struct.Struct(f"<{count}Q")
+            words.pack_into(code, place, *[word + distance for word in words.unpack_from(code, place)])
+
+
+class UnlinkableError(Exception):
+    """An object file has something this module does not know."""
+
+
+def unit_from_object(data: bytes) -> Unit:
+    """Take an object file's code and constants apart. Raises UnlinkableError."""
+    from elftools.elf.elffile import ELFFile
+
+    elf: Any = ELFFile(io.BytesIO(data))
+    machine = elf["e_machine"]
+    code = bytearray()
+    places: dict[int, int] = {}
+    for number, section in enumerate(elf.iter_sections()):
+        # SHF_ALLOC, and bytes in the file: code and constants. Unwind tables are of no use here.
+        if section["sh_flags"] & 2 and section["sh_type"] == "SHT_PROGBITS" and section.name != ".eh_frame":
+            align = max(section["sh_addralign"], 16)
+            code += bytes(-len(code) % align)
+            places[number] = len(code)
+            code += section.data()
+    table = elf.get_section_by_name(".symtab")
+    symbols = {
+        symbol.name: places[symbol["st_shndx"]] + symbol["st_value"]
+        for symbol in table.iter_symbols()
+        if symbol["st_info"]["bind"] == "STB_GLOBAL" and symbol["st_shndx"] in places
+    }
+    inside: list[int] = []
+    relocations = []
+    for section in elf.iter_sections():
+        if section["sh_type"] not in ("SHT_RELA", "SHT_REL") or section["sh_info"] not in places:
+            continue
+        for r in section.iter_relocations():
+            kind = (machine, r["r_info_type"])
+            shift = _MOVW.get(kind[1], -1) if machine == _AARCH64 else -1
+            if kind not in _ABSOLUTE_64 and shift < 0:
+                raise UnlinkableError(f"relocation {kind[1]} of {machine}")
+            symbol = table.get_symbol(r["r_info_sym"])
+            place = places[section["sh_info"]] + r["r_offset"]
+            addend = r["r_addend"]
+            if symbol["st_shndx"] in places:
+                offset = places[symbol["st_shndx"]] + symbol["st_value"] + addend
+                if shift < 0:
+                    _WORD.pack_into(code, place, offset)
+                    inside.append(place)
+                else:
+                    relocations.append(Relocation(place, "", offset, shift))
+            elif symbol["st_shndx"] == "SHN_UNDEF":
+                relocations.append(Relocation(place, symbol.name, addend, shift))
+            else:
+                raise UnlinkableError(f"symbol {symbol.name} is in a section that is not kept")
+    return Unit(bytes(code), symbols, _runs(inside), tuple(relocations))
+
+
+def join(units: Iterable[Unit]) -> Unit:
+    """One unit of several, in which what they need of each other is resolved."""
+    code = bytearray()
+    symbols: dict[str, int] = {}
+    inside: list[int] = []
+    needs: list[Relocation] = []
+    for unit in units:
+        code += bytes(-len(code) % ALIGN)
+        start = len(code)
+        piece = bytearray(unit.code)
+        _move(piece, unit.inside, start)
+        code += piece
+        symbols.update((name, start + offset) for name, offset in unit.symbols.items())
+        inside += [start + place + 8 * i for place, count in unit.inside for i in range(count)]
+        needs += [
+            Relocation(start + r.place, r.symbol, r.addend if r.symbol else start + r.addend, r.shift)
+            for r in unit.relocations
+        ]
+    relocations = []
+    for r in needs:
+        if r.symbol not in symbols:
+            relocations.append(r)
+        elif r.shift < 0:
+            _WORD.pack_into(code, r.place, symbols[r.symbol] + r.addend)
+            inside.append(r.place)
+        else:
+            relocations.append(Relocation(r.place, "", symbols[r.symbol] + r.addend, r.shift))
+    return Unit(bytes(code), symbols, _runs(inside), tuple(relocations))
+
+
+def _runs(places: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Places of words as runs of words that follow each other."""
+    found: list[tuple[int, int]] = []
+    for place in sorted(places):
+        if found and place == found[-1][0] + 8 * found[-1][1]:
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((place, 1))
+    return tuple(found)
