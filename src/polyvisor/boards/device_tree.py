@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import fdt
 
 from polyvisor.boards import memory_map as at
-from polyvisor.devices.pci.host import PINS, line_of
 
 DEFAULT_EXTENSIONS: tuple[str, ...] = (
     *("i", "m", "a", "f", "d", "c", "zicntr", "zicsr", "zifencei", "zihpm"),
@@ -187,6 +186,8 @@ def _soc(intcs: Sequence[int], plic: int, test: int, virtio_slots: int) -> fdt.N
 def _pci(plic: int) -> fdt.Node:
     """The host bridge (PCI Bus Binding to IEEE 1275, and bindings/pci/host-generic-pci.yaml)."""
     pci = _device("pci", at.PCI_CONFIG)
+    from polyvisor.devices.pci.host import PINS, line_of
+
     _strings(pci, "compatible", "pci-host-ecam-generic")
     _strings(pci, "device_type", "pci")
     _cells(pci, 3, 2)

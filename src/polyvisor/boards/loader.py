@@ -10,14 +10,16 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
-
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
+from typing import TYPE_CHECKING, NamedTuple
 
 from polyvisor.boards.memory_map import DRAM_BASE
+from polyvisor.boards.stored_file import StoredFile
 from polyvisor.engine.memory import PAGE_SIZE, Memory, Ram
+
+if TYPE_CHECKING:  # imported where an ELF file is read: most kernels are none
+    from elftools.elf.elffile import ELFFile
+
+Data = bytes | StoredFile
 
 MIB = 1 << 20
 # Where a kernel that does not say belongs, in bytes from the start of RAM (the size of a level-1 page, boot.rst).
@@ -51,15 +53,14 @@ _PACKED = {
     b"\x5d\0\0": "lzma",
 }
 # What the ELF library raises for damaged headers.
-_DAMAGE = (ELFError, struct.error, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+_DAMAGE = (struct.error, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 class LoadError(Exception):
     """A file cannot be loaded; the message is one line that says why."""
 
 
-@dataclass(frozen=True)
-class LoadedKernel:
+class LoadedKernel(NamedTuple):
     """A kernel in RAM: where it is entered, and the addresses from ``start`` up to ``end`` that it occupies.
 
     ``end`` counts memory the kernel uses beyond its file (bss). All are guest physical.
@@ -70,8 +71,7 @@ class LoadedKernel:
     end: int
 
 
-@dataclass(frozen=True)
-class Boot:
+class Boot(NamedTuple):
     """A machine ready to start: guest physical addresses. ``initrd`` is (start, end)."""
 
     entry: int
@@ -80,8 +80,7 @@ class Boot:
     kernel: LoadedKernel
 
 
-@dataclass(frozen=True)
-class ElfProgram:
+class ElfProgram(NamedTuple):
     """A bare-metal program in RAM.
 
     ``entry``, ``tohost``, ``fromhost`` and ``end`` (after its last byte, bss included) are guest physical;
@@ -95,8 +94,7 @@ class ElfProgram:
     end: int
 
 
-@dataclass(frozen=True)
-class _Segment:
+class _Segment(NamedTuple):
     virtual: int
     physical: int
     data: bytes
@@ -108,8 +106,8 @@ class _Segment:
 
 def boot_linux(
     memory: Memory,
-    kernel: bytes,
-    initrd: bytes | None,
+    kernel: Data,
+    initrd: Data | None,
     make_tree: Callable[[tuple[int, int] | None], bytes],
     dram_base: int = DRAM_BASE,
 ) -> Boot:
@@ -117,9 +115,9 @@ def boot_linux(
 
     The initrd is at the end of RAM, the device tree below it, both on pages of their own. Raises LoadError.
     """
-    if initrd is not None and not initrd:
+    if initrd is not None and not len(initrd):
         raise LoadError("the initrd is empty")
-    loaded = load_kernel(memory, kernel, dram_base, reserve=len(initrd or b""))
+    loaded = load_kernel(memory, kernel, dram_base, reserve=len(initrd) if initrd is not None else 0)
     ceiling = None
     where = None
     if initrd is not None:
@@ -135,7 +133,7 @@ def boot_linux(
 
 def place_high(
     memory: Memory,
-    data: bytes,
+    data: Data,
     dram_base: int = DRAM_BASE,
     *,
     floor: int,
@@ -156,16 +154,20 @@ def place_high(
             f"RAM of {_size(ram.size)} is too small: the {what} needs {_size(len(data))}, "
             f"beside the kernel there are {_size(room)}"
         )
-    memory.write(address, data)
+    _place(memory, address, data)
     return address
 
 
-def load_kernel(memory: Memory, data: bytes, dram_base: int = DRAM_BASE, *, reserve: int = 0) -> LoadedKernel:
+def load_kernel(memory: Memory, data: Data, dram_base: int = DRAM_BASE, *, reserve: int = 0) -> LoadedKernel:
     """Load a Linux kernel: a RISC-V ``Image``, the same compressed with gzip, or an ELF ``vmlinux``.
 
     ``reserve`` is how many bytes must remain free for an initrd. Raises LoadError.
     """
     ram = _ram(memory, dram_base)
+    if isinstance(data, StoredFile):
+        if data[0x38:0x3C] == _MAGIC2 and len(data) >= _HEADER_SIZE:
+            return _load_image(memory, data, ram, reserve)
+        data = data[:]
     data = _unpack(data, ram)
     if data[:4] == b"\x7fELF":
         return _load_vmlinux(memory, data, ram, reserve)
@@ -200,8 +202,8 @@ def load_elf(memory: Memory, data: bytes) -> ElfProgram:
 # Images
 
 
-def _load_image(memory: Memory, data: bytes, ram: Ram, reserve: int) -> LoadedKernel:
-    text_offset, image_size, flags = struct.unpack_from("<QQQ", data, 8)
+def _load_image(memory: Memory, data: Data, ram: Ram, reserve: int) -> LoadedKernel:
+    text_offset, image_size, flags = struct.unpack("<QQQ", data[8:32])
     if flags & 1:
         raise LoadError("the kernel is for big-endian RISC-V; this machine is little-endian")
     if image_size == 0:
@@ -213,18 +215,18 @@ def _load_image(memory: Memory, data: bytes, ram: Ram, reserve: int) -> LoadedKe
     size = max(image_size, len(data))
     _check_room(ram, text_offset + size, reserve)
     start = ram.base + text_offset
-    memory.write(start, data)
+    _place(memory, start, data)
     return LoadedKernel(start, start, start + size)
 
 
-def _check_pe(data: bytes) -> None:
+def _check_pe(data: Data) -> None:
     """Check what the PE/COFF header says of the machine and of the file's length."""
     header = int.from_bytes(data[0x3C:0x40], "little")
     if len(data) < header + 24:
         raise _truncated("kernel", header + 24, len(data))
     if data[header : header + 4] != b"PE\0\0":
         raise LoadError("the kernel's PE header is damaged")
-    machine, sections = struct.unpack_from("<HH", data, header + 4)
+    machine, sections = struct.unpack("<HH", data[header + 4 : header + 8])
     if machine != _PE_RISCV64:
         raise LoadError(f"the kernel is for {_PE_MACHINES.get(machine, f'PE machine {machine:#x}')}, not 64-bit RISC-V")
     table = header + 24 + int.from_bytes(data[header + 20 : header + 22], "little")
@@ -232,7 +234,8 @@ def _check_pe(data: bytes) -> None:
     if len(data) < needed:
         raise _truncated("kernel", needed, len(data))
     for index in range(sections):
-        raw_size, raw_offset = struct.unpack_from("<II", data, table + 40 * index + 16)
+        entry = table + 40 * index + 16
+        raw_size, raw_offset = struct.unpack("<II", data[entry : entry + 8])
         if raw_size:
             needed = max(needed, raw_offset + raw_size)
     if len(data) < needed:
@@ -327,6 +330,9 @@ def _read_elf(data: bytes, what: str) -> tuple[ELFFile, list[_Segment]]:
         bits = {1: "32-bit", 2: "64-bit"}.get(data[4], "damaged")
         order = {1: "little-endian", 2: "big-endian"}.get(data[5], "damaged")
         raise LoadError(f"the {what} is a {bits} {order} ELF file; this machine runs 64-bit little-endian RISC-V")
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
     try:
         elf = ELFFile(io.BytesIO(data))
         machine = elf["e_machine"]
@@ -342,7 +348,7 @@ def _read_elf(data: bytes, what: str) -> tuple[ELFFile, list[_Segment]]:
         if len(data) < table:
             raise _truncated(what, table, len(data))
         headers = [segment.header for segment in elf.iter_segments()]
-    except _DAMAGE as error:
+    except (ELFError, *_DAMAGE) as error:
         raise LoadError(f"the {what}'s ELF headers are damaged: {_one_line(error)}") from None
     segments = []
     for header in headers:
@@ -362,6 +368,9 @@ def _read_elf(data: bytes, what: str) -> tuple[ELFFile, list[_Segment]]:
 
 def _symbols(elf: ELFFile) -> dict[str, int]:
     """Names and values of the symbol table; empty if the file is stripped or the table is damaged."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.sections import SymbolTableSection
+
     found: dict[str, int] = {}
     if elf["e_shentsize"] != _SECTION_HEADER:
         return found
@@ -371,7 +380,7 @@ def _symbols(elf: ELFFile) -> dict[str, int]:
                 for symbol in section.iter_symbols():
                     if symbol.name and symbol["st_shndx"] != "SHN_UNDEF":
                         found[symbol.name] = int(symbol["st_value"])
-    except _DAMAGE:
+    except (ELFError, *_DAMAGE):
         return found
     return found
 
@@ -394,6 +403,13 @@ def _write_segment(memory: Memory, segment: _Segment, address: int) -> None:
 
 
 # Common
+
+
+def _place(memory: Memory, address: int, data: Data) -> None:
+    if isinstance(data, StoredFile):
+        data.place(memory, address)
+    else:
+        memory.write(address, data)
 
 
 def _ram(memory: Memory, base: int) -> Ram:

@@ -5,11 +5,10 @@ Guests learn all of this from the device tree (:mod:`polyvisor.boards.device_tre
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Region:
+class Region(NamedTuple):
     """One device's window: ``base`` and ``size`` in bytes; ``irq`` is its PLIC source, 0 for none."""
 
     base: int
@@ -38,6 +37,7 @@ PCI_IO = Region(0x300_0000, 0x1_0000)
 PCI_CONFIG = Region(0x3000_0000, 0x1000_0000)
 PCI_MEMORY = Region(0x4000_0000, 0x4000_0000)
 PCI_IRQS = (32, 33, 34, 35)
+PCI_DEVICES = 32  # on the bus, the bridge among them: numbers have 5 bits
 
 # Interrupt sources of the PLIC, counting source 0, which does not exist.
 PLIC_SOURCES = 96

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from polyvisor.engine.memory import BusError, Memory
 from polyvisor.isa.riscv import sbi
@@ -99,8 +98,7 @@ class SbiError(Exception):
         self.code = code
 
 
-@dataclass(frozen=True)
-class _Call:
+class _Call(NamedTuple):
     """One call: the calling hart, the function (a6) and the arguments (a0 to a5)."""
 
     hart: SbiHart

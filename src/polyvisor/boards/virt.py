@@ -12,16 +12,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from polyvisor.devices.aclint import Aclint
-from polyvisor.devices.pci.host import DEVICES, PciHost
 from polyvisor.devices.plic import Plic
 from polyvisor.devices.rtc import GoldfishRtc
 from polyvisor.devices.syscon import Test
 from polyvisor.devices.uart import Uart16550
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.mmio import EmptySlot, VirtioMmio
-from polyvisor.devices.virtio.pci import VirtioPci
 from polyvisor.devices.virtio.rng import RngDevice
 from polyvisor.devices.virtio.transport import Transport
 from polyvisor.engine.codepages import CodePages
@@ -36,13 +35,17 @@ from polyvisor.isa.riscv import rv64
 from . import memory_map as at
 from .device_tree import device_tree
 from .htif import Htif
-from .loader import ElfProgram, LoadError, boot_linux, load_elf, place_high
+from .loader import Data, ElfProgram, LoadError, boot_linux, load_elf, place_high
 from .riscv_hart import RiscvHart
 from .sbi import Sbi
 
+if TYPE_CHECKING:  # imported where there is such a bus
+    from polyvisor.devices.pci.host import PciHost
+    from polyvisor.devices.virtio.pci import VirtioPci
+
 TIERS = ("jit", "interpreter", "reference")
 # Where virtio devices can be, and how many with the entropy device: on PCI, one place is the bridge's own.
-BUSES = {"mmio": at.VIRTIO_SLOTS, "pci": DEVICES - 1}
+BUSES = {"mmio": at.VIRTIO_SLOTS, "pci": at.PCI_DEVICES - 1}
 MAX_CPUS = 64
 
 # struct fw_dynamic_info, version 2 (OpenSBI, docs/firmware/fw_dynamic.md): magic, version, where to go on, in which
@@ -136,8 +139,6 @@ class Virt:
         self.regions: Regions | None = None
         if config.tier != "reference":
             self.code = native_code(rv64, progress)
-            if config.tier == "jit":
-                self.code.workers.ready()
             self.code.warm()
             self.pages = CodePages(self.code, memory)
         self.harts = [
@@ -190,6 +191,9 @@ class Virt:
 
     def _add_pci(self) -> list[VirtioPci]:
         """Put each virtio device on the PCI bus."""
+        from polyvisor.devices.pci.host import PciHost
+        from polyvisor.devices.virtio.pci import VirtioPci
+
         pci = self.pci = PciHost([self.plic.line(irq) for irq in at.PCI_IRQS], at.PCI_MEMORY.base, at.PCI_MEMORY.size)
         windows = {at.PCI_CONFIG: pci.ecam, at.PCI_MEMORY: pci.memory, at.PCI_IO: pci.io}
         for region, window in windows.items():
@@ -210,7 +214,7 @@ class Virt:
 
     # What runs on it
 
-    def load_linux(self, kernel: bytes, initrd: bytes | None, command_line: str, firmware: bytes | None = None) -> None:
+    def load_linux(self, kernel: Data, initrd: Data | None, command_line: str, firmware: bytes | None = None) -> None:
         """Place a kernel, an initramfs and the device tree, and make the harts ready.
 
         With ``firmware`` (machine mode, such as OpenSBI's ``fw_dynamic``), that starts first; without, the platform
@@ -219,7 +223,7 @@ class Virt:
         def tree(initrd: tuple[int, int] | None) -> bytes:
             return self._device_tree(command_line, initrd)
 
-        boot = boot_linux(self.memory, kernel, initrd or None, tree)
+        boot = boot_linux(self.memory, kernel, initrd if initrd is not None and len(initrd) else None, tree)
         if firmware is None:
             self.harts[0].reset_supervisor_mode(boot.entry, boot.device_tree)
             self.boot_harts = self.harts[:1]
@@ -259,6 +263,12 @@ class Virt:
         for hart in self.harts:
             hart.reset_machine_mode(program.entry, fdt)
         self.boot_harts = list(self.harts)
+
+    def prepare_compiling(self) -> None:
+        """Start what compiles beside the guest, which soon has hot code. After the harts: their start does not wait."""
+        if self.regions is not None:
+            self.regions.start()
+            self.regions.code.workers.ready()
 
     def close(self) -> None:
         """Give back what the board holds on the host. Whatever a device raises, all the others are closed before."""

@@ -14,8 +14,8 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from polyvisor.cachedir import cache_root
 
@@ -118,8 +118,7 @@ class CodeCache:
         return gone
 
 
-@dataclass(frozen=True)
-class Contents:
+class Contents(NamedTuple):
     """What is kept for one key: by kind of unit, how many files and bytes."""
 
     key: str

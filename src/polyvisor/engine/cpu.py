@@ -7,9 +7,8 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import layout as at
 from .codepages import CodePages
@@ -26,8 +25,7 @@ _WRITE = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, cty
 _PAUSE = 0.0002
 
 
-@dataclass(frozen=True)
-class Exit:
+class Exit(NamedTuple):
     """Why a CPU returned.
 
     ``kind`` is ``stop`` (asked to), ``leave`` (``reason`` is what the description gave), ``limit`` (the number of

@@ -5,19 +5,20 @@ It is kept in the code cache beside the units it was made of, under the same key
 
 from __future__ import annotations
 
-import pickle
+import marshal
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .codecache import CodeCache
-from .handlers import cached_core, cached_handler
-from .objects import Unit, join
+from .handlers import cached_core, cached_units
+from .objects import Relocation, Unit, join
 
 if TYPE_CHECKING:
     from .units import Units
 
-_NAME = "image"
+# In Python's own format, which takes no module to read.
+_NAME = f"image {sys.implementation.cache_tag} {marshal.version}"
 
 
 def symbol_of(index: int) -> str:
@@ -25,8 +26,7 @@ def symbol_of(index: int) -> str:
     return f"h{index}"
 
 
-@dataclass(frozen=True)
-class Numbers:
+class Numbers(NamedTuple):
     """What a process that only runs handlers has to know of them, so that it need not look at any instruction.
 
     For every number of an instruction (0: illegal): ``twins`` is which one's handler it has, and ``names`` what the
@@ -46,8 +46,7 @@ def number_handlers(units: Units) -> Numbers:
     )
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """``unit`` is the code: the core, and the units whose names are in ``parts``."""
 
     unit: Unit
@@ -62,7 +61,7 @@ class Image:
     def extended(self, units: Mapping[str, Unit]) -> Image:
         """The image with further units, by name, in it."""
         more = {name: unit for name, unit in units.items() if name not in self.parts}
-        return replace(self, unit=join([self.unit, *more.values()]), parts=self.parts | more.keys())
+        return Image(join([self.unit, *more.values()]), self.parts | more.keys(), self.numbers)
 
 
 def load_image(cache: CodeCache) -> Image | None:
@@ -70,13 +69,17 @@ def load_image(cache: CodeCache) -> Image | None:
     kept = cache.get(_NAME)
     if kept is None:
         return None
-    found = pickle.loads(kept)
-    return found if isinstance(found, Image) else None
+    (code, symbols, inside, relocations), parts, numbers = marshal.loads(kept)
+    unit = Unit(code, symbols, inside, tuple(Relocation(*each) for each in relocations))
+    return Image(unit, frozenset(parts), Numbers(*numbers))
 
 
 def store_image(cache: CodeCache, image: Image) -> None:
     """Keep an image, instead of what is kept."""
-    cache.put(_NAME, pickle.dumps(image, pickle.HIGHEST_PROTOCOL))
+    code, symbols, inside, relocations = image.unit
+    twins, names, operand_bytes = image.numbers
+    unit = code, dict(symbols), inside, tuple((r.place, r.symbol, r.addend, r.shift) for r in relocations)
+    cache.put(_NAME, marshal.dumps((unit, sorted(image.parts), (twins, names, operand_bytes))))
 
 
 def renew_image(units: Units, cache: CodeCache) -> None:
@@ -89,6 +92,6 @@ def renew_image(units: Units, cache: CodeCache) -> None:
         image = Image(core, frozenset(), number_handlers(units))
     more: dict[str, Unit] = {}
     for index in image.missing():
-        more |= cached_handler(cache, image.numbers.names[index]) or {}
+        more |= cached_units(cache, image.numbers.names[index]) or {}
     if more or not image.parts:
         store_image(cache, image.extended(more))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -15,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 PAGE_SIZE = 4096
 _ZEROES_SIZE = 1 << 20
@@ -42,8 +43,7 @@ class Device(Protocol):
     def write(self, offset: int, size: int, value: int) -> None: ...
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """A device's range of guest physical addresses."""
 
     base: int
@@ -51,15 +51,15 @@ class Window:
     device: Device
 
 
-@dataclass(frozen=True)
 class Ram:
     """A range of guest physical memory; ``host`` is the address of its first byte in this process."""
 
-    base: int
-    size: int
-    fd: int
-    buffer: mmap.mmap
-    host: int
+    def __init__(self, base: int, size: int, fd: int, buffer: mmap.mmap) -> None:
+        self.base = base
+        self.size = size
+        self.fd = fd
+        self.buffer = buffer
+        self.host = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
     @property
     def end(self) -> int:
@@ -98,8 +98,7 @@ class Memory:
         # Who is given the memory must not be able to take it away from under us.
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         buffer = mmap.mmap(fd, size, mmap.MAP_SHARED)
-        host = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-        ram = Ram(base, size, fd, buffer, host)
+        ram = Ram(base, size, fd, buffer)
         self.ram.append(ram)
         self.ram.sort(key=lambda r: r.base)
         return ram
@@ -156,6 +155,28 @@ class Memory:
         ram, offset = self._find(address, len(data))
         ram.buffer[offset : offset + len(data)] = data
         self.wrote(address, len(data))
+
+    def write_file(self, address: int, fd: int, length: int) -> None:
+        """Write the first ``length`` bytes of an open file, which the host copies by itself.
+
+        Raises BusError outside RAM, OSError, and EOFError if the file has less.
+        """
+        ram, offset = self._find(address, length)
+        done = 0
+        try:
+            # By way of the memfd: no page of the mapping is touched for that.
+            os.lseek(ram.fd, offset, os.SEEK_SET)
+            while done < length and (count := os.sendfile(ram.fd, fd, done, length - done)):
+                done += count
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS):
+                raise  # what the file is on does not know how: it is read
+        while done < length:
+            count = os.preadv(fd, [ram.view[offset + done : offset + length]], done)
+            if not count:
+                raise EOFError("the file was cut off while it was loaded")
+            done += count
+        self.wrote(address, length)
 
     def wrote(self, address: int, length: int) -> None:
         """Tell the engine that ``length`` bytes at ``address`` were changed through a :meth:`view`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from polyvisor.adl import Architecture
 
 from .arena import CodeArena
 from .codecache import CodeCache
-from .handlers import cached_core, cached_handler, core_unit, handler_units
+from .handlers import cached_core, cached_units, core_unit, handler_units
 from .image import Image, load_image, number_handlers, store_image, symbol_of
 from .layout import Layout
 from .objectcode import cache_key
@@ -25,6 +25,7 @@ from .regions.region import MISSES
 from .workers import NEEDED, SOMETIME, Workers
 
 if TYPE_CHECKING:
+    from polyvisor.adl import ssa
     from polyvisor.adl.frontend import Compiler
 
     from .units import Units
@@ -65,8 +66,9 @@ class NativeCode:
         self.architecture = architecture
         self.progress = progress
         self.compiled = 0
-        self.cache = CodeCache(cache_key(architecture))
-        self.workers = Workers(architecture)
+        self.key = cache_key(architecture)
+        self.cache = CodeCache(self.key)
+        self.workers = Workers(architecture, self.key)
         self._arena = CodeArena(_ROOM)
         self._symbols = _Symbols()
         self._linked: set[str] = set()
@@ -99,11 +101,15 @@ class NativeCode:
         """The compiler of described functions."""
         return self.units.compiler
 
+    def runtime(self, name: str, **constants: Any) -> ssa.Function:
+        """A function of the engine's described modules, specialised for this architecture."""
+        return self.units.runtime(name, **constants)
+
     def _core(self) -> Unit:
         core = cached_core(self.cache)
         if core is None:
             every = dict.fromkeys(self._numbers.twins)
-            self._compile_ahead([i for i in every if cached_handler(self.cache, self._numbers.names[i]) is None])
+            self._compile_ahead([i for i in every if cached_units(self.cache, self._numbers.names[i]) is None])
             self._note("core")
             core = core_unit(self.units, self.cache)
         return core
@@ -119,8 +125,12 @@ class NativeCode:
         address = self._arena.add(unit, self._symbols)
         self._symbols.update((name, address + offset) for name, offset in unit.symbols.items())
 
-    def _link(self, units: dict[str, Unit]) -> None:
-        """Link units that are not yet, all that they call among them."""
+    def address(self, symbol: str) -> int:
+        """Where a symbol of a linked unit is."""
+        return self._symbols[symbol]
+
+    def link(self, units: Mapping[str, Unit]) -> None:
+        """Link those units, by name, that are not linked yet; all that they call is linked, or among them."""
         new = units.keys() - self._linked
         if new:
             self._place(join(units[name] for name in sorted(new)))
@@ -162,12 +172,12 @@ class NativeCode:
             twin = self._numbers.twins[index]
             if not self.table[twin]:
                 name = self._numbers.names[twin]
-                units = self._from_workers(twin) or cached_handler(self.cache, name)
+                units = self._from_workers(twin) or cached_units(self.cache, name)
                 if units is None:
                     self._note(name)
                     units = handler_units(self.units, self.cache, twin)
-                self._link(units)
-                self.table[twin] = self._symbols[symbol_of(twin)]
+                self.link(units)
+                self.table[twin] = self.address(symbol_of(twin))
             self.table[index] = self.table[twin]
             return int(self.table[index])
 
@@ -184,12 +194,12 @@ class NativeCode:
             for index, twin in enumerate(self._numbers.twins):
                 if self.table[twin] or twin != index:
                     continue
-                units = cached_handler(self.cache, self._numbers.names[index])
+                units = cached_units(self.cache, self._numbers.names[index])
                 if units is None:
                     missing.append(index)
                 else:
                     found |= units
-            self._link(found)
+            self.link(found)
             self._take_handlers()
             self._renew_image(found)
             count = len(set(self._numbers.twins)) - len(missing)

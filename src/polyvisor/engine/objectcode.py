@@ -102,8 +102,17 @@ def _in_package(name: str) -> bool:
     return hasattr(import_module(name.partition(".")[0]), "__path__")
 
 
+_keys: dict[int, tuple[Architecture, str]] = {}
+
+
 def cache_key(architecture: Architecture) -> str:
-    """What the code compiled for an architecture on this host is kept under."""
+    """What the code compiled for an architecture on this host is kept under: the same all through a process."""
+    if id(architecture) not in _keys:
+        _keys[id(architecture)] = architecture, _make_key(architecture)
+    return _keys[id(architecture)][1]
+
+
+def _make_key(architecture: Architecture) -> str:
     parts = [
         architecture.name, compiler_version(), host_cpu(),
         sources_digest(_packages(architecture)), _loose_sources(architecture),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 # Relocations of the ELF supplements for x86-64 and AArch64, as far as the large code model needs them.
 _X86_64, _AARCH64 = "EM_X86_64", "EM_AARCH64"
@@ -18,8 +17,7 @@ _WORD = struct.Struct("<Q")
 _MASK = 2**64 - 1
 
 
-@dataclass(frozen=True)
-class Relocation:
+class Relocation(NamedTuple):
     """At ``place``, put the address of ``symbol`` (the unit itself, if empty) plus ``addend``.
 
     ``shift`` is -1 for a 64-bit word, else the immediate of an AArch64 ``movz`` or ``movk`` takes 16 bits from there.
@@ -31,8 +29,7 @@ class Relocation:
     shift: int = -1
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """Machine code: ``symbols`` are the functions it defines, by their offsets.
 
     ``inside`` are runs (place, count) of 64-bit words that hold an offset in the unit, to which its address is added:

@@ -32,7 +32,10 @@ def main() -> None:
     module, _, name = sys.argv[1].partition(":")
     architecture = getattr(import_module(module), name)
     units = Units(architecture)
-    cache = CodeCache(cache_key(architecture))
+    key = cache_key(architecture)
+    if key != sys.argv[2]:
+        return  # the sources have changed since that process started: nothing more is compiled for it
+    cache = CodeCache(key)
     regions: RegionCompiler | None = None
     while True:
         try:

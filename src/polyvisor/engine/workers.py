@@ -9,17 +9,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import pickle
 import queue
 import struct
-import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polyvisor.adl import Architecture
+
+from .objectcode import cache_key
+
+if TYPE_CHECKING:  # imported when a worker starts, beside the guest
+    import subprocess
 
 Done = Callable[[Any], None]
 _HEAD = struct.Struct("<Q")
@@ -51,10 +54,14 @@ def architecture_name(architecture: Architecture) -> str | None:
 
 
 class Workers:
-    """Compile workers for one architecture, shared by its machines; they start when there is something to do."""
+    """Compile workers for one architecture, shared by its machines; they start when there is something to do.
 
-    def __init__(self, architecture: Architecture) -> None:
+    ``key`` is that of the code cache: what was compiled from other sources than this process's would be of no use.
+    """
+
+    def __init__(self, architecture: Architecture, key: str | None = None) -> None:
         self.name = architecture_name(architecture)
+        self.key = key or cache_key(architecture)
         self.count = worker_count() if self.name else 0
         self.deaths = 0
         self._queue: queue.PriorityQueue[tuple[int, int, str, Any, Done, Callable[[], bool] | None]] = (
@@ -135,6 +142,8 @@ class Workers:
     def _ask(
         self, process: subprocess.Popen[bytes] | None, kind: str, payload: Any
     ) -> tuple[subprocess.Popen[bytes] | None, Any]:
+        import pickle
+
         try:
             if process is None or process.poll() is not None:
                 if process is not None:
@@ -150,10 +159,12 @@ class Workers:
             return None, None
 
     def _start(self) -> subprocess.Popen[bytes]:
+        import subprocess
+
         # A process group of its own keeps it from the terminal's signals; in a session of its own, the host's scheduler
         # would take its low priority for nothing (autogroups).
         process = subprocess.Popen(
-            [sys.executable, "-c", "from polyvisor.engine.worker import main; main()", str(self.name)],
+            [sys.executable, "-c", "from polyvisor.engine.worker import main; main()", str(self.name), self.key],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         )
@@ -172,6 +183,8 @@ class Workers:
 
 def send(stream: Any, value: object) -> None:
     """Write a value to a pipe."""
+    import pickle
+
     data = pickle.dumps(value)
     stream.write(_HEAD.pack(len(data)) + data)
     stream.flush()
@@ -186,4 +199,6 @@ def receive(stream: Any) -> Any:
     data = stream.read(size)
     if len(data) < size:
         raise EOFError
+    import pickle
+
     return pickle.loads(data)

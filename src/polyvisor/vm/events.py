@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import VMTimeoutError
 
@@ -14,8 +13,7 @@ KINDS = ("started", "ready", "reset", "stopped", "failed")
 """In the order of a life: it runs; its agent answers; the guest restarts it; it ended; it broke (``data`` says why)."""
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """``kind`` is one of :data:`KINDS`; ``time`` is in seconds since the machine was first started."""
 
     kind: str

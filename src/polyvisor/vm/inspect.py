@@ -12,10 +12,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
-
 from polyvisor.adl import READ, Registers, Trap, u32, u64
 from polyvisor.engine.hart import Hart
 from polyvisor.engine.memory import Memory
@@ -249,6 +245,10 @@ class Symbols(Mapping[str, int]):
     @classmethod
     def from_elf(cls, file: str | Path) -> Symbols:
         """The symbols of an ELF file, such as a kernel's ``vmlinux``. Raises OSError, ValueError."""
+        from elftools.common.exceptions import ELFError
+        from elftools.elf.elffile import ELFFile
+        from elftools.elf.sections import SymbolTableSection
+
         try:
             elf = ELFFile(io.BytesIO(Path(file).read_bytes()))
             tables = [s for s in elf.iter_sections() if isinstance(s, SymbolTableSection)]

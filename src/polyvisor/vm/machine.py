@@ -56,12 +56,11 @@ class Machine:
         """Let the loaded software run."""
         # A hart that asks for a device must not wait long for threads that compute.
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL))
-        if self.board.regions is not None:
-            self.board.regions.start()
         for hart in self.board.harts:
             hart.launch()
         for hart in self.board.boot_harts:
             hart.begin()
+        self.board.prepare_compiling()
         if self.board.htif is not None:
             self._htif_thread = threading.Thread(target=self._watch_htif, name="htif", daemon=True)
             self._htif_thread.start()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-
-from polyvisor.devices.virtio.block import BlockDevice
-from polyvisor.storage.convert import convert
-from polyvisor.storage.open import open_disk
+from typing import TYPE_CHECKING
 
 from .equipment.disk import Disk
+
+if TYPE_CHECKING:
+    from polyvisor.devices.virtio.block import BlockDevice
 
 _SERIAL = "root"
 
@@ -30,6 +30,10 @@ class RootDisk:
         """The device for a machine, or for the next one after a reset. Raises DiskError, OSError."""
         if self._keep is None:
             return self._thrown_away.make()
+        from polyvisor.devices.virtio.block import BlockDevice
+        from polyvisor.storage.convert import convert
+        from polyvisor.storage.open import open_disk
+
         if not self._keep.exists():
             source = open_disk(self._image, True, "raw", shared=True)
             try:

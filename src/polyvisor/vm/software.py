@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from polyvisor.boards.loader import LoadError
-from polyvisor.guest.initrd import extend
-from polyvisor.guest.riscv import RISCV64
+import polyvisor.guest
+from polyvisor import images
+from polyvisor.boards.loader import Data, LoadError
+from polyvisor.boards.stored_file import StoredFile
+from polyvisor.engine.codecache import CodeCache
+from polyvisor.engine.objectcode import cache_key, sources_digest
+from polyvisor.isa.riscv import rv64
 
 from .machine import Machine
+
+_BLOCK = 512  # newc archives follow each other at multiples of this
 
 
 @dataclass(frozen=True)
@@ -33,12 +41,15 @@ class Software:
         if self.program is not None:
             machine.board.load_program(read_file(self.program, "program"))
         elif self.kernel is not None:
-            initrd = read_file(self.initrd, "initrd") if self.initrd else b""
-            initrd = extend(initrd, agent_for=RISCV64 if self.agent else None, scripts=self.our_initrd)
-            machine.board.load_linux(
-                read_file(self.kernel, "kernel"), initrd or None, self.append,
-                read_file(self.firmware, "firmware") if self.firmware else None,
-            )
+            more = additions(self.agent, self.our_initrd)
+            with ExitStack() as opened:
+                kernel = _open(self.kernel, "kernel", opened)
+                initrd = _open(self.initrd, "initrd", opened, more) if self.initrd else more
+                firmware = read_file(self.firmware, "firmware") if self.firmware else None
+                try:
+                    machine.board.load_linux(kernel, initrd or None, self.append, firmware)
+                except EOFError as error:
+                    raise LoadError(f"kernel {str(self.kernel)!r} or its initrd: {error}") from error
 
     @property
     def name(self) -> str:
@@ -63,3 +74,31 @@ def read_file(path: Path, what: str) -> bytes:
     """A file's bytes. Raises LoadError."""
     check_file(path, what)
     return path.read_bytes()
+
+
+def _open(path: Path, what: str, opened: ExitStack, tail: bytes = b"") -> Data:
+    """A file with something behind it; at a multiple of 512 bytes, as parts of an initramfs are. Raises LoadError."""
+    check_file(path, what)
+    if not path.is_file():  # a pipe, for example
+        data = path.read_bytes()
+        return data + bytes(-len(data) % _BLOCK if tail else 0) + tail
+    found = opened.enter_context(StoredFile(path))
+    found.tail = bytes(-len(found) % _BLOCK if tail else 0) + tail
+    return found
+
+
+@cache
+def additions(agent: bool, scripts: bool) -> bytes:
+    """What we put behind an initramfs; see :func:`polyvisor.guest.initrd.extend`. It is kept with compiled code."""
+    if not agent and not scripts:
+        return b""
+    kept = CodeCache(cache_key(rv64))
+    name = f"initrd {agent} {scripts} {sources_digest([polyvisor.guest, images])}"
+    found = kept.get(name)
+    if found is None:
+        from polyvisor.guest.initrd import extend
+        from polyvisor.guest.riscv import RISCV64
+
+        found = extend(b"", agent_for=RISCV64 if agent else None, scripts=scripts)
+        kept.put(name, found)
+    return found

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polyvisor import images
 from polyvisor.boards.virt import VirtConfig
@@ -23,22 +22,22 @@ from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.vsock import Stream, VsockDevice
 from polyvisor.guest import protocol
 from polyvisor.guest.client import GuestClient, Result
-from polyvisor.guest.files import get_path, put_path
 from polyvisor.guest.process import Process
-from polyvisor.network.switch import Switch
 
 from .console import Console
-from .equipment import Disk, Nic, Screen, Share
-from .equipment.share import check_tags, with_mounts
 from .errors import BootError, StoppedError, VMError, VMTimeoutError
 from .events import Events
 from .inspect import CpuView, PhysicalMemory, Symbols, VirtualMemory
 from .machine import Machine
-from .root_disk import RootDisk
 from .sizes import parse_memory
 from .software import Software, check_file
 
-_log = logging.getLogger("polyvisor.images")
+if TYPE_CHECKING:
+    from polyvisor.network.switch import Switch
+
+    from .equipment import Disk, Nic, Screen, Share
+    from .root_disk import RootDisk
+
 _DEFAULT = object()  # stands for the machine's own timeout
 # To the agent, for further requests; each is a small process in the guest.
 _KEPT_CONNECTIONS = 4
@@ -111,17 +110,19 @@ class VM:
         """
         self.name = name or (image if isinstance(image, str) else image.name if image else "vm")
         self.timeout = timeout
-        self.disks = [disk if isinstance(disk, Disk) else Disk.parse(os.fspath(disk)) for disk in disks]
-        self.shares = [share if isinstance(share, Share) else Share.parse(os.fspath(share)) for share in shares]
+        self.disks = [_disk(disk) for disk in disks]
+        self.shares = _shares(shares) if shares else []
         self.networks = [nic for each in networks if (nic := _nic(each, self.name)) is not None]
         self.screen = _screen(display)
-        check_tags(self.shares)
-        found = software or _software(image, kernel, initrd, append, firmware, program, agent)
-        line = with_mounts(found.append, self.shares, found.kernel is not None)
-        self.software = replace(found, append=line)
+        self.software = found = software or _software(image, kernel, initrd, append, firmware, program, agent)
+        if self.shares:
+            from .equipment.share import with_mounts
+
+            line = with_mounts(found.append, self.shares, found.kernel is not None)
+            self.software = replace(found, append=line)
         if keep is not None and found.disk is None:
             raise ValueError(f"keep goes with an image that has a disk of its own, and {self.name} has none")
-        self._root = RootDisk(found.disk, keep) if found.disk is not None else None
+        self._root = _root_disk(found.disk, keep)
         makers = [
             *((self._root.make,) if self._root is not None else ()),
             *(disk.make for disk in self.disks), *(share.make for share in self.shares),
@@ -352,6 +353,8 @@ class VM:
         ``target`` is the copy's name; or the directory to copy into, if it is there already or ends in a slash.
         Owners become root. Raises OSError. Directories need ``tar`` in the guest, which busybox has too.
         """
+        from polyvisor.guest.files import put_path
+
         with self._errors():
             put_path(self._client, Path(source), target, self._limit(timeout))
 
@@ -359,6 +362,8 @@ class VM:
         self, source: str, target: str | os.PathLike[str] = ".", timeout: float | object | None = _DEFAULT
     ) -> Path:
         """Copy a file or directory of the guest to the host; gives the copy's path. See :meth:`put`."""
+        from polyvisor.guest.files import get_path
+
         with self._errors():
             return get_path(self._client, source, Path(target), self._limit(timeout))
 
@@ -490,24 +495,55 @@ class _Logged:
     """Fetching and building images may take minutes; who wants to know reads the log ``polyvisor.images``."""
 
     def stage(self, text: str) -> None:
-        _log.info("%s", text)
+        import logging
+
+        logging.getLogger("polyvisor.images").info("%s", text)
 
     def transfer(self, name: str, done: int, total: int) -> None:
         pass
 
 
+# What a machine has not got is not imported.
+
+
+def _root_disk(image: Path | None, keep: str | os.PathLike[str] | None) -> RootDisk | None:
+    if image is None:
+        return None
+    from .root_disk import RootDisk
+
+    return RootDisk(image, keep)
+
+
+def _disk(disk: str | os.PathLike[str] | Disk) -> Disk:
+    from .equipment.disk import Disk
+
+    return disk if isinstance(disk, Disk) else Disk.parse(os.fspath(disk))
+
+
+def _shares(shares: Sequence[str | os.PathLike[str] | Share]) -> list[Share]:
+    from .equipment.share import Share, check_tags
+
+    found = [share if isinstance(share, Share) else Share.parse(os.fspath(share)) for share in shares]
+    check_tags(found)
+    return found
+
+
 def _nic(network: str | Switch | Nic, name: str) -> Nic | None:
+    from .equipment.nic import Nic
+
     if isinstance(network, Nic):
         return network
-    return Nic(network, name=name) if isinstance(network, Switch) else Nic.parse(network)
+    return Nic.parse(network) if isinstance(network, str) else Nic(network, name=name)
 
 
 def _screen(display: bool | tuple[int, int] | Screen | None) -> Screen | None:
+    if not display:
+        return None
+    from .equipment.screen import Screen
+
     if isinstance(display, Screen):
         return display
-    if isinstance(display, tuple):
-        return Screen(*display)
-    return Screen() if display else None
+    return Screen(*display) if isinstance(display, tuple) else Screen()
 
 
 def _software(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..objects import Unit
 
@@ -50,8 +51,7 @@ class Request:
     remakes: int = 0
 
 
-@dataclass(frozen=True)
-class Missing:
+class Missing(NamedTuple):
     """Other pages that the region could go on to, by their distance from the entry's."""
 
     pages: frozenset[int]

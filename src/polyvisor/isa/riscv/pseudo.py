@@ -1,8 +1,13 @@
 """What assembly programmers write beside the instructions (RISC-V Assembly Programmer's Manual)."""
 
-from polyvisor.adl.assembly import Place, evaluate
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from .architecture import rv64
+
+if TYPE_CHECKING:
+    from polyvisor.adl.assembly import Place
 
 rv64.padding = ("nop", "c.nop")
 
@@ -54,6 +59,8 @@ rv64.modifiers.update(
 
 def load_constant(place: Place, rd: str, imm: str) -> str:
     """The instructions of li."""
+    from polyvisor.adl.assembly import evaluate
+
     value = evaluate(imm, place)
     if not -(1 << 63) <= value < 1 << 64:
         raise ValueError(f"{value:#x} does not fit 64 bits")

@@ -5,21 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from polyvisor.devices.virtio.block import BlockDevice
-from polyvisor.storage.open import FORMATS, open_disk
-from polyvisor.storage.overlay import Overlay
+if TYPE_CHECKING:
+    from polyvisor.devices.virtio.block import BlockDevice
 
-
-class _KeptOverlay(Overlay):
-    """Changes that last as long as the machine: a guest that restarts finds them again."""
-
-    def close(self) -> None:
-        """The next machine needs it."""
-
-    def throw_away(self) -> None:
-        """Close it for good."""
-        super().close()
+    from .kept_overlay import KeptOverlay
 
 
 @dataclass
@@ -35,14 +26,20 @@ class Disk:
     snapshot: bool = False
     format: str | None = None
     serial: str = ""
-    _overlay: list[_KeptOverlay] = field(default_factory=list, repr=False, compare=False)
+    _overlay: list[KeptOverlay] = field(default_factory=list, repr=False, compare=False)
 
     def make(self) -> BlockDevice:
         """The device. Raises DiskError, an OSError with a line for the user."""
+        from polyvisor.devices.virtio.block import BlockDevice
+
         if self.read_only or not self.snapshot:
             return BlockDevice.open(self.path, self.read_only, self.serial, format=self.format)
+        from polyvisor.storage.open import open_disk
+
+        from .kept_overlay import KeptOverlay
+
         if not self._overlay:
-            self._overlay.append(_KeptOverlay(open_disk(self.path, True, self.format, shared=True)))
+            self._overlay.append(KeptOverlay(open_disk(self.path, True, self.format, shared=True)))
         return BlockDevice(self._overlay[0], self.serial)
 
     def close(self) -> None:
@@ -56,6 +53,8 @@ class Disk:
 
         Where a file has all of ``text`` as its name, that is meant.
         """
+        from polyvisor.storage.open import FORMATS
+
         path, words = text, set[str]()
         while not Path(path).exists():
             rest, _, word = path.rpartition(",")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from polyvisor.network.frame import parse_mac, random_mac
-from polyvisor.network.switch import Switch, SwitchPort
 
 if TYPE_CHECKING:
     from polyvisor.devices.virtio.net import NetDevice
     from polyvisor.network.capture import Capture
     from polyvisor.network.conditions import Conditions
     from polyvisor.network.port import Port
+    from polyvisor.network.switch import Switch
     from polyvisor.network.user import Forward
 
 KINDS = ("none", "user", "passt")
@@ -46,6 +45,8 @@ class Nic:
         """Raises ValueError for an address or a kind of network that cannot be."""
         parse_mac(self.mac)
         if self.address is not None:
+            import ipaddress
+
             ipaddress.ip_interface(self.address)
         if isinstance(self.to, str) and self.to not in KINDS[1:]:
             raise ValueError(f"network {self.to!r}: there are {', '.join(KINDS[1:])}, or give a Switch")
@@ -59,8 +60,10 @@ class Nic:
 
     def set_conditions(self, outgoing: Conditions | None, incoming: Conditions | None = None) -> None:
         """What happens to frames between card and switch, from now on. Raises ValueError if there is no switch."""
-        if not isinstance(self.to, Switch):
+        if isinstance(self.to, str):
             raise ValueError("conditions are a switch's: plug the card into one, and the network outside, too")
+        from polyvisor.network.switch import SwitchPort
+
         self._outgoing, self._incoming = outgoing, incoming
         if isinstance(self._port, SwitchPort):
             self._port.outgoing, self._port.incoming = outgoing, incoming
@@ -74,7 +77,7 @@ class Nic:
         from polyvisor.devices.virtio.net import NetDevice
 
         port: Port
-        if isinstance(self.to, Switch):
+        if not isinstance(self.to, str):
             port = switch_port = self.to.port(self.name)
             switch_port.outgoing, switch_port.incoming = self._outgoing, self._incoming
         elif self.to == "passt":
