@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .functions import Function
 from .state import State
@@ -19,8 +19,7 @@ if TYPE_CHECKING:  # imported where patterns and syntax are parsed, which a proc
 S = TypeVar("S", bound=type[State])
 
 
-@dataclass(frozen=True)
-class Instruction:
+class Instruction(NamedTuple):
     """One described instruction.
 
     ``types`` gives each operand's type in the order of the function's parameters; ``where`` is a condition on

@@ -194,6 +194,8 @@ class State:
         state = State.__new__(cls)
         state.block = memoryview(bytearray(cls.size))
         for name, member in cls.members.items():
+            if not member.reset:
+                continue
             if isinstance(member, Field):
                 setattr(state, name, member.reset)
             else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -28,8 +29,6 @@ from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.executor import Executor, ReferenceExecutor
 from polyvisor.engine.memory import Device, Memory
 from polyvisor.engine.native import NativeCode, native_code
-from polyvisor.engine.regions.backend import WorkerBackend
-from polyvisor.engine.regions.manager import Regions
 from polyvisor.isa.riscv import rv64
 
 from . import memory_map as at
@@ -39,9 +38,10 @@ from .loader import Data, ElfProgram, LoadError, boot_linux, load_elf, place_hig
 from .riscv_hart import RiscvHart
 from .sbi import Sbi
 
-if TYPE_CHECKING:  # imported where there is such a bus
+if TYPE_CHECKING:  # imported when they are made
     from polyvisor.devices.pci.host import PciHost
     from polyvisor.devices.virtio.pci import VirtioPci
+    from polyvisor.engine.regions.manager import Regions
 
 TIERS = ("jit", "interpreter", "reference")
 # Where virtio devices can be, and how many with the entropy device: on PCI, one place is the bridge's own.
@@ -136,7 +136,9 @@ class Virt:
         memory.add_ram(at.DRAM_BASE, config.memory)
         self.code: NativeCode | None = None
         self.pages: CodePages | None = None
-        self.regions: Regions | None = None
+        self._regions: Regions | None = None
+        self._regions_lock = threading.Lock()
+        self._closed = False
         if config.tier != "reference":
             self.code = native_code(rv64, progress)
             self.code.warm()
@@ -144,11 +146,6 @@ class Virt:
         self.harts = [
             RiscvHart(self._executor(), number, at.TIMEBASE_FREQUENCY, failed) for number in range(config.cpus)
         ]
-        if config.tier == "jit":
-            assert self.code is not None and self.pages is not None
-            self.regions = Regions(self.code, self.pages, WorkerBackend(self.code.workers, config.cpus))
-            for hart in self.harts:
-                self.regions.watch(hart.cpu)
         for hart in self.harts:
             hart.cpu.connect([each.cpu for each in self.harts])
         self.clock = _Clock(self.harts)
@@ -264,14 +261,30 @@ class Virt:
             hart.reset_machine_mode(program.entry, fdt)
         self.boot_harts = list(self.harts)
 
-    def prepare_compiling(self) -> None:
-        """Start what compiles beside the guest, which soon has hot code. After the harts: their start does not wait."""
+    @property
+    def regions(self) -> Regions | None:
+        """The compiled regions, in the tier that has them; made when first asked for, so that no hart waits for it."""
+        with self._regions_lock:
+            if self._regions is None and self.config.tier == "jit" and not self._closed:
+                from polyvisor.engine.regions.backend import WorkerBackend
+                from polyvisor.engine.regions.manager import Regions
+
+                assert self.code is not None and self.pages is not None
+                self._regions = Regions(self.code, self.pages, WorkerBackend(self.code.workers, self.config.cpus))
+                for hart in self.harts:
+                    self._regions.watch(hart.cpu)
+            return self._regions
+
+    def start_compiling(self) -> None:
+        """Let hot code be compiled beside the guest. Called when the harts run, because they need not wait for it."""
         if self.regions is not None:
             self.regions.start()
             self.regions.code.workers.ready()
 
     def close(self) -> None:
         """Give back what the board holds on the host. Whatever a device raises, all the others are closed before."""
+        with self._regions_lock:
+            self._closed = True
         with ExitStack() as closing:  # calls the last one first
             closing.callback(self.memory.close)
             for transport in self.virtio:
@@ -281,5 +294,5 @@ class Virt:
             closing.callback(self.rtc.close)
             if self.pages is not None:
                 closing.callback(self.pages.close)
-            if self.regions is not None:
-                closing.callback(self.regions.close)
+            if self._regions is not None:
+                closing.callback(self._regions.close)

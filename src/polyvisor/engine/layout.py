@@ -49,6 +49,13 @@ EXIT_BREAKPOINT = 6  # a breakpoint was reached, before its instruction
 EXIT_LIMIT = 7  # `stop_at` instructions were executed
 
 
+# What compiled regions call where the TLB misses: functions of the core, by their symbols.
+MISSES = (
+    *(f"{name}.{kind}" for name in ("region_load", "region_store") for kind in ("u8", "u16", "u32", "u64")),
+    "region_sync", "region_clock",
+)
+
+
 def reason_number(reason: str) -> int:
     """The number that stands for a reason given to ``cpu.leave``; never 0."""
     return zlib.crc32(reason.encode()) | 1

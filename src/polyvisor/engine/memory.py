@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import fcntl
 import mmap
 import os
+import threading
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -20,6 +20,8 @@ from typing import NamedTuple, Protocol
 
 PAGE_SIZE = 4096
 _ZEROES_SIZE = 1 << 20
+# A file of so many bytes is worth copying in two parts at once.
+_WORTH_TWO = 4 << 20
 
 
 class BusError(Exception):
@@ -70,6 +72,25 @@ class Ram:
     def view(self) -> memoryview:
         """All of it, writable."""
         return memoryview(self.buffer)
+
+    def copy_in(self, offset: int, fd: int, start: int, length: int) -> None:
+        """Copy bytes of a file to ``offset`` in it. Raises OSError, and EOFError if the file ends before."""
+        done = 0
+        with contextlib.suppress(OSError):
+            # By way of the memfd, without a fault for each page; opened again for a position of its own. What the
+            # host cannot do, or not from this file, is done below, or fails there again.
+            own = os.open(f"/proc/self/fd/{self.fd}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.lseek(own, offset, os.SEEK_SET)
+                while done < length and (count := os.sendfile(own, fd, start + done, length - done)):
+                    done += count
+            finally:
+                os.close(own)
+        while done < length:
+            count = os.preadv(fd, [self.view[offset + done : offset + length]], start + done)
+            if not count:
+                raise EOFError("the file was cut off while it was loaded")
+            done += count
 
 
 @dataclass
@@ -157,25 +178,31 @@ class Memory:
         self.wrote(address, len(data))
 
     def write_file(self, address: int, fd: int, length: int) -> None:
-        """Write the first ``length`` bytes of an open file, which the host copies by itself.
+        """Write the first ``length`` bytes of an open file, which the host copies by itself, a large one in two parts.
 
         Raises BusError outside RAM, OSError, and EOFError if the file has less.
         """
         ram, offset = self._find(address, length)
-        done = 0
-        try:
-            # By way of the memfd: no page of the mapping is touched for that.
-            os.lseek(ram.fd, offset, os.SEEK_SET)
-            while done < length and (count := os.sendfile(ram.fd, fd, done, length - done)):
-                done += count
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOSYS):
-                raise  # what the file is on does not know how: it is read
-        while done < length:
-            count = os.preadv(fd, [ram.view[offset + done : offset + length]], done)
-            if not count:
-                raise EOFError("the file was cut off while it was loaded")
-            done += count
+        if length < _WORTH_TWO:
+            ram.copy_in(offset, fd, 0, length)
+        else:
+            half = length // 2 & -PAGE_SIZE
+            failures: list[BaseException] = []
+
+            def copy_rest() -> None:
+                try:
+                    ram.copy_in(offset + half, fd, half, length - half)
+                except BaseException as error:
+                    failures.append(error)
+
+            other = threading.Thread(target=copy_rest, name="copy")
+            other.start()
+            try:
+                ram.copy_in(offset, fd, 0, half)
+            finally:
+                other.join()
+            if failures:
+                raise failures[0]
         self.wrote(address, length)
 
     def wrote(self, address: int, length: int) -> None:

@@ -18,10 +18,9 @@ from .arena import CodeArena
 from .codecache import CodeCache
 from .handlers import cached_core, cached_units, core_unit, handler_units
 from .image import Image, load_image, number_handlers, store_image, symbol_of
-from .layout import Layout
+from .layout import MISSES, Layout
 from .objectcode import cache_key
 from .objects import Unit, UnlinkableError, join
-from .regions.region import MISSES
 from .workers import NEEDED, SOMETIME, Workers
 
 if TYPE_CHECKING:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import import_module
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,21 @@ def sources_digest(packages: Iterable[Any]) -> str:
     digest = hashlib.sha256()
     for package in packages:
         for root in package.__path__:
-            for path in sorted(Path(root).rglob("*.py")):
-                digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+            for name, path in _sources(root, ""):
+                with FileIO(path) as file:
+                    digest.update(name.encode() + b"\0" + file.readall())
     return digest.hexdigest()
+
+
+def _sources(directory: str, below: str) -> Iterator[tuple[str, str]]:
+    """The names, from the root on, and paths of all Python files, sorted. Every start of a machine reads them."""
+    with os.scandir(directory) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        if entry.is_dir():
+            yield from _sources(entry.path, f"{below}{entry.name}/")
+        elif entry.name.endswith(".py"):
+            yield below + entry.name, entry.path
 
 
 def _modules(architecture: Architecture) -> set[str]:

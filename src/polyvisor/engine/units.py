@@ -15,10 +15,9 @@ from . import layout as at
 from .decoder import decode_function
 from .glue import GLUE
 from .handler_lowering import HANDLER_ARGUMENTS, HandlerEmitter
-from .layout import Layout, operand_layout
+from .layout import MISSES, Layout, operand_layout
 from .lowering import HelperEmitter, result_type
 from .regions import support
-from .regions.region import MISSES
 
 
 def members_read(compiler: Compiler, *hooks: str) -> frozenset[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from polyvisor.guest.client import CommandError
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from polyvisor.guest.client import CommandError
 
 __all__ = ["BootError", "CommandError", "StoppedError", "VMError", "VMTimeoutError"]
 
@@ -21,3 +24,11 @@ class BootError(VMError):
 
 class StoppedError(VMError, ConnectionError):
     """The machine is not running, or stopped while something was asked of it."""
+
+
+def __getattr__(name: str) -> Any:
+    if name != "CommandError":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from polyvisor.guest.client import CommandError
+
+    return CommandError

@@ -60,7 +60,7 @@ class Machine:
             hart.launch()
         for hart in self.board.boot_harts:
             hart.begin()
-        self.board.prepare_compiling()
+        self.board.start_compiling()
         if self.board.htif is not None:
             self._htif_thread = threading.Thread(target=self._watch_htif, name="htif", daemon=True)
             self._htif_thread.start()

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import polyvisor.guest
-from polyvisor import images
 from polyvisor.boards.loader import Data, LoadError
 from polyvisor.boards.stored_file import StoredFile
 from polyvisor.engine.codecache import CodeCache
@@ -92,6 +90,9 @@ def additions(agent: bool, scripts: bool) -> bytes:
     """What we put behind an initramfs; see :func:`polyvisor.guest.initrd.extend`. It is kept with compiled code."""
     if not agent and not scripts:
         return b""
+    import polyvisor.guest
+    from polyvisor import images
+
     kept = CodeCache(cache_key(rv64))
     name = f"initrd {agent} {scripts} {sources_digest([polyvisor.guest, images])}"
     found = kept.get(name)

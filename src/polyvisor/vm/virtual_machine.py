@@ -12,17 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polyvisor import images
 from polyvisor.boards.virt import VirtConfig
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.vsock import Stream, VsockDevice
 from polyvisor.guest import protocol
-from polyvisor.guest.client import GuestClient, Result
-from polyvisor.guest.process import Process
 
 from .console import Console
 from .errors import BootError, StoppedError, VMError, VMTimeoutError
@@ -33,6 +30,9 @@ from .sizes import parse_memory
 from .software import Software, check_file
 
 if TYPE_CHECKING:
+    from polyvisor import images
+    from polyvisor.guest.client import GuestClient, Result
+    from polyvisor.guest.process import Process
     from polyvisor.network.switch import Switch
 
     from .equipment import Disk, Nic, Screen, Share
@@ -145,7 +145,6 @@ class VM:
         self._progress = progress
         self._machine: Machine | None = None
         self._sockets: VsockDevice | None = None
-        self._client = GuestClient(self.open_agent, _KEPT_CONNECTIONS)
         self._ready = threading.Event()
         self._ended = threading.Event()
         self._greeted = False
@@ -255,7 +254,7 @@ class VM:
         self._stopping = True
         if self.running and self._ready.is_set():
             with contextlib.suppress(OSError, VMError):
-                self._client.start(_POWER_OFF, detached=True, timeout=limit)
+                self.client.start(_POWER_OFF, detached=True, timeout=limit)
                 self._ended.wait(limit)
         self.kill()
         return self.exit_code
@@ -321,7 +320,7 @@ class VM:
         killed, and VMTimeoutError raised.
         """
         with self._errors():
-            return self._client.run(command, timeout=self._limit(timeout), **options)
+            return self.client.run(command, timeout=self._limit(timeout), **options)
 
     def popen(
         self, command: str | Sequence[str], *, timeout: float | object | None = _DEFAULT, **options: Any
@@ -330,12 +329,12 @@ class VM:
         ``timeout`` is for the start alone.
         """
         with self._errors():
-            return self._client.start(command, timeout=self._limit(timeout), **options)
+            return self.client.start(command, timeout=self._limit(timeout), **options)
 
     def read_file(self, path: str, timeout: float | object | None = _DEFAULT) -> bytes:
         """The contents of a file in the guest. Raises OSError, for example FileNotFoundError."""
         with self._errors():
-            return self._client.read_file(path, self._limit(timeout))
+            return self.client.read_file(path, self._limit(timeout))
 
     def write_file(
         self, path: str, data: str | bytes, timeout: float | object | None = _DEFAULT, **options: Any
@@ -343,7 +342,7 @@ class VM:
         """Write a file in the guest; options: ``mode``, ``append``, ``exclusive``. Raises OSError."""
         raw = data.encode() if isinstance(data, str) else data
         with self._errors():
-            self._client.write_file(path, raw, timeout=self._limit(timeout), **options)
+            self.client.write_file(path, raw, timeout=self._limit(timeout), **options)
 
     def put(
         self, source: str | os.PathLike[str], target: str, timeout: float | object | None = _DEFAULT
@@ -356,7 +355,7 @@ class VM:
         from polyvisor.guest.files import put_path
 
         with self._errors():
-            put_path(self._client, Path(source), target, self._limit(timeout))
+            put_path(self.client, Path(source), target, self._limit(timeout))
 
     def get(
         self, source: str, target: str | os.PathLike[str] = ".", timeout: float | object | None = _DEFAULT
@@ -365,12 +364,14 @@ class VM:
         from polyvisor.guest.files import get_path
 
         with self._errors():
-            return get_path(self._client, source, Path(target), self._limit(timeout))
+            return get_path(self.client, source, Path(target), self._limit(timeout))
 
-    @property
+    @cached_property
     def client(self) -> GuestClient:
         """Requests to the guest's agent, without this object's default timeout."""
-        return self._client
+        from polyvisor.guest.client import GuestClient
+
+        return GuestClient(self.open_agent, _KEPT_CONNECTIONS)
 
     # Looking inside
 
@@ -457,7 +458,7 @@ class VM:
         with contextlib.suppress(OSError, VMError):
             for nic in self.networks:
                 if nic.address is not None:
-                    self._client.run(_SET_ADDRESS, env={"MAC": nic.mac, "ADDRESS": nic.address}, timeout=10)
+                    self.client.run(_SET_ADDRESS, env={"MAC": nic.mac, "ADDRESS": nic.address}, timeout=10)
         self._ready.set()
         self.events.emit("ready")
 
@@ -563,7 +564,12 @@ def _software(
         if image is not None or kernel is not None:
             raise ValueError("give an image, a kernel, or a program, not several of them")
         return Software(program=Path(program))
-    found = images.ensure(image, progress=_Logged()) if isinstance(image, str) else image
+    if isinstance(image, str):
+        from polyvisor import images
+
+        found: images.Image | None = images.ensure(image, progress=_Logged())
+    else:
+        found = image
     if found is None and kernel is None:
         raise ValueError('say what to run: VM("debian"), VM(kernel=...), or VM(program=...)')
     line = " ".join(part for part in (found.command_line() if found else "console=ttyS0", append) if part)

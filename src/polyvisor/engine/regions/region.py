@@ -14,11 +14,6 @@ MAX_INSTRUCTIONS, QUICK_INSTRUCTIONS = 320, 64
 MAX_TARGETS = 48
 # The function in a region's unit.
 FUNCTION = "region"
-# What regions call where the TLB misses.
-MISSES = (
-    *(f"{name}.{kind}" for name in ("region_load", "region_store") for kind in ("u8", "u16", "u32", "u64")),
-    "region_sync", "region_clock",
-)
 
 
 def original_symbol(offset: int) -> str:
