@@ -60,7 +60,11 @@ class Machine:
             hart.launch()
         for hart in self.board.boot_harts:
             hart.begin()
-        self.board.start_compiling()
+        try:
+            self.board.start_compiling()
+        except BaseException:
+            self.close()
+            raise
         if self.board.htif is not None:
             self._htif_thread = threading.Thread(target=self._watch_htif, name="htif", daemon=True)
             self._htif_thread.start()
