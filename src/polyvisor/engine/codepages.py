@@ -22,6 +22,8 @@ from .layout import Layout
 from .memory import Memory, Ram
 from .native import NativeCode
 
+BEGINNING = 1
+"""The mark before anything was written."""
 # Runs of pages whose flags have PAGE_DIRTY, with or without the others.
 _DIRTY_RUN = re.compile(b"[%s]+" % b"".join(b"\\x%02x" % flags for flags in range(8) if flags & at.PAGE_DIRTY))
 
@@ -61,7 +63,7 @@ class CodePages:
         # For each RAM the flags of its pages, and at which mark a page was last found written.
         self._flags: list[mmap.mmap] = []
         self._written: list[array[int]] = []
-        self._mark = 1
+        self._mark = BEGINNING
         self.descriptors = (ctypes.c_uint64 * (5 * len(memory.ram)))()
         self._descriptors_at = ctypes.addressof(self.descriptors)
         for i, ram in enumerate(memory.ram):

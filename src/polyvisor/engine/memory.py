@@ -67,6 +67,8 @@ class Extent:
     length: int
     fd: int
     file_offset: int
+    data: tuple[tuple[int, int], ...] | None = None
+    """Where in RAM anything else than zeroes can be, as offsets and lengths; None: anywhere in it."""
 
 
 @dataclass(frozen=True)

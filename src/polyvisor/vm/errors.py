@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from polyvisor.guest.client import CommandError
 
-__all__ = ["BootError", "CommandError", "StoppedError", "VMError", "VMTimeoutError"]
+__all__ = ["BootError", "CommandError", "SnapshotError", "StoppedError", "VMError", "VMTimeoutError"]
 
 
 class VMError(Exception):
@@ -21,3 +21,7 @@ class BootError(VMError):
 
 class StoppedError(VMError, ConnectionError):
     """The machine is not running, or stopped while something was asked of it."""
+
+
+class SnapshotError(VMError):
+    """A snapshot cannot be taken, or cannot be used."""

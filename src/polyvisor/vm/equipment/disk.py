@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from polyvisor.devices.virtio.block import BlockDevice
+from polyvisor.storage.disk import Disk as DiskProtocol
 from polyvisor.storage.open import FORMATS, open_disk
 from polyvisor.storage.overlay import Overlay
 
 
-class _KeptOverlay(Overlay):
+class KeptOverlay(Overlay):
     """Changes that last as long as the machine: a guest that restarts finds them again."""
 
     def close(self) -> None:
@@ -35,15 +36,19 @@ class Disk:
     snapshot: bool = False
     format: str | None = None
     serial: str = ""
-    _overlay: list[_KeptOverlay] = field(default_factory=list, repr=False, compare=False)
+    _overlay: list[KeptOverlay] = field(default_factory=list, repr=False, compare=False)
 
     def make(self) -> BlockDevice:
         """The device. Raises DiskError, an OSError with a line for the user."""
         if self.read_only or not self.snapshot:
             return BlockDevice.open(self.path, self.read_only, self.serial, format=self.format)
         if not self._overlay:
-            self._overlay.append(_KeptOverlay(open_disk(self.path, True, self.format, shared=True)))
+            self._overlay.append(KeptOverlay(self.open_base()))
         return BlockDevice(self._overlay[0], self.serial)
+
+    def open_base(self) -> DiskProtocol:
+        """What is under the changes that are thrown away. Raises DiskError."""
+        return open_disk(self.path, True, self.format, shared=True)
 
     def close(self) -> None:
         """Throw away what is not kept; may be repeated. The machine has ended."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .codec import SnapshotError
+from polyvisor.vm.errors import SnapshotError
+
 from .machine_state import MachineState, apply, capture, restored_machine
 
 __all__ = ["MachineState", "SnapshotError", "apply", "capture", "restored_machine"]

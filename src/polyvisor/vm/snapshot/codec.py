@@ -16,15 +16,11 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
-from polyvisor.vm.errors import VMError
+from polyvisor.vm.errors import SnapshotError
 
 LEAST, MOST = -(2**63), 2**64 - 1
 """Integers that are taken; a set of bits, such as the sources of an interrupt controller, may be larger."""
 _MOST_BITS = 4096
-
-
-class SnapshotError(VMError):
-    """A snapshot cannot be taken, or cannot be used; the message is one line for the user."""
 
 
 class StateError(SnapshotError):

@@ -26,10 +26,11 @@ from polyvisor.devices.uart import Uart16550State
 from polyvisor.devices.virtio.queue import QueueError
 from polyvisor.engine.memory import BusError
 from polyvisor.isa.riscv import rv64
+from polyvisor.vm.errors import SnapshotError
 from polyvisor.vm.machine import Machine
 
 from . import ram
-from .codec import SnapshotError, StateError, from_plain, to_plain
+from .codec import StateError, from_plain, to_plain
 from .ram import RamImage
 
 # How long a device may take to come to rest, in seconds: it only waits for what was begun.

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from polyvisor.engine.codepages import CodePages
+from polyvisor.engine.codepages import BEGINNING, CodePages
 from polyvisor.engine.memory import PAGE_SIZE, Extent, Memory, Ram
 
 Run = tuple[int, int]
@@ -40,8 +40,9 @@ def runs(memory: Memory, pages: CodePages | None, index: int) -> Iterator[Run]:
     if pages is None:
         return iter([(0, ram.size)])
     # Private RAM is what it began with, and what was written since.
-    written = [(first * PAGE_SIZE, count * PAGE_SIZE) for first, count in pages.written_since(0)[index]]
-    return merged([*((each.offset, each.length) for each in ram.extents), *written])
+    written = [(first * PAGE_SIZE, count * PAGE_SIZE) for first, count in pages.written_since(BEGINNING)[index]]
+    began = [run for each in ram.extents for run in each.data or ((each.offset, each.length),)]
+    return merged([*began, *written])
 
 
 def _data(ram: Ram) -> Iterator[Run]:
@@ -69,6 +70,21 @@ def merged(found: Iterable[Run]) -> Iterator[Run]:
         end = max(end, offset + length)
     if end > start:
         yield start, end - start
+
+
+def coalesced(found: Iterable[Run], most: int) -> list[Run]:
+    """``found`` as no more than ``most`` runs, with what is between some of them."""
+    kept, gap = list(merged(found)), PAGE_SIZE
+    while len(kept) > most:
+        joined = [kept[0]]
+        for offset, length in kept[1:]:
+            start, before = joined[-1]
+            if offset - start - before <= gap:
+                joined[-1] = (start, offset + length - start)
+            else:
+                joined.append((offset, length))
+        kept, gap = joined, 2 * gap
+    return kept
 
 
 def nonzero(view: memoryview, among: Iterable[Run]) -> Iterator[Run]:
@@ -109,7 +125,7 @@ def copied(memory: Memory, pages: CodePages | None) -> list[RamImage]:
             write_run(fd, ram.view, (offset, length), offset)
             extents.append((offset, length))
         # Its holes are zeroes: one mapping of all of it will do.
-        found = (Extent(0, ram.size, fd, 0),) if extents else ()
+        found = (Extent(0, ram.size, fd, 0, tuple(extents)),) if extents else ()
         images.append(RamImage(ram.base, ram.size, found, keep))
     return images
 
