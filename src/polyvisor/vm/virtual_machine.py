@@ -470,7 +470,7 @@ class VM:
             return snapshot
 
     @classmethod
-    def restore(cls, name: str | os.PathLike[str], *, timeout: float | None = 120.0, **options: Any) -> VM:
+    def restore(cls, snapshot: str | os.PathLike[str], /, *, timeout: float | None = 120.0, **options: Any) -> VM:
         """A machine that goes on from a snapshot, running, as it was: its agent answers if it did then.
 
         Options: ``name``; ``networks``, what each of the cards is plugged into now, if not what it was; ``shares``
@@ -480,7 +480,7 @@ class VM:
         """
         from .snapshot.restore import restored_vm
 
-        vm, was_ready = restored_vm(name, timeout=timeout, **options)
+        vm, was_ready = restored_vm(snapshot, timeout=timeout, **options)
         try:
             return vm.boot() if was_ready else vm.start()
         except BaseException:

@@ -136,6 +136,9 @@ class _Kept:
     def __init__(self, fd: int) -> None:
         weakref.finalize(self, os.close, fd)
 
+    def __deepcopy__(self, memo: object) -> _Kept:
+        return self
+
 
 def load(memory: Memory, images: Sequence[RamImage]) -> None:
     """Copy ``images`` into RAM that is there already, of the same sizes. Raises OSError."""

@@ -91,7 +91,8 @@ def _sections(file: SnapshotFile) -> dict[int, Any]:
 
 
 def restored_vm(
-    name: str | os.PathLike[str],
+    snapshot: str | os.PathLike[str],
+    /,
     *,
     networks: Sequence[str | Switch | Nic] | None = None,
     shares: Sequence[str | os.PathLike[str] | Share] | None = None,
@@ -104,7 +105,7 @@ def restored_vm(
     """
     from polyvisor.vm.virtual_machine import VM
 
-    origin = Origin(name)
+    origin = Origin(snapshot)
     saved = origin.vm
     options.setdefault("display", saved.make_screen())
     options["name"] = options.get("name") or saved.name
