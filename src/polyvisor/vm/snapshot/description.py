@@ -70,7 +70,7 @@ class NicState:
             to.mac = self.mac
             return to
         if isinstance(to, Switch):
-            return Nic(to, self.mac, self.name, address=self.address)
+            return Nic(to, self.mac, address=self.address)
         if to is not None:
             found = Nic.parse(to)
             if found is None:

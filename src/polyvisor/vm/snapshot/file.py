@@ -204,16 +204,11 @@ class SnapshotFile:
             self.header = self._read_header()
             self.document: dict[str, Any] = self._read_document()
         except OSError as error:
-            os.close(self.fd)
             raise SnapshotError(f"{path}: cannot read the snapshot: {error.strerror}") from error
-        except BaseException:
-            os.close(self.fd)
-            raise
 
     def __del__(self) -> None:
-        fd = getattr(self, "fd", -1)
-        if fd >= 0:
-            os.close(fd)
+        if hasattr(self, "fd"):
+            os.close(self.fd)
 
     def _read_header(self) -> Header:
         data = os.pread(self.fd, PAGE_SIZE, 0)

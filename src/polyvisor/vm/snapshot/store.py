@@ -125,7 +125,7 @@ def paths() -> list[Path]:
 
 
 def _parent_path(path: Path, parent: Parent) -> Path:
-    return path.parent / parent.path
+    return Path(os.path.normpath(path.parent / parent.path))
 
 
 def open_chain(path: Path) -> list[SnapshotFile]:
