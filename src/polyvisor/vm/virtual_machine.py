@@ -162,6 +162,7 @@ class VM:
         self._stopping = False
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._starting = threading.RLock()
         self._still = threading.RLock()
         self._still_for = 0  # how many have asked it to stand still
         self._symbols: Symbols | None = None
@@ -173,11 +174,12 @@ class VM:
 
     def start(self) -> VM:
         """Let it run; does not wait for the guest. Raises OSError and ValueError for what the host cannot give."""
-        if self._thread is not None:
-            raise VMError(f"{self.name} has been started already; make a new VM to start again")
-        self._begin()
-        self._thread = threading.Thread(target=self._live, name=f"life of {self.name}", daemon=True)
-        self._thread.start()
+        with self._starting:
+            if self._thread is not None:
+                raise VMError(f"{self.name} has been started already; make a new VM to start again")
+            self._begin()
+            self._thread = threading.Thread(target=self._live, name=f"life of {self.name}", daemon=True)
+            self._thread.start()
         return self
 
     def boot(self, timeout: float | object | None = _DEFAULT) -> VM:
@@ -186,8 +188,9 @@ class VM:
         Without an agent this is :meth:`start`: what shows that such a guest is ready is for ``console.expect``. Raises
         BootError when it ends before, with the console's last lines, and VMTimeoutError.
         """
-        if self._thread is None:
-            self.start()
+        with self._starting:  # another thread may be about to
+            if self._thread is None:
+                self.start()
         if self.software.agent:
             limit = self._limit(timeout)
             deadline = None if limit is None else time.monotonic() + limit
