@@ -236,6 +236,23 @@ def test_a_machine_without_one_has_no_base(made: Made) -> None:
             vm.snapshot("changes", base=True)
 
 
+def test_every_page_that_changed_is_known(made: Made) -> None:
+    work = "dd if=/dev/vda of=/tmp/copy; cat /mnt/host/open; dd if=/dev/urandom of=/tmp/big bs=64k count=40"
+    with made.restore() as vm:
+        vm.run(f"{work}; ls -lR /usr > /tmp/list; sync", check=True)
+        with vm.paused():
+            board = vm.machine.board
+            assert board.pages is not None
+            view = board.memory.view(0x8000_0000, 128 << 20)
+            told = board.pages.written_since(1)[-1]
+            file = store.open_file("first")
+            section = file.document["ram"][-1]["section"]
+            before = file.read(section["offset"], section["size"])
+            differ = {at >> 12 for at in range(0, len(before), 4096) if before[at : at + 4096] != view[at : at + 4096]}
+    pages = {first + n for first, count in told for n in range(count)}
+    assert len(differ) > 500 and differ <= pages
+
+
 # Files
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from polyvisor.boards import memory_map
+from polyvisor.boards.loader import ElfProgram
 from polyvisor.boards.virt import VirtConfig
 from polyvisor.devices.virtio.console import ConsoleDevice, Port
 from polyvisor.devices.virtio.device import VirtioDevice
@@ -150,6 +151,32 @@ def test_ram_and_registers_are_the_same() -> None:
                 assert other.board.htif is None
 
 
+def test_a_program_that_talks_to_the_host_goes_on() -> None:
+    text = """
+        li s0, 0x80001000
+        li t0, 0x0101000000000061
+        sd t0, 0(s0)
+    wait:
+        ld t1, 0(s0)
+        bnez t1, wait
+        li t0, 11
+        sd t0, 0(s0)
+    stay:
+        j stay
+    """
+    machine, _ = program(VirtConfig(memory=SMALL), text)
+    with machine:
+        machine.board.set_program(ElfProgram(0x8000_0000, {"tohost": 0x8000_1000}, 0x8000_1000, None, 0x8000_2000))
+        for _ in range(12):
+            machine.board.harts[0].cpu.step()
+        machine.board.harts[0].put(True)
+        out = bytearray()
+        with restored_machine(capture(machine), machine.board.config, out.extend) as other:
+            assert other.board.program == machine.board.program
+            other.start()
+            assert other.wait(60) and other.exit_code == 5 and out == b"a"
+
+
 def test_machines_made_of_one_state_are_apart() -> None:
     machine, _ = program(VirtConfig(memory=SMALL))
     at = memory_map.DRAM_BASE + 0x10000
@@ -180,6 +207,7 @@ def test_pages_that_are_given_back_read_as_zeroes_for_good() -> None:
         with other:
             memory = other.board.memory
             memory.discard(base, 512 << 10)
+            memory.discard(base - 8192, 8192)
             memory.discard(base + (600 << 10), PAGE_SIZE)
             assert memory.read(base, 512 << 10) == bytes(512 << 10)
             assert memory.read(base + (600 << 10), PAGE_SIZE) == bytes(PAGE_SIZE)

@@ -90,6 +90,18 @@ class Ram:
         return self.base + self.size
 
     @cached_property
+    def began(self) -> list[tuple[int, int]]:
+        """Where private RAM began with anything but zeroes: start and end of each piece, in order and apart."""
+        pieces = [run for each in self.extents for run in each.data or ((each.offset, each.length),)]
+        found: list[tuple[int, int]] = []
+        for start, length in sorted(pieces):
+            if found and start <= found[-1][1]:
+                found[-1] = (found[-1][0], max(found[-1][1], start + length))
+            else:
+                found.append((start, start + length))
+        return found
+
+    @cached_property
     def view(self) -> memoryview:
         """All of it, writable."""
         return memoryview(self.buffer)
@@ -277,8 +289,8 @@ def _map_over(address: int, length: int, flags: int, fd: int, offset: int) -> No
 
 def _discard_private(ram: Ram, offset: int, length: int) -> None:
     """Let pages read as zeroes. Raises OSError if that cannot be done without writing."""
-    end = offset + length
-    if not any(each.offset < end and offset < each.offset + each.length for each in ram.extents):
+    after = bisect_right(ram.began, offset, key=lambda piece: piece[1])
+    if after == len(ram.began) or ram.began[after][0] >= offset + length:
         ram.buffer.madvise(mmap.MADV_DONTNEED, offset, length)
     elif length >= _LEAST_REMAPPED:
         # Of a private mapping of a file, that would bring the file's bytes back.

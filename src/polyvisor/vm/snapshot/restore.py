@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from polyvisor.boards import memory_map as at
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.engine.codepages import BEGINNING
 from polyvisor.engine.memory import Extent
@@ -61,7 +62,7 @@ class Origin:
                     # Its holes are zeroes.
                     here.append(Extent(0, section.size, file.fd, section.offset, tuple(section.runs)))
                 elif depth:
-                    here += [Extent(at, length, file.fd, section.offset + at) for at, length in section.runs]
+                    here += [Extent(start, length, file.fd, section.offset + start) for start, length in section.runs]
         return [RamImage(base, sizes[base], tuple(found), self.chain) for base, found in extents.items()]
 
     def machine(
@@ -69,6 +70,9 @@ class Origin:
     ) -> tuple[Machine, Last | None]:
         """The machine, to be started, and where it goes on from. Raises SnapshotError and what Machine does."""
         state = self.state()
+        for image in state.ram:
+            if image.size != {at.MROM.base: at.MROM.size, at.DRAM_BASE: config.memory}.get(image.base):
+                raise SnapshotError(f"{self.file.path}: has RAM at {image.base:#x} that the machine has not")
         machine = Machine(config, output, progress, {image.base: image.extents for image in state.ram})
         try:
             apply(machine, state, with_ram=False)
