@@ -149,6 +149,8 @@ def test_ram_and_registers_are_the_same() -> None:
                     assert other.board.memory.view(ram.base, ram.size) == ram.view
                 assert other.board.read_input(9) == b"typed"
                 assert other.board.htif is None
+                # Time goes on from where it was.
+                assert 0 <= other.board.clock.ticks() - state.board["ticks"] < 600 * memory_map.TIMEBASE_FREQUENCY
 
 
 def test_a_program_that_talks_to_the_host_goes_on() -> None:
