@@ -20,6 +20,7 @@ LAST_LINES = {
     "describe_a_cpu": "interpreter: halt after 904 instructions, r2 = 45150, stored 45150",
     "run_commands": "banner: Linux version",
     "async_machines": "[55, 5050, 500500]",
+    "snapshots": "and on from there: 101",
     "screenshot": "640 by 400 pixels: {result}",
 }
 

@@ -24,6 +24,8 @@ _PUBLIC = {
     "BootError": "polyvisor.vm.errors",
     "StoppedError": "polyvisor.vm.errors",
     "CommandError": "polyvisor.vm.errors",
+    "Snapshot": "polyvisor.vm.snapshot.store",
+    "SnapshotError": "polyvisor.vm.errors",
     "ImageError": "polyvisor.images",
 }
 
@@ -36,9 +38,11 @@ if TYPE_CHECKING:
     from polyvisor.vm.asynchronous import AsyncVM as AsyncVM
     from polyvisor.vm.errors import BootError as BootError
     from polyvisor.vm.errors import CommandError as CommandError
+    from polyvisor.vm.errors import SnapshotError as SnapshotError
     from polyvisor.vm.errors import StoppedError as StoppedError
     from polyvisor.vm.errors import VMError as VMError
     from polyvisor.vm.errors import VMTimeoutError as VMTimeoutError
+    from polyvisor.vm.snapshot.store import Snapshot as Snapshot
     from polyvisor.vm.virtual_machine import VM as VM
 
 

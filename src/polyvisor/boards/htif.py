@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import struct
+import threading
 from collections.abc import Callable
 
 from polyvisor.engine.memory import BusError, Memory
@@ -32,12 +33,18 @@ class Htif:
         self._tohost = tohost
         self._fromhost = fromhost
         self._output = output
+        self.lock = threading.Lock()
+        """Held while a command is served."""
 
     def poll(self) -> int | None:
         """Serve what ``tohost`` asks for. Returns the program's exit code once it has ended, None until then.
 
         The command that ended the program is left in ``tohost``: polling again gives the same answer.
         """
+        with self.lock:
+            return self._serve()
+
+    def _serve(self) -> int | None:
         value = self._load(self._tohost)
         if not value:
             return None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from polyvisor.engine.executor import Executor
 from polyvisor.engine.hart import Hart
 from polyvisor.isa.riscv.pmp import open_pmp
+from polyvisor.isa.riscv.state import PMP_ENTRIES
 
 from .sbi import HartStatus
 
@@ -53,6 +54,15 @@ class RiscvHart(Hart):
         open_pmp(state)
         state.pc = pc
         state.x[10], state.x[11] = self.hart_id, a1
+
+    def check_state(self) -> None:
+        """After registers were set from outside. Raises ValueError for what no program could have made of them."""
+        state = self.state
+        previous = int(state.mstatus) >> 11 & 3
+        if int(state.privilege) not in (0, 1, 3) or previous == 2 or int(state.pmp_used) > PMP_ENTRIES:
+            raise ValueError(f"registers of hart {self.hart_id} have values that they cannot have")
+        if int(state.mhartid) != self.hart_id:
+            raise ValueError(f"hart {self.hart_id} has the state of another")
 
     # For the SBI
 

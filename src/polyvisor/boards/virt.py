@@ -10,7 +10,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ from polyvisor.devices.virtio.transport import Transport
 from polyvisor.engine.codepages import CodePages
 from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.executor import Executor, ReferenceExecutor
-from polyvisor.engine.memory import Device, Memory
+from polyvisor.engine.memory import Device, Extent, Memory
 from polyvisor.engine.native import NativeCode, native_code
 from polyvisor.isa.riscv import rv64
 
@@ -119,7 +119,9 @@ class Virt:
         power: Callable[[str, int], None],
         failed: Callable[[BaseException], None],
         progress: Callable[[str], None] | None = None,
+        ram: Mapping[int, Sequence[Extent]] | None = None,
     ) -> None:
+        """``ram``: what RAM begins with, by its base, as :meth:`Memory.add_ram` takes it; by default with zeroes."""
         if not 1 <= config.cpus <= MAX_CPUS:
             raise ValueError(f"{config.cpus} CPUs; the board takes 1 to {MAX_CPUS}")
         if config.tier not in TIERS:
@@ -132,8 +134,9 @@ class Virt:
         self.config = config
         self.power = power
         self.memory = memory = Memory()
-        memory.add_ram(at.MROM.base, at.MROM.size, "rom")
-        memory.add_ram(at.DRAM_BASE, config.memory)
+        ram = ram or {}
+        memory.add_ram(at.MROM.base, at.MROM.size, "rom", ram.get(at.MROM.base))
+        memory.add_ram(at.DRAM_BASE, config.memory, "ram", ram.get(at.DRAM_BASE))
         self.code: NativeCode | None = None
         self.pages: CodePages | None = None
         self._regions: Regions | None = None
@@ -169,6 +172,7 @@ class Virt:
             hart.handlers["sbi"] = self.sbi.handle
         self.htif: Htif | None = None
         self.program: ElfProgram | None = None
+        self.boot_harts: list[RiscvHart] = []
         self._output = output
 
     def _executor(self) -> Executor:
@@ -250,13 +254,12 @@ class Virt:
 
     def load_program(self, data: bytes) -> None:
         """Place a bare-metal ELF program; all harts start at its entry in machine mode. Raises LoadError."""
-        program = self.program = load_elf(self.memory, data)
+        program = load_elf(self.memory, data)
         try:
             fdt = place_high(self.memory, self._device_tree(), at.DRAM_BASE, floor=program.end, what="device tree")
         except LoadError:
             fdt = 0  # a program that fills memory does without
-        if program.tohost is not None:
-            self.htif = Htif(self.memory, program.tohost, program.fromhost, self._output)
+        self.set_program(program)
         for hart in self.harts:
             hart.reset_machine_mode(program.entry, fdt)
         self.boot_harts = list(self.harts)
@@ -280,6 +283,12 @@ class Virt:
         if self.regions is not None:
             self.regions.start()
             self.regions.code.workers.ready()
+
+    def set_program(self, program: ElfProgram | None) -> None:
+        """Serve the host-target interface of the program that is in RAM, if it has one."""
+        self.program, self.htif = program, None
+        if program is not None and program.tohost is not None:
+            self.htif = Htif(self.memory, program.tohost, program.fromhost, self._output)
 
     def close(self) -> None:
         """Give back what the board holds on the host. Whatever a device raises, all the others are closed before."""

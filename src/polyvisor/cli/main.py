@@ -8,7 +8,7 @@ import typer
 
 import polyvisor
 
-from . import cache, disk, image, machines
+from . import cache, disk, image, machines, snapshot
 from .image_build import build
 from .run import run
 
@@ -20,7 +20,9 @@ image.app.command()(build)
 app.add_typer(image.app, name="image")
 app.add_typer(disk.app, name="disk")
 app.add_typer(cache.app, name="cache")
+app.add_typer(snapshot.app, name="snapshot")
 app.command()(run)
+app.command()(snapshot.restore)
 app.command()(machines.ps)
 app.command("exec", context_settings={"allow_interspersed_args": False})(machines.execute)
 app.command("cp")(machines.copy)

@@ -73,11 +73,23 @@ class Aclint:
         """Raises ValueError for more harts than the layout has room for."""
         if len(harts) > MAX_HARTS:
             raise ValueError(f"{len(harts)} harts: at most {MAX_HARTS} fit")
-        self.state = AclintState([0] * len(harts))
+        self._state = AclintState([0] * len(harts))
         self._harts = list(harts)
         self._msip_lines = [hart.line("msip") for hart in harts]
         self._clock = clock
         self._lock = threading.Lock()
+
+    @property
+    def state(self) -> AclintState:
+        """All that the guest can change, but for what is the harts' and the clock's."""
+        return self._state
+
+    @state.setter
+    def state(self, state: AclintState) -> None:
+        """Raises ValueError for the state of another number of harts."""
+        if len(state.msip) != len(self._harts):
+            raise ValueError(f"state of {len(state.msip)} harts for {len(self._harts)}")
+        self._state = state
 
     def read(self, offset: int, size: int) -> int:
         """Raises BusError as the class says."""
@@ -109,11 +121,11 @@ class Aclint:
             raise BusError(offset, size)
 
     def _msip(self, hart: int) -> int:
-        return self.state.msip[hart] if hart < len(self._harts) else 0
+        return self._state.msip[hart] if hart < len(self._harts) else 0
 
     def _set_msip(self, hart: int, level: int) -> None:
-        if hart < len(self._harts) and self.state.msip[hart] != level:
-            self.state.msip[hart] = level
+        if hart < len(self._harts) and self._state.msip[hart] != level:
+            self._state.msip[hart] = level
             self._msip_lines[hart].set(bool(level))
 
     def _load(self, register: int) -> int:

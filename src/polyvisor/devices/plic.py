@@ -65,11 +65,24 @@ class Plic:
         if len(contexts) > MAX_CONTEXTS:
             raise ValueError(f"{len(contexts)} contexts: at most {MAX_CONTEXTS} fit")
         count = len(contexts)
-        self.state = PlicState([0] * (sources + 1), [0] * count, [0] * count, [0] * count)
+        self._state = PlicState([0] * (sources + 1), [0] * count, [0] * count, [0] * count)
         self._sources = sources
         self._existing = (1 << sources + 1) - 2
         self._contexts = list(contexts)
         self._lock = threading.Lock()
+
+    @property
+    def state(self) -> PlicState:
+        """All that the guest can change, and the wires."""
+        return self._state
+
+    @state.setter
+    def state(self, state: PlicState) -> None:
+        """Raises ValueError for the state of another number of sources or contexts."""
+        lengths = [len(each) for each in (state.priority, state.enable, state.threshold, state.notified)]
+        if lengths != [self._sources + 1] + 3 * [len(self._contexts)]:
+            raise ValueError("state of an interrupt controller with other sources or contexts")
+        self._state = state
 
     def line(self, source: int) -> Line:
         """The wire of ``source`` (1 ...). Raises ValueError if there is no such source."""
@@ -81,7 +94,7 @@ class Plic:
         """A read of a claim register claims. Raises BusError as the class says."""
         self._check(offset, size)
         with self._lock:
-            state = self.state
+            state = self._state
             if offset < PENDING:
                 source = offset // 4
                 return state.priority[source] if source <= self._sources else 0
@@ -102,7 +115,7 @@ class Plic:
         """A write of a claim register completes. Raises BusError as the class says."""
         self._check(offset, size)
         with self._lock:
-            state = self.state
+            state = self._state
             if offset < PENDING:
                 source = offset // 4
                 if 1 <= source <= self._sources:
@@ -133,21 +146,21 @@ class Plic:
         """The gateway's input: a request is forwarded at once unless one is on its way, and never taken back."""
         bit = 1 << source
         with self._lock:
-            state = self.state
+            state = self._state
             if bool(state.level & bit) == level:
                 return
             state.level ^= bit
             self._forward(bit)
 
     def _forward(self, bit: int) -> None:
-        state = self.state
+        state = self._state
         if state.level & bit and not (state.pending | state.in_service) & bit:
             state.pending |= bit
             self._notify()
 
     def _best(self, context: int) -> tuple[int, int]:
         """The pending source of highest priority for a context, and the priority; (0, 0) for none."""
-        state = self.state
+        state = self._state
         best, priority = 0, 0
         waiting = state.pending & state.enable[context]
         while waiting:
@@ -161,19 +174,19 @@ class Plic:
         # The threshold has no say here ("Interrupt Claim Process").
         source, _ = self._best(context)
         if source:
-            self.state.pending &= ~(1 << source)
-            self.state.in_service |= 1 << source
+            self._state.pending &= ~(1 << source)
+            self._state.in_service |= 1 << source
             self._notify()
         return source
 
     def _complete(self, context: int, source: int) -> None:
         # Ignored unless the source is enabled for the context ("Interrupt Completion").
-        if 1 <= source <= self._sources and self.state.enable[context] >> source & 1:
-            self.state.in_service &= ~(1 << source)
+        if 1 <= source <= self._sources and self._state.enable[context] >> source & 1:
+            self._state.in_service &= ~(1 << source)
             self._forward(1 << source)
 
     def _notify(self) -> None:
-        state = self.state
+        state = self._state
         for context, line in enumerate(self._contexts):
             notified = int(self._best(context)[1] > state.threshold[context])
             if notified != state.notified[context]:

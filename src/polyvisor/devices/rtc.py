@@ -64,14 +64,15 @@ class GoldfishRtc:
         self.state = GoldfishRtcState()
         self._line = line
         self._now = now
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        """Held while registers and state change."""
         self._timer: threading.Timer | None = None
         self._closed = False
 
     def read(self, offset: int, size: int) -> int:
         """Raises BusError as the class says."""
         self._check(offset, size)
-        with self._lock:
+        with self.lock:
             state = self.state
             if offset == TIME_LOW:
                 time = self._time()
@@ -92,7 +93,7 @@ class GoldfishRtc:
     def write(self, offset: int, size: int, value: int) -> None:
         """Raises BusError as the class says."""
         self._check(offset, size)
-        with self._lock:
+        with self.lock:
             state = self.state
             if offset == TIME_LOW:
                 state.offset = (state.write_high << 32 | value) - self._now() & _U64
@@ -117,13 +118,13 @@ class GoldfishRtc:
 
     def close(self) -> None:
         """Stop the alarm's host timer; the registers still work, and :meth:`rearm` starts it again."""
-        with self._lock:
+        with self.lock:
             self._closed = True
             self._cancel()
 
     def rearm(self) -> None:
         """Start the host timer of an alarm that is armed: after :meth:`close`, or after ``state`` was replaced."""
-        with self._lock:
+        with self.lock:
             self._closed = False
             self._look()
 
@@ -158,7 +159,7 @@ class GoldfishRtc:
         self._timer.start()
 
     def _woken(self) -> None:
-        with self._lock:
+        with self.lock:
             self._look()
 
     def _drive(self) -> None:

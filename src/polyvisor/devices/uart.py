@@ -110,14 +110,15 @@ class Uart16550:
         self.state = Uart16550State()
         self._line = line
         self._output = output
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        """Held while registers and state change."""
 
     def receive(self, data: bytes) -> int:
         """Bytes from the far end, from any thread. Returns how many of the first are taken.
 
         What the FIFO has no room for waits, up to 64 KiB; none of it is lost.
         """
-        with self._lock:
+        with self.lock:
             room = BACKLOG_SIZE - len(self.state.backlog)
             taken = bytes(data[:room])
             if taken:
@@ -127,7 +128,7 @@ class Uart16550:
 
     def take(self, count: int) -> bytes:
         """Up to ``count`` received bytes, taken past the guest's registers (for firmware that serves a console)."""
-        with self._lock:
+        with self.lock:
             state = self.state
             data = (bytes(state.rx) + state.backlog)[:count]
             kept = (bytes(state.rx) + state.backlog)[count:]
@@ -143,7 +144,7 @@ class Uart16550:
     def read(self, offset: int, size: int) -> int:
         """Raises BusError as the class says."""
         self._check(offset, size)
-        with self._lock:
+        with self.lock:
             state = self.state
             if offset == RBR:
                 if state.lcr & LCR_DLAB:
@@ -183,7 +184,7 @@ class Uart16550:
         self._check(offset, size)
         value &= 0xFF
         sent = False
-        with self._lock:
+        with self.lock:
             state = self.state
             if offset == THR:
                 if state.lcr & LCR_DLAB:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import re
 import struct
 import threading
+from array import array
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, Protocol
@@ -19,6 +21,11 @@ from .hugepages import aligned_memory
 from .layout import Layout
 from .memory import Memory, Ram
 from .native import NativeCode
+
+BEGINNING = 1
+"""The mark before anything was written."""
+# Runs of pages whose flags have PAGE_DIRTY, with or without the others.
+_DIRTY_RUN = re.compile(b"[%s]+" % b"".join(b"\\x%02x" % flags for flags in range(8) if flags & at.PAGE_DIRTY))
 
 
 class Executor(Protocol):
@@ -53,6 +60,10 @@ class CodePages:
         self._active: list[tuple[int, int]] = []  # where each used slot's address is kept, and its page's flags
         self._template = self._records(code.decode)
         self._keep: list[Any] = []
+        # For each RAM the flags of its pages, and at which mark a page was last found written.
+        self._flags: list[mmap.mmap] = []
+        self._written: list[array[int]] = []
+        self._mark = BEGINNING
         self.descriptors = (ctypes.c_uint64 * (5 * len(memory.ram)))()
         self._descriptors_at = ctypes.addressof(self.descriptors)
         for i, ram in enumerate(memory.ram):
@@ -82,6 +93,8 @@ class CodePages:
         flags = mmap.mmap(-1, max(pages, 4096), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         addresses = [ctypes.addressof(ctypes.c_char.from_buffer(m)) for m in (slots, flags)]
         self._keep += [slots, flags]
+        self._flags.append(flags)
+        self._written.append(array("I", bytes(4 * pages)))
         self.descriptors[5 * index : 5 * index + 5] = [ram.base, ram.size, ram.host, *addresses]
 
     def _page(self, physical: int) -> tuple[int, int, int]:
@@ -162,6 +175,45 @@ class CodePages:
                 self.code.reset_page(cpu.address, ctypes.c_uint64.from_address(place).value)
             if self.on_discard is not None:
                 self.on_discard(False)
+
+    def mark(self) -> int:
+        """A moment that :meth:`written_since` can be asked about. While all CPUs stand still."""
+        with self.lock:
+            # First, so that the next write to a page is noticed.
+            for executor in self.executors:
+                executor.drop_writes()
+            for flags, written in zip(self._flags, self._written, strict=True):
+                start = ctypes.addressof(ctypes.c_char.from_buffer(flags))
+                for run in _DIRTY_RUN.finditer(flags[: len(written)]):
+                    first, end = run.span()
+                    # One by one, as others may set them meanwhile.
+                    for page in range(first, end):
+                        self.code.change_flags(start + page, at.PAGE_DIRTY, 0)
+                    written[first:end] = array("I", [self._mark]) * (end - first)
+            self._mark += 1
+            return self._mark
+
+    def written_since(self, mark: int) -> list[list[tuple[int, int]]]:
+        """Which pages of each RAM may have changed since then: first page and number of each run.
+
+        While all CPUs stand still. What is changed while this works may be told now, and is told the next time.
+        """
+        self.mark()
+        found: list[list[tuple[int, int]]] = []
+        for written in self._written:
+            runs: list[tuple[int, int]] = []
+            start = -1
+            for page, when in enumerate(written):
+                if when < mark:
+                    if start >= 0:
+                        runs.append((start, page - start))
+                        start = -1
+                elif start < 0:
+                    start = page
+            if start >= 0:
+                runs.append((start, len(written) - start))
+            found.append(runs)
+        return found
 
     def wrote(self, executors: Sequence[Any], segments: Sequence[tuple[int, int]]) -> None:
         """RAM was written from outside the CPUs: drop what was decoded from these (address, length)."""

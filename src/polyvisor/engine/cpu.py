@@ -147,8 +147,13 @@ class Cpu:
 
     @property
     def retired(self) -> int:
-        """Instructions executed; exact while it stands still."""
+        """Instructions executed; exact while it stands still. May be set then."""
         return int(self.engine.retired)
+
+    @retired.setter
+    def retired(self, count: int) -> None:
+        self.engine.retired = count
+        self.engine.sample_at = count
 
     # Breakpoints
 

@@ -35,7 +35,10 @@ class Executor(Protocol):
 
     @property
     def retired(self) -> int:
-        """Instructions executed so far; exact while it stands still."""
+        """Instructions executed so far; exact while it stands still. May be set then."""
+
+    @retired.setter
+    def retired(self, count: int) -> None: ...
 
     @property
     def view(self) -> Any:
@@ -99,6 +102,10 @@ class ReferenceExecutor:
     @property
     def retired(self) -> int:
         return int(self.view.retired)
+
+    @retired.setter
+    def retired(self, count: int) -> None:
+        self.view.retired = count
 
     def reset(self) -> None:
         self.view.reset()

@@ -95,6 +95,16 @@ class Hart:
                 self.cpu.stop()
                 self._wake.set()
 
+    @property
+    def is_still(self) -> bool:
+        """Whether it executes nothing, and will not before :meth:`launch` or :meth:`resume`."""
+        return self._paused.is_set() or self._thread is None or not self._thread.is_alive()
+
+    def put(self, started: bool) -> None:
+        """Let it be started or stopped, as another hart was. While it stands still."""
+        self.started = started
+        self._wake.set()
+
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
         self._paused.clear()

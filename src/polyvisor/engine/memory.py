@@ -1,12 +1,14 @@
 """Guest physical memory: RAM in memfds, devices beside it on one bus.
 
-RAM is a memfd mapped shared, so its pages are taken from the host only as they are touched.
+RAM is a memfd mapped shared, so its pages are taken from the host only as they are touched. Or it begins with bytes of
+files, which are mapped privately: they are read as they are touched, and what is written stays here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -22,6 +24,9 @@ PAGE_SIZE = 4096
 _ZEROES_SIZE = 1 << 20
 # A file of so many bytes is worth copying in two parts at once.
 _WORTH_TWO = 4 << 20
+# Where private RAM begins with bytes of a file, less than this is not worth a mapping of its own to be given back.
+_LEAST_REMAPPED = 64 << 10
+_MAP_FIXED, _MAP_NORESERVE = 0x10, 0x4000
 
 
 class BusError(Exception):
@@ -53,20 +58,50 @@ class Window(NamedTuple):
     device: Device
 
 
+@dataclass(frozen=True)
+class Extent:
+    """``length`` bytes at ``offset`` of RAM that begin as those at ``file_offset`` of the open file ``fd``.
+
+    All are multiples of 4096.
+    """
+
+    offset: int
+    length: int
+    fd: int
+    file_offset: int
+    data: tuple[tuple[int, int], ...] | None = None
+    """Where in RAM anything else than zeroes can be, as offsets and lengths; None: anywhere in it."""
+
+
+@dataclass(frozen=True)
 class Ram:
     """A range of guest physical memory; ``host`` is the address of its first byte in this process."""
 
-    def __init__(self, base: int, size: int, fd: int, buffer: mmap.mmap) -> None:
-        self.base = base
-        self.size = size
-        self.fd = fd
-        self.buffer = buffer
-        self.host = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    base: int
+    size: int
+    fd: int
+    """The memfd that has its bytes; -1 where they are private to this process."""
+    buffer: mmap.mmap
+    host: int
+    extents: tuple[Extent, ...] = ()
+    """What private RAM began with; the files may be closed by now."""
 
     @property
     def end(self) -> int:
         """The address behind its last byte."""
         return self.base + self.size
+
+    @cached_property
+    def began(self) -> list[tuple[int, int]]:
+        """Where private RAM began with anything but zeroes: start and end of each piece, in order and apart."""
+        pieces = [run for each in self.extents for run in each.data or ((each.offset, each.length),)]
+        found: list[tuple[int, int]] = []
+        for start, length in sorted(pieces):
+            if found and start <= found[-1][1]:
+                found[-1] = (found[-1][0], max(found[-1][1], start + length))
+            else:
+                found.append((start, start + length))
+        return found
 
     @cached_property
     def view(self) -> memoryview:
@@ -108,21 +143,28 @@ class Memory:
     on_writes: Callable[[Sequence[tuple[int, int]]], None] | None = None
     _closers: list[Callable[[], object]] = field(default_factory=list, repr=False)
 
-    def add_ram(self, base: int, size: int, name: str = "ram") -> Ram:
-        """Map ``size`` bytes of zeroed RAM at ``base``; both are multiples of 4096."""
+    def add_ram(self, base: int, size: int, name: str = "ram", contents: Sequence[Extent] | None = None) -> Ram:
+        """Map ``size`` bytes of RAM at ``base``; both are multiples of 4096.
+
+        It begins with zeroes; with ``contents`` also with bytes of files, which can be closed then, and must not change
+        while the RAM is used. Raises ValueError for extents outside the RAM or their files, OSError.
+        """
         if base % PAGE_SIZE or size % PAGE_SIZE or size <= 0:
             raise ValueError(f"RAM of {size:#x} bytes at {base:#x}: base and size must be multiples of {PAGE_SIZE}")
         self._check_free(base, size)
+        ram = self._shared(base, size, name) if contents is None else _private(base, size, tuple(contents))
+        self.ram.append(ram)
+        self.ram.sort(key=lambda r: r.base)
+        return ram
+
+    def _shared(self, base: int, size: int, name: str) -> Ram:
         fd = os.memfd_create(f"polyvisor-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self._closers.append(weakref.finalize(self, os.close, fd))
         os.ftruncate(fd, size)
         # Who is given the memory must not be able to take it away from under us.
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         buffer = mmap.mmap(fd, size, mmap.MAP_SHARED)
-        ram = Ram(base, size, fd, buffer)
-        self.ram.append(ram)
-        self.ram.sort(key=lambda r: r.base)
-        return ram
+        return Ram(base, size, fd, buffer, ctypes.addressof(ctypes.c_char.from_buffer(buffer)))
 
     def add_device(self, base: int, size: int, device: Device) -> Window:
         """Let ``device`` answer at ``base`` ... ``base + size - 1``."""
@@ -229,8 +271,11 @@ class Memory:
         if not length:
             return
         try:
-            # A hole in the memfd: the harts' TLBs stay right, because the mapping itself does not change.
-            ram.buffer.madvise(mmap.MADV_REMOVE, offset, length)
+            if ram.fd < 0:
+                _discard_private(ram, offset, length)
+            else:
+                # A hole in the memfd: the harts' TLBs stay right, because the mapping itself does not change.
+                ram.buffer.madvise(mmap.MADV_REMOVE, offset, length)
         except OSError:  # the host's kernel cannot; the guest must see zeroes all the same
             for start in range(offset, offset + length, _ZEROES_SIZE):
                 end = min(start + _ZEROES_SIZE, offset + length)
@@ -252,8 +297,52 @@ class Memory:
         for ram in self.ram:
             # The mapping itself goes with the last view of it, which may be later.
             with contextlib.suppress(OSError):
-                ram.buffer.madvise(mmap.MADV_REMOVE)
+                ram.buffer.madvise(mmap.MADV_REMOVE if ram.fd >= 0 else mmap.MADV_DONTNEED)
         for closer in self._closers:
             closer()
         self.ram.clear()
         self.windows.clear()
+
+
+# Private RAM
+
+
+def _private(base: int, size: int, contents: tuple[Extent, ...]) -> Ram:
+    for extent in contents:
+        if any(value % PAGE_SIZE for value in (extent.offset, extent.length, extent.file_offset)):
+            raise ValueError(f"{extent}: not whole pages of {PAGE_SIZE} bytes")
+        if extent.length <= 0 or extent.offset < 0 or extent.offset + extent.length > size:
+            raise ValueError(f"{extent}: outside of RAM of {size:#x} bytes")
+        # Behind a file's end there would be no bytes but a signal.
+        if extent.file_offset < 0 or extent.file_offset + extent.length > os.fstat(extent.fd).st_size:
+            raise ValueError(f"{extent}: outside of the file")
+    buffer = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    host = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    for extent in contents:
+        _map_over(host + extent.offset, extent.length, 0, extent.fd, extent.file_offset)
+    return Ram(base, size, -1, buffer, host, contents)
+
+
+def _map_over(address: int, length: int, flags: int, fd: int, offset: int) -> None:
+    """Put a private mapping in the place of what is mapped there: nobody sees anything else. Raises OSError."""
+    place = ctypes.CDLL(None, use_errno=True).mmap
+    place.restype = ctypes.c_void_p
+    found = place(
+        *(ctypes.c_void_p(address), ctypes.c_size_t(length), mmap.PROT_READ | mmap.PROT_WRITE),
+        *(mmap.MAP_PRIVATE | _MAP_FIXED | _MAP_NORESERVE | flags, fd, ctypes.c_long(offset)),
+    )
+    if found != address:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _discard_private(ram: Ram, offset: int, length: int) -> None:
+    """Let pages read as zeroes. Raises OSError if that cannot be done without writing."""
+    after = bisect_right(ram.began, offset, key=lambda piece: piece[1])
+    if after == len(ram.began) or ram.began[after][0] >= offset + length:
+        ram.buffer.madvise(mmap.MADV_DONTNEED, offset, length)
+    elif length >= _LEAST_REMAPPED:
+        # Of a private mapping of a file, that would bring the file's bytes back.
+        _map_over(ram.host + offset, length, mmap.MAP_ANONYMOUS, -1, 0)
+    else:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))

@@ -12,12 +12,15 @@ import re
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from polyvisor.guest.client import Result
 from polyvisor.guest.process import Process, Reader
 
 from .virtual_machine import VM
+
+if TYPE_CHECKING:
+    from .snapshot.store import Snapshot
 
 T = TypeVar("T")
 
@@ -115,6 +118,13 @@ class AsyncVM:
         self._make = lambda: VM(*arguments, **options)
         self._vm: VM | None = None
 
+    @classmethod
+    def restore(cls, snapshot: str | os.PathLike[str], /, **options: Any) -> AsyncVM:
+        """As :meth:`VM.restore`, when it is entered or booted."""
+        made = cls()
+        made._make = lambda: VM.restore(snapshot, **options)
+        return made
+
     @property
     def vm(self) -> VM:
         """The machine. Raises RuntimeError before :meth:`boot`."""
@@ -171,6 +181,10 @@ class AsyncVM:
     async def expect(self, *patterns: str | bytes | re.Pattern[bytes], timeout: float | None = 60) -> re.Match[bytes]:
         """As ``VM.console.expect``."""
         return await _in_thread(self.vm.console.expect, *patterns, timeout=timeout)
+
+    async def snapshot(self, name: str | os.PathLike[str], **options: Any) -> Snapshot:
+        """As :meth:`VM.snapshot`."""
+        return await _in_thread(self.vm.snapshot, name, **options)
 
     async def wait(self, timeout: float | None = None) -> int | None:
         """As :meth:`VM.wait`."""

@@ -99,6 +99,11 @@ class ControlServer:
         self._vm.boot(float(request.get("timeout", 60.0)))
         self._answer(connection, ok=True)
 
+    def _op_snapshot(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        base = request.get("base")
+        made = self._vm.snapshot(str(request["path"]), base=base if base is None else str(base))
+        self._answer(connection, ok=True, path=str(made.path))
+
     def _op_log(self, connection: socket.socket, request: dict[str, Any]) -> None:
         log = self._vm.console.log.encode()
         self._answer(connection, ok=True, length=len(log))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from polyvisor.guest.client import CommandError
 
-__all__ = ["BootError", "CommandError", "StoppedError", "VMError", "VMTimeoutError"]
+__all__ = ["BootError", "CommandError", "SnapshotError", "StoppedError", "VMError", "VMTimeoutError"]
 
 
 class VMError(Exception):
@@ -24,6 +24,10 @@ class BootError(VMError):
 
 class StoppedError(VMError, ConnectionError):
     """The machine is not running, or stopped while something was asked of it."""
+
+
+class SnapshotError(VMError):
+    """A snapshot cannot be taken, or cannot be used."""
 
 
 def __getattr__(name: str) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from polyvisor.boards.virt import Virt, VirtConfig
+from polyvisor.engine.memory import Extent
 
 # How often a bare-metal program's `tohost` is looked at, in seconds.
 _HTIF_INTERVAL = 0.0005
@@ -18,13 +19,18 @@ _SWITCH_INTERVAL = 0.0002
 class Machine:
     """A `virt` board and its life: load something, :meth:`start`, :meth:`wait`, :meth:`stop`.
 
-    ``output`` is called with the console's bytes, from the thread of the hart that printed them.
+    ``output`` is called with the console's bytes, from the thread of the hart that printed them. ``ram``: what RAM
+    begins with, see :class:`~polyvisor.boards.virt.Virt`.
     """
 
     def __init__(
-        self, config: VirtConfig, output: Callable[[bytes], None], progress: Callable[[str], None] | None = None
+        self,
+        config: VirtConfig,
+        output: Callable[[bytes], None],
+        progress: Callable[[str], None] | None = None,
+        ram: Mapping[int, Sequence[Extent]] | None = None,
     ) -> None:
-        self.board = Virt(config, output=output, power=self._power, failed=self._fail, progress=progress)
+        self.board = Virt(config, output=output, power=self._power, failed=self._fail, progress=progress, ram=ram)
         self.exit_code: int | None = None
         self.reset_requested = False
         self.failure: BaseException | None = None
@@ -95,6 +101,11 @@ class Machine:
         """Make all harts stand still."""
         for hart in self.board.harts:
             hart.pause()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended."""
+        return self._ended.is_set()
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""

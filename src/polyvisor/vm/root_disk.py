@@ -11,7 +11,7 @@ from .equipment.disk import Disk
 if TYPE_CHECKING:
     from polyvisor.devices.virtio.block import BlockDevice
 
-_SERIAL = "root"
+ROOT_SERIAL = "root"
 
 
 class RootDisk:
@@ -24,7 +24,7 @@ class RootDisk:
     def __init__(self, image: Path, keep: str | os.PathLike[str] | None = None) -> None:
         self._image = image
         self._keep = Path(keep) if keep is not None else None
-        self._thrown_away = Disk(str(image), snapshot=True, format="raw", serial=_SERIAL)
+        self._thrown_away = Disk(str(image), snapshot=True, format="raw", serial=ROOT_SERIAL)
 
     def make(self) -> BlockDevice:
         """The device for a machine, or for the next one after a reset. Raises DiskError, OSError."""
@@ -40,7 +40,12 @@ class RootDisk:
                 convert(source, self._keep, "qcow2")
             finally:
                 source.close()
-        return BlockDevice.open(self._keep, format="qcow2", serial=_SERIAL)
+        return BlockDevice.open(self._keep, format="qcow2", serial=ROOT_SERIAL)
+
+    @property
+    def disk(self) -> Disk:
+        """What it is to the machine."""
+        return self._thrown_away if self._keep is None else Disk(str(self._keep), format="qcow2", serial=ROOT_SERIAL)
 
     def close(self) -> None:
         """Throw away what is not kept; may be repeated."""

@@ -22,7 +22,7 @@ from polyvisor.devices.virtio.vsock import Stream, VsockDevice
 from polyvisor.guest import protocol
 
 from .console import Console
-from .errors import BootError, StoppedError, VMError, VMTimeoutError
+from .errors import BootError, SnapshotError, StoppedError, VMError, VMTimeoutError
 from .events import Events
 from .inspect import CpuView, PhysicalMemory, Symbols, VirtualMemory
 from .machine import Machine
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
     from .equipment import Disk, Nic, Screen, Share
     from .root_disk import RootDisk
+    from .snapshot.restore import Origin
+    from .snapshot.store import Snapshot
+    from .snapshot.take import Last
 
 _DEFAULT = object()  # stands for the machine's own timeout
 # To the agent, for further requests; each is a small process in the guest.
@@ -91,6 +94,7 @@ class VM:
         name: str | None = None,
         on_output: Callable[[bytes], None] | None = None,
         progress: Callable[[str], None] | None = None,
+        origin: Origin | None = None,
     ) -> None:
         """Describe a machine; nothing runs yet.
 
@@ -105,7 +109,9 @@ class VM:
         ``software`` instead of all that says what to run. ``reboot``: a guest that resets starts again. What the
         guest writes to the root disk that an image has is thrown away at the end; ``keep`` is a qcow2 file that has it
         for the next machine, and is made if it is not there. ``on_output`` gets the console's bytes, ``progress``
-        the names of what is compiled on a first start. Raises ValueError, ImageError, LoadError, and at the start
+        the names of what is compiled on a first start. ``origin`` is for :meth:`restore`.
+
+        Raises ValueError, ImageError, LoadError, and at the start
         OSError for what cannot be opened.
         """
         self.name = name or (image if isinstance(image, str) else image.name if image else "vm")
@@ -114,7 +120,8 @@ class VM:
         self.shares = _shares(shares) if shares else []
         self.networks = [nic for each in networks if (nic := _nic(each, self.name)) is not None]
         self.screen = _screen(display)
-        self.software = found = software or _software(image, kernel, initrd, append, firmware, program, agent)
+        found = software or _software(image, kernel, initrd, append, firmware, program, agent)
+        self.described = self.software = found
         if self.shares:
             from .equipment.share import with_mounts
 
@@ -148,22 +155,28 @@ class VM:
         self._ready = threading.Event()
         self._ended = threading.Event()
         self._greeted = False
+        self._greeting = True  # whether the guest is to be prepared when its agent is there
         self._stopping = False
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._starting = threading.RLock()
         self._still = threading.RLock()
         self._still_for = 0  # how many have asked it to stand still
         self._symbols: Symbols | None = None
+        self._origin = origin
+        self._last: Last | None = None
+        self._snapshots = threading.Lock()
 
     # Its life
 
     def start(self) -> VM:
         """Let it run; does not wait for the guest. Raises OSError and ValueError for what the host cannot give."""
-        if self._thread is not None:
-            raise VMError(f"{self.name} has been started already; make a new VM to start again")
-        self._begin()
-        self._thread = threading.Thread(target=self._live, name=f"life of {self.name}", daemon=True)
-        self._thread.start()
+        with self._starting:
+            if self._thread is not None:
+                raise VMError(f"{self.name} has been started already; make a new VM to start again")
+            self._begin()
+            self._thread = threading.Thread(target=self._live, name=f"life of {self.name}", daemon=True)
+            self._thread.start()
         return self
 
     def boot(self, timeout: float | object | None = _DEFAULT) -> VM:
@@ -172,8 +185,9 @@ class VM:
         Without an agent this is :meth:`start`: what shows that such a guest is ready is for ``console.expect``. Raises
         BootError when it ends before, with the console's last lines, and VMTimeoutError.
         """
-        if self._thread is None:
-            self.start()
+        with self._starting:  # another thread may be about to
+            if self._thread is None:
+                self.start()
         if self.software.agent:
             limit = self._limit(timeout)
             deadline = None if limit is None else time.monotonic() + limit
@@ -190,9 +204,16 @@ class VM:
 
     def _begin(self) -> None:
         """Make the next machine and let it run."""
-        machine = Machine(self.config, self.console.feed, self._progress)
+        origin, self._origin, self._last = self._origin, None, None
+        if origin is not None:
+            self._greeting = False
+            machine, self._last = origin.machine(self.config, self.console.feed, self._progress)
+        else:
+            self._greeting = True
+            machine = Machine(self.config, self.console.feed, self._progress)
         try:
-            self.software.load(machine)
+            if origin is None:
+                self.software.load(machine)
             for call in self.on_machine:
                 call(machine)
         except BaseException:
@@ -249,7 +270,9 @@ class VM:
 
         By default it has 10 seconds, or 60 with a root disk, where there may be services to end.
         """
-        usual = 10.0 if self._root is None else 60.0
+        from .root_disk import ROOT_SERIAL
+
+        usual = 60.0 if any(disk.serial == ROOT_SERIAL for disk in self.all_disks) else 10.0
         limit: float | None = usual if timeout is _DEFAULT else timeout  # type: ignore[assignment]
         self._stopping = True
         if self.running and self._ready.is_set():
@@ -428,6 +451,55 @@ class VM:
         finally:
             self.resume()
 
+    # Snapshots
+
+    def snapshot(
+        self, name: str | os.PathLike[str], *, base: str | os.PathLike[str] | Snapshot | bool | None = None
+    ) -> Snapshot:
+        """Save the whole machine under a name, or in a file: see docs/snapshots.md. It stands still meanwhile.
+
+        ``base``: the snapshot that the machine went on from, which was taken last or which it was restored from, or
+        True for that: then only what changed since is saved, and that one is needed too. What had the name before is
+        replaced when all is certain to survive a crash. Raises SnapshotError.
+        """
+        from .snapshot import store
+        from .snapshot.take import find_base, take
+
+        path = store.path_of(name)
+        with self._snapshots:
+            store.check_free(path)
+            with self.paused():
+                if not self.running:
+                    raise SnapshotError(f"{self.name} is not running")
+                taken = take(self, self.machine, path, find_base(base, self._last, path))
+                self._last = None
+            snapshot = taken.save()
+            self._last = taken.reached
+            return snapshot
+
+    @classmethod
+    def restore(cls, snapshot: str | os.PathLike[str], /, *, timeout: float | None = 120.0, **options: Any) -> VM:
+        """A machine that goes on from a snapshot, running, as it was: its agent answers if it did then.
+
+        Options: ``name``; ``networks``, what each of the cards is plugged into now, if not what it was; ``shares``
+        likewise; ``devices``, if it had any; ``display``, ``on_output``, ``progress``. What the guest writes to its
+        disks is thrown away at the end. The snapshot stays as it is, and any number of machines can be made of it.
+        Raises SnapshotError, and OSError and ValueError for what the host cannot give.
+        """
+        from .snapshot.restore import restored_vm
+
+        vm, was_ready = restored_vm(snapshot, timeout=timeout, **options)
+        try:
+            return vm.boot() if was_ready else vm.start()
+        except BaseException:
+            vm.kill()
+            raise
+
+    @property
+    def all_disks(self) -> list[Disk]:
+        """The disks that it was described with, the root disk first."""
+        return [*((self._root.disk,) if self._root is not None else ()), *self.disks]
+
     # Inside
 
     def _limit(self, timeout: float | object | None) -> float | None:
@@ -456,7 +528,7 @@ class VM:
     def _greet(self) -> None:
         """Prepare the guest, then say that it is ready."""
         with contextlib.suppress(OSError, VMError):
-            for nic in self.networks:
+            for nic in self.networks if self._greeting else ():
                 if nic.address is not None:
                     self.client.run(_SET_ADDRESS, env={"MAC": nic.mac, "ADDRESS": nic.address}, timeout=10)
         self._ready.set()

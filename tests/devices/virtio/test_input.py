@@ -347,3 +347,17 @@ def test_any_rings(features: int, queue: int, make: type[InputSource]) -> None:
         assert len(device.state.waiting) <= v.MAX_WAITING + 8
     assert 20 < failures < 2000
     assert taken > 20 or queue == v.STATUS_QUEUE
+
+
+def test_keys_that_were_down_come_up_in_a_restored_machine() -> None:
+    keyboard = Keyboard()
+    driver = InputDriver(InputDevice(keyboard))
+    driver.give(8)
+    keyboard.down("a")
+    keyboard.press("b")
+    assert driver.device.state.held == {KEYS["a"]}
+    driver.events()
+    driver.give(2)
+    with driver.device.guard():
+        driver.device.reconnected()
+    assert driver.events() == [(EV_KEY, KEYS["a"], 0), SYN] and not driver.device.state.held

@@ -518,3 +518,24 @@ def test_any_packets_at_all(device: VsockDevice) -> None:
     guest.give_buffers()
     connected(device, guest).send(b"works")
     assert guest.packets()[-1].data == b"works"
+
+
+def test_a_restored_device_tells_that_connections_are_gone(device: VsockDevice, guest: Guest) -> None:
+    event = BUFFERS + 0x30000
+    stream = connected(device, guest)
+    with device.guard():
+        device.restored()
+        device.reconnected()
+    assert stream.broken and guest.get(guest.rings[2] + 0x1002, "H") == 0
+    # When there is a buffer for it, and once.
+    guest.memory.write(event, b"\xff" * 8)
+    guest.give(2, event, 8, True)
+    guest.give(2, event, 8, True)
+    assert guest.get(guest.rings[2] + 0x1002, "H") == 1 and guest.get(guest.rings[2] + 0x1008, "I") == 4
+    assert guest.memory.read(event, 8) == bytes(4) + b"\xff" * 4
+    # What the guest sends on them is answered by a reset.
+    guest.send(v.OP_RW, 7, stream.port, b"lost")
+    assert [packet.operation for packet in guest.packets()] == [v.OP_RST]
+    device.state.reset_due = 1
+    guest.set(t.STATUS, 0)
+    assert device.state.reset_due == 0

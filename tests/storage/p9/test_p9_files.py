@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
+import shutil
 import stat
 import struct
 from collections.abc import Callable, Iterator
@@ -412,9 +414,36 @@ def test_a_session_is_saved_and_restored(tmp_path: Path) -> None:
     assert client.read(writer, 0, 9) == b"before"
     assert client.write(writer, 6, b" after") == 6
     assert len(client.readdir(directory)) == 2
+    refused(errno.ESTALE, client.getattr, gone)
+    refused(errno.ESTALE, client.getattr, replaced)
+    assert server.save().stale == sorted((gone, replaced))
+    client.clunk(gone)
     refused(errno.EBADF, client.getattr, gone)
-    refused(errno.EBADF, client.getattr, replaced)
     assert client.write(half, 2, b"cd") == 2
     client.clunk(half)
     assert client.getxattr(client.walk("f"), "user.y") == b"abcd"
     server.close()
+
+
+def test_locks_are_held_again_and_a_copy_of_the_directory_will_do(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    server = serve(tmp_path / "one")
+    client = Client(server)
+    writer = client.create("f", flags=2)
+    client.write(writer, 0, b"contents")
+    lock = struct.pack("<IBIQQI", writer, 1, 0, 2, 5, 77) + s("me")
+    assert client.call(52, lock) == bytes([0])
+    state = server.save()
+    server.close()
+    for place in ("one", "two"):
+        if place == "two":
+            shutil.copytree(tmp_path / "one", tmp_path / "two")
+        server = serve(tmp_path / place)
+        server.restore(state)
+        client.server = server
+        assert client.read(writer, 0, 9) == b"contents"
+        with (tmp_path / place / "f").open("r+b") as other:
+            request = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 3, 1, 0)
+            with pytest.raises(BlockingIOError):
+                fcntl.fcntl(other, fcntl.F_OFD_SETLK, request)
+        server.close()

@@ -43,6 +43,9 @@ MAX_BARS = 6
 _LEAST_BAR = 16
 _FIRST_CAPABILITY = 0x40
 
+# Bytes that change, though not by being written.
+_DERIVED = frozenset((STATUS, STATUS + 1))
+
 _IDENTITY = struct.Struct("<HH")
 
 
@@ -142,6 +145,10 @@ class PciFunction:
 
     @state.setter
     def state(self, state: FunctionState) -> None:
+        """Raises ValueError for another function's."""
+        fixed = [index for index, mask in enumerate(self._writable) if not mask and index not in _DERIVED]
+        if len(state.config) != CONFIG_SIZE or any(state.config[i] != self._state.config[i] for i in fixed):
+            raise ValueError("state of another PCI function")
         self._state = state
         self._moved()
 

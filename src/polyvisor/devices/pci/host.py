@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from polyvisor.devices.lines import Line, OrLine
-from polyvisor.devices.pci.function import CONFIG_SIZE, PciFunction
+from polyvisor.devices.lines import Line, OrLine, OrLineState
+from polyvisor.devices.pci.function import CONFIG_SIZE, FunctionState, PciFunction
 from polyvisor.engine.memory import Device
 
 DEVICES = 32
@@ -24,6 +25,14 @@ _DEVICE = 0x0008
 _CLASS = 0x060000
 
 _FUNCTION_SIZE = 0x1000
+
+
+@dataclass
+class PciHostState:
+    """The bridge's own function, and the lines; the other functions have states of their own."""
+
+    bridge: FunctionState
+    lines: list[OrLineState]
 
 
 class PciHost:
@@ -67,6 +76,20 @@ class PciHost:
         function.connect(gate.input(), self._map)
         self._map()
         return number
+
+    @property
+    def state(self) -> PciHostState:
+        """What the guest can change of the bridge."""
+        return PciHostState(self.functions[0].state, [gate.state for gate in self._gates])
+
+    @state.setter
+    def state(self, state: PciHostState) -> None:
+        """Raises ValueError for the state of a bus with other devices."""
+        if [len(line.levels) for line in state.lines] != [len(gate.state.levels) for gate in self._gates]:
+            raise ValueError("state of a PCI bus with other devices")
+        self.functions[0].state = state.bridge
+        for gate, line in zip(self._gates, state.lines, strict=True):
+            gate.state = line
 
     def _map(self) -> None:
         """Find the memory ranges anew. Of ranges that overlap, the one at the lowest address is there."""

@@ -166,6 +166,10 @@ class BalloonDevice(VirtioDevice):
         self.state.statistics = None
         self._changed.notify_all()
 
+    def restored(self) -> None:
+        """Whoever waits looks again."""
+        self._changed.notify_all()
+
     def _rested(self) -> bool:
         return self._work < _TURN
 

@@ -81,7 +81,7 @@ class BlockDevice(VirtioDevice):
         features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY
         features |= F_RO if disk.read_only else F_DISCARD | F_WRITE_ZEROES
         super().__init__(features, (QUEUE_SIZE,), BlockState())
-        self._disk = disk
+        self.disk = disk
         self._config = _CONFIG.pack(
             *(disk.size // SECTOR, 0, QUEUE_SIZE - 2),
             *(0, 0, 0),
@@ -114,7 +114,7 @@ class BlockDevice(VirtioDevice):
     def close(self) -> None:
         """Close the disk; requests fail from now on. Raises OSError if what was not flushed cannot be written."""
         with self.lock:
-            self._disk.close()
+            self.disk.close()
 
     def config(self) -> bytes:
         """struct virtio_blk_config."""
@@ -153,18 +153,18 @@ class BlockDevice(VirtioDevice):
         if kind == T_OUT:
             self._write(sector, data)
         elif kind == T_FLUSH:
-            if not self._disk.read_only:
-                self._disk.flush()
+            if not self.disk.read_only:
+                self.disk.flush()
         elif kind == T_GET_ID:
             return scatter(self.link.memory, writable, self._serial.ljust(ID_BYTES, b"\0"))
         elif kind == T_DISCARD and self.link.features & F_DISCARD:
             for offset, length, _ in self._ranges(data, MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, 0):
-                self._disk.discard(offset, length)
+                self.disk.discard(offset, length)
             self._written()
         elif kind == T_WRITE_ZEROES and self.link.features & F_WRITE_ZEROES:
             ranges = self._ranges(data, MAX_WRITE_ZEROES_RANGES, MAX_WRITE_ZEROES_SECTORS, _RANGE_UNMAP)
             for offset, length, flags in ranges:
-                self._disk.zero(offset, length, bool(flags & _RANGE_UNMAP))
+                self.disk.zero(offset, length, bool(flags & _RANGE_UNMAP))
             self._written()
         else:
             raise _RequestError(S_UNSUPP)
@@ -173,7 +173,7 @@ class BlockDevice(VirtioDevice):
     def _offset(self, sector: int, length: int) -> int:
         """The place of a transfer in the file. Raises _RequestError if it is not whole sectors of the disk."""
         offset = sector * SECTOR
-        if length % SECTOR or offset + length > self._disk.size:
+        if length % SECTOR or offset + length > self.disk.size:
             raise _RequestError(S_IOERR)
         return offset
 
@@ -182,22 +182,22 @@ class BlockDevice(VirtioDevice):
         offset = self._offset(sector, length)
         memory = self.link.memory
         try:
-            self._disk.read(memory.views(segments), offset)
+            self.disk.read(memory.views(segments), offset)
         finally:
             memory.wrote_all(segments)
         return length
 
     def _write(self, sector: int, segments: list[Segment]) -> None:
-        if self._disk.read_only:
+        if self.disk.read_only:
             raise _RequestError(S_IOERR)
         offset = self._offset(sector, length_of(segments))
-        self._disk.write(self.link.memory.views(segments), offset)
+        self.disk.write(self.link.memory.views(segments), offset)
         self._written()
 
     def _written(self) -> None:
         """A driver that did not negotiate FLUSH gets a write-through cache (5.2.6.2)."""
         if not self.link.features & F_FLUSH:
-            self._disk.flush()
+            self.disk.flush()
 
     def _ranges(
         self, data: list[Segment], max_ranges: int, max_sectors: int, flags_known: int

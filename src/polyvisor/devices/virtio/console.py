@@ -318,6 +318,28 @@ class ConsoleDevice(VirtioDevice):
             state.held = None
             self._set_guest_open(port, 0)
 
+    def restored(self) -> None:
+        """Forget what was to be told to the ports' functions. Raises ValueError for the state of other ports."""
+        if len(self.state.ports) != len(self.ports):
+            raise ValueError(f"state of {len(self.state.ports)} console ports for {len(self.ports)}")
+        self._due.clear()
+        self._relieved.clear()
+        for port, state in zip(self.ports, self.state.ports, strict=True):
+            port._changes = []
+            port._waits_for.clear()
+            port._makes_wait.clear()
+            port._ended = not state.guest_open
+        self.changed.notify_all()
+
+    def reconnected(self) -> None:
+        """Tell the ports' functions of what the guest has open, and has written."""
+        for port, state in zip(self.ports, self.state.ports, strict=True):
+            if port._on_open is not None and state.guest_open:
+                port._changes = [1]
+            if port._changes or (port._on_data is not None and state.output):
+                self._due.add(port)
+                self._call_later(port)
+
     def close(self) -> None:
         """End all waiting; ports raise PortClosed, or read as ended, from now on."""
         with self.lock:

@@ -140,6 +140,25 @@ class VirtioDevice:
     def close(self) -> None:
         """Release what the host gave; the device must not be used afterwards."""
 
+    # Snapshots: ``state`` is saved while the machine stands still, and given to another device like this one.
+
+    def obstacle(self) -> str | None:
+        """Why the device's state cannot be saved now, as a line for the user; None if it can."""
+        return None
+
+    def is_settled(self) -> bool:
+        """Whether no thread is in the middle of what is not in ``state``; the lock is given back until it is so."""
+        return True
+
+    def restored(self) -> None:
+        """``state`` was replaced: what follows from it is to be made anew. Raises ValueError if it does not fit."""
+
+    def reconnected(self) -> None:
+        """After :meth:`restored`, when the host's side of the device is not the one that the driver dealt with.
+
+        The driver may have to be told. May raise QueueError.
+        """
+
     def guard(self) -> Guard:
         """A context that holds the lock; a QueueError inside makes the device need a reset instead of going on."""
         return self._guard

@@ -128,6 +128,10 @@ class VirtioFsDevice(VhostUserDevice):
         """struct virtio_fs_config up to ``num_request_queues``."""
         return self._fs_config
 
+    def obstacle(self) -> str | None:
+        """What the guest has open is known to virtiofsd alone."""
+        return f"the directory shared as {self.tag!r} is shared by virtio-fs, which cannot be saved: share it by 9P"
+
     def refuse(self, chain: Chain) -> int:
         """Answer that there is no connection, unless the request is of a kind that has no answer."""
         memory = self.link.memory

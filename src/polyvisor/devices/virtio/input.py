@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from polyvisor.devices.input import EV_SYN, Event, InputSource
+from polyvisor.devices.input import EV_KEY, EV_SYN, Event, InputSource
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.queue import Chain, QueueError, gather, length_of, scatter, split
 
@@ -45,6 +45,8 @@ class InputState:
     select: int = 0
     subsel: int = 0
     waiting: deque[Event] = field(default_factory=deque)
+    held: set[int] = field(default_factory=set)
+    """Keys and buttons that are down, as the driver was told."""
 
 
 class InputDevice(VirtioDevice):
@@ -74,6 +76,11 @@ class InputDevice(VirtioDevice):
     def reset(self) -> None:
         """Forget what was selected, and events that nobody took."""
         self.state = InputState()
+
+    def reconnected(self) -> None:
+        """Nobody's hands are on the keys any more. May raise QueueError."""
+        if self.state.held:
+            self._deliver([Event(EV_KEY, code, 0) for code in sorted(self.state.held)], True)
 
     def close(self) -> None:
         """Leave the source."""
@@ -109,6 +116,9 @@ class InputDevice(VirtioDevice):
             if len(waiting) >= MAX_WAITING and not must:
                 return False
             waiting.extend((*events, _SYN))
+            for event in events:
+                if event.type == EV_KEY:
+                    (self.state.held.add if event.value else self.state.held.discard)(event.code)
             self._drain()
         return True
 

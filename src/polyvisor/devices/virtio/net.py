@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.net_control import (
@@ -95,14 +96,44 @@ _HOST_OFFLOADS = {F_CSUM: CSUM, F_HOST_TSO4: TSO4, F_HOST_TSO6: TSO6, F_HOST_ECN
 
 
 @dataclass
+class WaitingFrame:
+    """A received frame, with what is left to be done on it; see :class:`~polyvisor.network.frame.Frame`."""
+
+    data: bytes
+    valid: bool
+    csum: bool
+    csum_start: int
+    csum_offset: int
+    gso_type: int
+    gso_size: int
+
+    @classmethod
+    def of(cls, frame: Frame) -> WaitingFrame:
+        """What there is to ``frame``."""
+        return cls(
+            bytes(frame), frame.valid, bool(frame.needs), frame.csum_start, frame.csum_offset, frame.gso_type,
+            frame.gso_size,
+        )
+
+    def frame(self) -> Frame:
+        """The frame. Raises FrameError, a ValueError, if that is none."""
+        frame = Frame(self.data, valid=self.valid)
+        if self.csum:
+            frame.offload(self.csum_start, self.csum_offset, self.gso_type, self.gso_size)
+        return frame
+
+
+@dataclass
 class NetState:
-    """What the driver set over the control queue (5.1.6.5)."""
+    """What the driver set over the control queue (5.1.6.5), and what waits for it."""
 
     filter: Filter = field(default_factory=Filter)
     offloads: int | None = None
     """Feature bits of the offloads that the driver takes now; None: all that were negotiated."""
     announce: int = 0
     """1 while the driver is asked to announce itself, and has not acknowledged that."""
+    waiting: list[WaitingFrame] = field(default_factory=list)
+    """Received frames that the driver had no buffers for, oldest first."""
 
 
 class NetDevice(VirtioDevice):
@@ -129,15 +160,16 @@ class NetDevice(VirtioDevice):
         features |= F_CTRL_GUEST_OFFLOADS | F_GUEST_ANNOUNCE
         if mtu is not None:
             features |= F_MTU
-        super().__init__(features, (QUEUE_SIZE, QUEUE_SIZE, CONTROL_QUEUE_SIZE), NetState())
-        self.state.filter.mac = self.mac
+        self._state = NetState()
+        self._backlog: deque[Frame] = deque()
+        self._backlog_bytes = 0
+        super().__init__(features, (QUEUE_SIZE, QUEUE_SIZE, CONTROL_QUEUE_SIZE), self._state)
+        self._state.filter.mac = self.mac
         self._mtu = mtu or 0
         self._longest = ETHERNET_HEADER + _TAGS + mtu if mtu else MAX_FRAME
         self._to_send = False
         self._sending = False
         self._epoch = 0
-        self._backlog: deque[Frame] = deque()
-        self._backlog_bytes = 0
         self._closed = False
         self._known_features = -1
         self._takes = 0
@@ -150,11 +182,39 @@ class NetDevice(VirtioDevice):
         port.receive = self.receive
         port.link_changed = self._link_changed
 
+    @property
+    def state(self) -> Any:
+        """What the driver set, and what waits for it."""
+        self._state.waiting = [WaitingFrame.of(frame) for frame in self._backlog]
+        return self._state
+
+    @state.setter
+    def state(self, state: NetState) -> None:
+        """Raises ValueError if what waits are no frames."""
+        self._backlog = deque(each.frame() for each in state.waiting)
+        self._backlog_bytes = sum(frame.length for frame in self._backlog)
+        self._state = state
+
+    def is_settled(self) -> bool:
+        """Whether no thread has taken frames of the driver and not given the buffers back."""
+        return not self._sending
+
+    def restored(self) -> None:
+        """What was negotiated is looked at anew."""
+        self._known_features = -1
+        self._to_send = False
+        self._epoch += 1
+
+    def reconnected(self) -> None:
+        """Have the driver tell the network where the machine is now."""
+        if self.link.running:
+            self.announce()
+
     # Configuration
 
     def config(self) -> bytes:
         """struct virtio_net_config up to ``mtu`` (5.1.4)."""
-        status = (S_LINK_UP if self.port.up else 0) | (S_ANNOUNCE if self.state.announce else 0)
+        status = (S_LINK_UP if self.port.up else 0) | (S_ANNOUNCE if self._state.announce else 0)
         return self.mac + struct.pack("<HHH", status, 1, self._mtu)
 
     def _link_changed(self, up: bool) -> None:
@@ -166,13 +226,13 @@ class NetDevice(VirtioDevice):
         """Ask the driver to tell the network where it is, as after it moved; nothing happens if it cannot."""
         with self.guard():
             if self._link is not None and self.link.features & F_GUEST_ANNOUNCE:
-                self.state.announce = 1
+                self._state.announce = 1
                 self.link.config_changed()
 
     def reset(self) -> None:
         """Forget what the driver set, and what waited for it."""
-        self.state = NetState()
-        self.state.filter.mac = self.mac
+        self._state = NetState()
+        self._state.filter.mac = self.mac
         self._known_features = -1
         self._to_send = False
         self._epoch += 1
@@ -192,7 +252,7 @@ class NetDevice(VirtioDevice):
     def _look_at_features(self) -> None:
         """Work out what is negotiated."""
         features = self._known_features = self.link.features
-        offloads = self.state.offloads
+        offloads = self._state.offloads
         accepted = features if offloads is None else features & offloads
         self._takes = _kinds(_GUEST_OFFLOADS, accepted)
         self._allowed = _kinds(_HOST_OFFLOADS, features)
@@ -207,7 +267,7 @@ class NetDevice(VirtioDevice):
             self.serve(CONTROL, self._control)
 
     def _control(self, chain: Chain) -> int:
-        written = control(self.link.memory, chain, self.state, self.link.features)
+        written = control(self.link.memory, chain, self._state, self.link.features)
         self._known_features = -1
         return written
 
@@ -301,7 +361,7 @@ class NetDevice(VirtioDevice):
                 return
             if self._known_features != self.link.features:
                 self._look_at_features()
-            if not self.state.filter.passes(frame.head, self._known_features):
+            if not self._state.filter.passes(frame.head, self._known_features):
                 return
             try:
                 for part in adapted(frame, self._takes):

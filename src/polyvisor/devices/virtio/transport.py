@@ -87,8 +87,11 @@ class Transport:
     def state(self, state: TransportState) -> None:
         """Go on from ``state``.
 
-        Raises ValueError if it is of a device with another number of queues, QueueError if its rings are not in RAM.
+        Raises ValueError if it is of a device with another number of queues or other features, QueueError if its rings
+        are not in RAM.
         """
+        if state.status & FEATURES_OK and state.driver_features & ~self.offered:
+            raise ValueError("state of a device with features that this one does not offer")
         if len(state.queues) != len(self._queues):
             raise ValueError(f"state of {len(state.queues)} queues for a device with {len(self._queues)}")
         self._state = state

@@ -101,6 +101,8 @@ class Session:
             self._shadow = ShadowMemory(sum(map(ring_bytes, self._sizes)))
             end = max(ram.end for ram in memory.ram)
             self._shadow_at = -(-end // _ALIGNMENT) * _ALIGNMENT
+        if any(ram.fd < 0 for ram in memory.ram):
+            raise VhostUserError("the memory of a restored machine is private and cannot be shared with a back end")
         regions = [(ram.base, ram.size, ram.fd) for ram in memory.ram]
         regions.append((self._shadow_at, self._shadow.size, self._shadow.fd))
         if len(regions) > m.MAX_REGIONS:

@@ -104,6 +104,10 @@ class VhostUserDevice(VirtioDevice):
             for index in range(len(self._restored)):
                 self.notify(index)
 
+    def obstacle(self) -> str | None:
+        """What the back end made of the guest's requests is its own."""
+        return f"the state of a device that another process serves ({type(self).__name__}) cannot be saved"
+
     def reset(self) -> None:
         """Have the back end stop; if there is none, another connection is tried at the next notification."""
         self._restored = []

@@ -41,9 +41,16 @@ _TURN = 4
 _U32 = 2**32 - 1
 
 
+# struct virtio_vsock_event (5.10.6.7): that all connections are gone.
+EVENT_TRANSPORT_RESET = struct.pack("<I", 0)
+
+
 @dataclass
 class VsockState:
-    """Connections are the host's and do not outlive it; the device itself keeps nothing."""
+    """Connections are the host's and do not outlive it."""
+
+    reset_due: int = 0
+    """1 while the driver is to be told that all connections are gone."""
 
 
 class VsockDevice(VirtioDevice):
@@ -227,10 +234,29 @@ class VsockDevice(VirtioDevice):
                 self.serve(TX, self._take)
         if index != EVENT:
             self.pump()
+        elif self.state.reset_due:
+            self.serve(EVENT, self._announce_reset, lambda: bool(self.state.reset_due))
+
+    def _announce_reset(self, chain: Chain) -> int:
+        self.state.reset_due = 0
+        return scatter(self.link.memory, chain.writable, EVENT_TRANSPORT_RESET)
 
     def reset(self) -> None:
         """All connections are gone."""
+        self.state.reset_due = 0
         self._break_all()
+
+    def restored(self) -> None:
+        """Connections that this device had are gone."""
+        self._break_all()
+
+    def reconnected(self) -> None:
+        """Tell the driver that its connections are gone, and answer what it had to send. May raise QueueError."""
+        if self.link.running:
+            self.state.reset_due = 1
+            for index in (EVENT, TX):
+                if self.link.queues[index].state.ready:
+                    self.notify(index)
 
     def _break_all(self) -> None:
         streams = list(self._streams.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -69,9 +70,15 @@ class SessionState:
 
     message_size: int = 0
     """The msize agreed on; 0 before Tversion."""
+    root: tuple[int, int] = (0, 0)
+    """st_dev and st_ino of the shared directory."""
     fids: dict[int, FidState] = field(default_factory=dict)
     waiting: dict[int, Waiting] = field(default_factory=dict)
     """By their tags."""
+    locks: list[tuple[tuple[int, int], Range]] = field(default_factory=list)
+    """Ranges that are locked, and of which file, as :attr:`FidState.inode` names it."""
+    stale: list[int] = field(default_factory=list)
+    """Fids that are known, but whose files were not there any more when they were to be opened again."""
 
 
 def open_modes(flags: int) -> tuple[int, bool, int]:
@@ -93,6 +100,7 @@ class Fids:
         self.locks = Locks()
         self._tree = tree
         self._table: dict[int, Fid] = {}
+        self._stale: set[int] = set()
         self._attributes = 0
 
     def __setitem__(self, number: int, fid: Fid) -> None:
@@ -102,10 +110,10 @@ class Fids:
         return len(self._table)
 
     def any(self, number: int) -> Fid:
-        """A fid of any kind. EBADF if there is none."""
+        """A fid of any kind. EBADF if there is none, ESTALE if its file was gone after a restore."""
         fid = self._table.get(number)
         if fid is None:
-            raise fail(errno.EBADF)
+            raise fail(errno.ESTALE if number in self._stale else errno.EBADF)
         return fid
 
     def file(self, number: int) -> Fid:
@@ -124,7 +132,7 @@ class Fids:
 
     def check_new(self, number: int) -> None:
         """That ``number`` can be given to a new fid."""
-        if number == m.NO_FID or number in self._table:
+        if number == m.NO_FID or number in self._table or number in self._stale:
             raise fail(errno.EBADF)
         if len(self._table) >= MAX_FIDS:
             raise fail(errno.ENFILE)
@@ -135,6 +143,12 @@ class Fids:
             raise fail(errno.ENOSPC)
         self._attributes += 1
         fid.attribute = attribute
+
+    def forget_stale(self, number: int) -> bool:
+        """Forget a fid whose file is gone; gives whether it was one."""
+        known = number in self._stale
+        self._stale.discard(number)
+        return known
 
     def pop(self, number: int) -> Fid:
         """Take a fid of any kind out of the table."""
@@ -170,12 +184,15 @@ class Fids:
         for fid in self._table.values():
             give(fid.fd)
         self._table.clear()
+        self._stale.clear()
         self._attributes = 0
         self.locks.close()
 
-    def save(self) -> dict[int, FidState]:
-        """What they are, by names; without the locks."""
-        state = {}
+    def save(self, into: SessionState) -> None:
+        """Note what they are, by names, and the locks."""
+        into.root = _inode(self._tree.root)
+        into.stale = sorted(self._stale)
+        into.locks = self.locks.save()
         for number, fid in self._table.items():
             try:
                 path: tuple[bytes, ...] | None = self._tree.names(fid.fd)
@@ -183,31 +200,50 @@ class Fids:
                 path = None
             held = fid.attribute
             attribute = (held.name, bytes(held.value), held.size, held.flags, held.writing) if held else None
-            state[number] = FidState(fid.uid, path, _inode(fid.fd), fid.flags, attribute)
-        return state
+            into.fids[number] = FidState(fid.uid, path, _inode(fid.fd), fid.flags, attribute)
 
-    def restore(self, state: dict[int, FidState]) -> None:
-        """Open again what was saved, in place of what is there; those whose files are gone are left out."""
+    def restore(self, state: SessionState) -> None:
+        """Open again what was saved, in place of what is there, and lock it; those whose files are gone are stale.
+
+        In another directory than the one that was shared, which may be a copy of it, names alone tell.
+        """
         self.clear()
-        for number, saved in state.items():
-            if saved.path is None:
-                continue
-            try:
-                fid = Fid(self._tree.find(saved.path), saved.uid)
-            except OSError:
-                continue
-            try:
-                if _inode(fid.fd) != saved.inode:
-                    raise fail(errno.ENOENT)
-                if saved.flags is not None:
-                    self.open(fid, saved.flags & ~m.OPEN_TRUNCATE)
-                if saved.attribute is not None:
-                    name, value, size, flags, writing = saved.attribute
-                    self.hold(fid, Attribute(name, bytearray(value), size, flags, writing))
-            except OSError:
-                give(fid.fd)
+        self._stale.update(state.stale)
+        same = state.root == _inode(self._tree.root)
+        opened: dict[tuple[int, int], Fid] = {}
+        for number, saved in state.fids.items():
+            fid = self._reopened(saved, same)
+            if fid is None:
+                self._stale.add(number)
                 continue
             self._table[number] = fid
+            if fid.flags is not None:
+                opened.setdefault(saved.inode, fid)
+        for inode, held in state.locks:
+            # One that another program of the host has taken meanwhile is lost.
+            if inode in opened:
+                with contextlib.suppress(OSError):
+                    self.locks.lock(opened[inode].fd, _inode(opened[inode].fd), held)
+
+    def _reopened(self, saved: FidState, same: bool) -> Fid | None:
+        if saved.path is None:
+            return None
+        try:
+            fid = Fid(self._tree.find(saved.path), saved.uid)
+        except OSError:
+            return None
+        try:
+            if same and _inode(fid.fd) != saved.inode:
+                raise fail(errno.ENOENT)
+            if saved.flags is not None:
+                self.open(fid, saved.flags & ~m.OPEN_TRUNCATE)
+            if saved.attribute is not None:
+                name, value, size, flags, writing = saved.attribute
+                self.hold(fid, Attribute(name, bytearray(value), size, flags, writing))
+        except OSError:
+            give(fid.fd)
+            return None
+        return fid
 
 
 def _inode(fd: int) -> tuple[int, int]:

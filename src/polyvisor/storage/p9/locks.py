@@ -64,6 +64,10 @@ class Locks:
     def __bool__(self) -> bool:
         return bool(self._files)
 
+    def save(self) -> list[tuple[Inode, Range]]:
+        """All ranges that are held."""
+        return [(inode, held) for inode, file in self._files.items() for held in file.ranges]
+
     def holds(self, inode: Inode) -> bool:
         """Whether there are locks of this file."""
         return inode in self._files

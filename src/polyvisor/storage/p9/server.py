@@ -99,14 +99,16 @@ class Server:
         self._message_size = 0
 
     def save(self) -> SessionState:
-        """What the client has open, by names; locks are not part of it."""
-        return SessionState(self._message_size, self._fids.save(), dict(self._waiting))
+        """What the client has open, by names, and the locks it holds."""
+        state = SessionState(self._message_size, waiting=dict(self._waiting))
+        self._fids.save(state)
+        return state
 
     def restore(self, state: SessionState) -> None:
-        """Open again what ``state`` names. A fid whose file is gone is unknown from then on (EBADF)."""
+        """Open again what ``state`` names. A fid whose file is gone answers ESTALE from then on."""
         self._waiting = dict(state.waiting)
         self._message_size = min(state.message_size, MAX_MESSAGE)
-        self._fids.restore(state.fids)
+        self._fids.restore(state)
 
     # Requests
 
@@ -288,6 +290,8 @@ class Server:
     def _clunk(self, fields: Fields) -> bytes:
         number = fields.u32()
         fields.end()
+        if self._fids.forget_stale(number):
+            return b""
         fid = self._fids.pop(number)
         try:
             if fid.attribute is not None and fid.attribute.writing:
@@ -299,6 +303,8 @@ class Server:
     def _remove(self, fields: Fields) -> bytes:
         number = fields.u32()
         fields.end()
+        if self._fids.forget_stale(number):
+            raise fail(errno.ESTALE)
         fid = self._fids.pop(number)
         try:
             if fid.attribute is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from polyvisor.devices.virtio.block import BlockDevice
+    from polyvisor.storage.disk import Disk as DiskProtocol
 
     from .kept_overlay import KeptOverlay
 
@@ -34,13 +35,17 @@ class Disk:
 
         if self.read_only or not self.snapshot:
             return BlockDevice.open(self.path, self.read_only, self.serial, format=self.format)
-        from polyvisor.storage.open import open_disk
-
         from .kept_overlay import KeptOverlay
 
         if not self._overlay:
-            self._overlay.append(KeptOverlay(open_disk(self.path, True, self.format, shared=True)))
+            self._overlay.append(KeptOverlay(self.open_base()))
         return BlockDevice(self._overlay[0], self.serial)
+
+    def open_base(self) -> DiskProtocol:
+        """What is under the changes that are thrown away. Raises DiskError."""
+        from polyvisor.storage.open import open_disk
+
+        return open_disk(self.path, True, self.format, shared=True)
 
     def close(self) -> None:
         """Throw away what is not kept; may be repeated. The machine has ended."""
