@@ -21,6 +21,7 @@ LAST_LINES = {
     "run_commands": "banner: Linux version",
     "async_machines": "[55, 5050, 500500]",
     "snapshots": "and on from there: 101",
+    "forks": "the machine: a b c",
     "screenshot": "640 by 400 pixels: {result}",
 }
 

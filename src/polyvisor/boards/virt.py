@@ -47,6 +47,8 @@ TIERS = ("jit", "interpreter", "reference")
 # Where virtio devices can be, and how many with the entropy device: on PCI, one place is the bridge's own.
 BUSES = {"mmio": at.VIRTIO_SLOTS, "pci": at.PCI_DEVICES - 1}
 MAX_CPUS = 64
+# Of many machines that are copies, each has few workers, if any: only one that executes so many instructions by itself.
+_WORKERS_OF_FORK, _WORTH_COMPILING = 1, 1_000_000_000
 
 # struct fw_dynamic_info, version 2 (OpenSBI, docs/firmware/fw_dynamic.md): magic, version, where to go on, in which
 # mode, options, which hart boots.
@@ -289,6 +291,34 @@ class Virt:
         self.program, self.htif = program, None
         if program is not None and program.tohost is not None:
             self.htif = Htif(self.memory, program.tohost, program.fromhost, self._output)
+
+    def revive(self) -> None:
+        """In a copy of the process (``os.fork``), which has none of its threads: let harts and devices have new ones.
+
+        The harts stand still. What has to do with the world outside is reconnected, see VirtioDevice.
+        """
+        if self.code is not None:
+            self.code.revive(_WORKERS_OF_FORK)
+        self._regions_lock = threading.Lock()
+        if self.regions is not None:
+            from polyvisor.engine.regions.backend import LateBackend, WorkerBackend
+
+            cpus = [hart.cpu for hart in self.harts]
+            before = sum(cpu.retired for cpu in cpus)
+            assert self.code is not None
+            workers = self.code.workers
+            self.regions.revive(
+                LateBackend(
+                    lambda: WorkerBackend(workers, len(cpus)),
+                    lambda: sum(cpu.retired for cpu in cpus) - before > _WORTH_COMPILING,
+                )
+            )
+        for hart in self.harts:
+            hart.revive()
+        self.rtc.revive()
+        for device in self.virtio_devices:
+            with device.guard():
+                device.reconnected()
 
     def close(self) -> None:
         """Give back what the board holds on the host. Whatever a device raises, all the others are closed before."""

@@ -19,6 +19,13 @@ class CodeArena:
 
     def __init__(self, size: int = 256 << 20) -> None:
         self.size = size
+        self.used = 0
+        self._shared = False
+        self._older: list[tuple[int, int]] = []
+        self._map()
+
+    def _map(self) -> None:
+        size = self.size
         descriptor = os.memfd_create("polyvisor-code", os.MFD_CLOEXEC)
         try:
             os.ftruncate(descriptor, size)
@@ -36,10 +43,28 @@ class CodeArena:
             os.close(descriptor)
         self._libc = libc
         self.address: int = address
-        self.used = 0
+
+    def holds(self, address: int) -> bool:
+        """Whether code at an address is of this arena, or one it was forked from."""
+        return self.address <= address < self.address + self.size or any(
+            first <= address < first + size for first, size in self._older
+        )
+
+    def share(self) -> None:
+        """Copies of this process (``os.fork``) are to execute the code that is here now, too: it stays as it is."""
+        self._shared = True
+
+    def fork(self) -> None:
+        """In a copy of the process: leave the code as it is, and put new code into memory of this process alone."""
+        self._older.append((self.address, self.size))
+        self._writable.close()
+        self.address = self.used = 0
+        self._shared = False
 
     def add(self, unit: Unit, symbols: Mapping[str, int]) -> int:
         """Link a unit; gives its address. Raises ArenaFullError, and KeyError for a symbol that is not there."""
+        if not self.address:
+            self._map()
         start = -(-self.used // ALIGN) * ALIGN
         if start + len(unit.code) > self.size:
             raise ArenaFullError
@@ -65,6 +90,12 @@ class CodeArena:
     def clear(self) -> None:
         """Forget all code. Nobody may be executing any."""
         self.used = 0
+        if self._shared:
+            # Others are.
+            self._shared = False
+            self._libc.munmap(ctypes.c_void_p(self.address), ctypes.c_size_t(self.size))
+            self._writable.close()
+            self._map()
 
     def close(self) -> None:
         """Give the memory back. Nobody may be executing any of it."""

@@ -68,6 +68,13 @@ class Hart:
         self._thread = threading.Thread(target=self._main, name=f"hart{self.hart_id}", daemon=True)
         self._thread.start()
 
+    def revive(self) -> None:
+        """In a copy of the process (``os.fork``), which has none of its threads: stand still there, as it did."""
+        self._wake, self._paused, self._resume = threading.Event(), threading.Event(), threading.Event()
+        self._paused.set()
+        if self._thread is not None:
+            self.launch()
+
     def begin(self) -> None:
         """Let the hart execute from its pc."""
         self.started = True

@@ -292,6 +292,19 @@ class Memory:
                 return window.device, address - window.base
         raise BusError(address, size)
 
+    def make_private(self) -> None:
+        """Make RAM private to this process, which other processes of it are copies of from now on (``os.fork``).
+
+        Addresses and contents stay; nothing is copied. While nobody writes. Raises OSError.
+        """
+        for index, ram in enumerate(self.ram):
+            if ram.fd >= 0:
+                _map_over(ram.host, ram.size, 0, ram.fd, 0)
+                whole = Extent(0, ram.size, -1, 0)
+                self.ram[index] = Ram(ram.base, ram.size, -1, ram.buffer, ram.host, (whole,))
+        while self._closers:
+            self._closers.pop()()
+
     def close(self) -> None:
         """Give the RAM back to the host; the object must not be used afterwards."""
         for ram in self.ram:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,21 @@ class NativeCode:
             self._note("core")
             core = core_unit(self.units, self.cache)
         return core
+
+    # Copies of the process
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """No thread is in the middle of compiling or linking: the process may be copied (``os.fork``)."""
+        with _lock, self._ahead:
+            yield
+
+    def revive(self, workers: int) -> None:
+        """In the copy, which has no threads or workers; it may have so many. Still within :meth:`still`."""
+        self.workers.revive(workers)
+        self._arena.fork()
+        self._begun.clear()
+        self._wanted.clear()
 
     def _note(self, name: str) -> None:
         self.compiled += 1

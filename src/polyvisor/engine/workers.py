@@ -63,6 +63,17 @@ class Workers:
         self.name = architecture_name(architecture)
         self.key = key or cache_key(architecture)
         self.count = worker_count() if self.name else 0
+        self._begin()
+
+    def revive(self, count: int) -> None:
+        """In a copy of the process (``os.fork``), which has none of the threads: begin anew, with ``count`` workers.
+
+        Nothing that was asked for is done there.
+        """
+        self.count = min(self.count, count)
+        self._begin()
+
+    def _begin(self) -> None:
         self.deaths = 0
         self._queue: queue.PriorityQueue[tuple[int, int, str, Any, Done, Callable[[], bool] | None]] = (
             queue.PriorityQueue()

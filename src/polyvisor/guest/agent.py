@@ -20,6 +20,7 @@ from .program import Data, Platform, build
 _DATA = Data()
 _DEV_NULL = _DATA.text("/dev/null")
 _PTMX = _DATA.text("/dev/ptmx")
+_URANDOM = _DATA.text("/dev/urandom")
 _EMPTY = _DATA.text("")
 _NO_SOCKETS_TEXT = "polyvisor agent: this kernel has no virtio sockets (CONFIG_VIRTIO_VSOCKETS)\n"
 _NO_SOCKETS = _DATA.text(_NO_SOCKETS_TEXT)
@@ -541,6 +542,20 @@ def write_file(connection: u64) -> None:
     done(connection, call(os.CLOSE, u64(file), u64(0), u64(0)))
 
 
+@function(inline=False)
+def reseed(connection: u64) -> None:
+    """Serve RESEED."""
+    how = u64(os.O_RDWR | os.O_CLOEXEC)
+    source = call5(os.OPENAT, u64(os.AT_FDCWD), u64(_URANDOM), how, u64(0), u64(0))
+    result = source
+    if source >= 0:
+        result = call(os.IOCTL, u64(source), u64(os.RNDADDENTROPY), u64(_REQUEST))
+        if result >= 0:
+            result = call(os.IOCTL, u64(source), u64(os.RNDRESEEDCRNG), u64(0))
+        close(u64(source))
+    done(connection, result)
+
+
 # The program
 
 
@@ -564,6 +579,8 @@ def serve(connection: u64) -> None:
             result = status(connection, u64(os.AT_FDCWD), u64(_REQUEST), u64(0))
             if result < 0:
                 done(connection, result)
+        elif kind == p.RESEED:
+            reseed(connection)
         # Input for a program that has ended in the meantime is of no use to anybody.
         elif kind != p.STDIN and kind != p.STDIN_END and kind != p.RESIZE:
             leave(u64(1))

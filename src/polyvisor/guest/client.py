@@ -161,6 +161,11 @@ class GuestClient:
             except ProcessLookupError:
                 return
 
+    def reseed(self, data: bytes, timeout: float | None = None) -> None:
+        """Let the kernel's random numbers depend on ``data`` (a multiple of 4 bytes) at once. Raises OSError."""
+        with self._conversation(requests.reseed(data), None, timeout) as talk:
+            talk.receive(p.DONE)
+
     # Files
 
     def read_file(self, path: str, timeout: float | None = None) -> bytes:

@@ -29,6 +29,9 @@ O_RDONLY, O_WRONLY, O_RDWR, O_CREAT, O_EXCL, O_NOCTTY, O_TRUNC, O_APPEND, O_NONB
 F_SETFL = 4
 TIOCSCTTY, TIOCSWINSZ, TIOCSPTLCK, TIOCGPTPEER = 0x540E, 0x5414, 0x40045431, 0x5441
 
+# The kernel's random numbers, random(4): add entropy, and make the next ones of it
+RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207
+
 # Waiting; struct pollfd is int fd, short events, short revents
 POLLIN, POLLOUT, POLLERR, POLLHUP, POLLRDHUP = 1, 4, 8, 16, 0x2000
 WNOHANG = 1

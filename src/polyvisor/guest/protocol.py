@@ -12,6 +12,8 @@ READ_FILE  a path. Answered by STAT, STDOUT..., DONE; or by DONE with an error.
 WRITE_FILE mode, flags, a path. Then STDIN..., STDIN_END from the host. Answered by DONE.
 KILL       a process and a signal: sent to its process group. Answered by DONE.
 STATUS     a path. Answered by STAT, or by DONE with an error.
+RESEED     a struct rand_pool_info (random(4)): bytes that the kernel's random numbers depend on at once. Answered by
+           DONE.
 =========  ========================================================================================================
 
 STARTED has the process. The last answers to a request are EXIT (a status as wait(2) has it), FAILED (where, and an
@@ -24,7 +26,7 @@ All numbers in frames have 32 bits, little-endian.
 
 from __future__ import annotations
 
-VERSION = 2
+VERSION = 3
 PORT = 5370
 HEADER_SIZE = 8
 MAX_FRAME = 64 << 10
@@ -38,7 +40,7 @@ MAX_PATH = 4096
 """The longest path, its NUL included: Linux's own limit."""
 
 # Requests
-RUN, READ_FILE, WRITE_FILE, KILL, STATUS = 1, 2, 3, 4, 5
+RUN, READ_FILE, WRITE_FILE, KILL, STATUS, RESEED = 1, 2, 3, 4, 5, 6
 # From the host, later
 STDIN, STDIN_END, RESIZE = 16, 17, 18
 # From the agent

@@ -142,6 +142,11 @@ def path_status(path: str) -> bytes:
     return frame(p.STATUS, _path(path))
 
 
+def reseed(data: bytes) -> bytes:
+    """RESEED; all bits of ``data`` count as random."""
+    return frame(p.RESEED, _numbers(8 * len(data), len(data)) + data)
+
+
 def kill(process: int, signal: int) -> bytes:
     """KILL."""
     return frame(p.KILL, _numbers(process, signal))

@@ -154,6 +154,10 @@ class Overlay(Layer):
         data, inside = (self._file if here else self.base).extent(offset)
         return data, min(count, inside)
 
+    def frozen(self) -> Disk:
+        """A disk with what this one holds now, to be read only; this one must not be used any more."""
+        return Layer(self.base, self._file, 0, self.here) if any(self.here) else self.base
+
     # What changed
 
     def mark(self) -> None:

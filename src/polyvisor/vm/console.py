@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from .errors import StoppedError, VMTimeoutError
 
@@ -53,6 +54,19 @@ class Console:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+
+    # Copies of the process
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Nothing is printed or read meanwhile: the process may be copied (``os.fork``)."""
+        with self._changed:
+            yield
+
+    def revive(self) -> None:
+        """In the copy: those who listen are with the other process."""
+        self._changed = threading.Condition()
+        self._listeners.clear()
 
     # For users
 

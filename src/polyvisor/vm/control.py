@@ -28,34 +28,16 @@ _CHUNK = 64 << 10
 _BEHIND = 4 << 20
 
 
-class ControlServer:
-    """Serves one machine under its name. Raises TakenError if a machine of that name runs already, and VMError."""
+class Conversations:
+    """What others may ask of a machine, each over a connection of its own."""
 
     def __init__(self, vm: VM) -> None:
         self._vm = vm
-        self._path = running.socket_path(vm.name)
         self._started = time.time()
-        self._listener = running.listen(vm.name)
-        self._closing = False
-        self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
-        self._thread.start()
 
-    def close(self) -> None:
-        """Serve no more."""
-        self._closing = True
-        with contextlib.suppress(OSError):
-            self._path.unlink()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _serve(self) -> None:
-        while not self._closing:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._converse, args=(connection,), name="control client", daemon=True).start()
+    def begin(self, connection: socket.socket) -> None:
+        """Answer over ``connection``, in a thread of its own."""
+        threading.Thread(target=self._converse, args=(connection,), name="control client", daemon=True).start()
 
     def _converse(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
@@ -128,6 +110,35 @@ class ControlServer:
                     stream.send(data)
         for relay in relays:
             relay.join()
+
+
+class ControlServer(Conversations):
+    """Serves one machine under its name. Raises TakenError if a machine of that name runs already, and VMError."""
+
+    def __init__(self, vm: VM) -> None:
+        super().__init__(vm)
+        self._path = running.socket_path(vm.name)
+        self._listener = running.listen(vm.name)
+        self._closing = False
+        self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Serve no more."""
+        self._closing = True
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while not self._closing:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.begin(connection)
 
 
 def _abort_when_left(stream: Stream, connection: socket.socket) -> None:

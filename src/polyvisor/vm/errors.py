@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from polyvisor.guest.client import CommandError
 
-__all__ = ["BootError", "CommandError", "SnapshotError", "StoppedError", "VMError", "VMTimeoutError"]
+__all__ = ["BootError", "CommandError", "ForkError", "SnapshotError", "StoppedError", "VMError", "VMTimeoutError"]
 
 
 class VMError(Exception):
@@ -28,6 +28,10 @@ class StoppedError(VMError, ConnectionError):
 
 class SnapshotError(VMError):
     """A snapshot cannot be taken, or cannot be used."""
+
+
+class ForkError(VMError):
+    """A machine cannot be forked; the message says what is in the way."""
 
 
 def __getattr__(name: str) -> Any:

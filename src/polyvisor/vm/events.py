@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from .errors import VMTimeoutError
@@ -29,6 +30,18 @@ class Events:
         self._callbacks: list[tuple[str, Callable[[Event], None]]] = []
         self._changed = threading.Condition()
         self._start = time.monotonic()
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Nothing happens meanwhile: the process may be copied (``os.fork``)."""
+        with self._changed:
+            yield
+
+    def revive(self) -> None:
+        """In the copy: it has no events yet, and those who listen are with the other process."""
+        self._changed = threading.Condition()
+        self._events.clear()
+        self._callbacks.clear()
 
     def emit(self, kind: str, data: Any = None) -> Event:
         """Note an event, and tell those who listen, in this thread."""

@@ -72,8 +72,26 @@ class Machine:
             self.close()
             raise
         if self.board.htif is not None:
-            self._htif_thread = threading.Thread(target=self._watch_htif, name="htif", daemon=True)
-            self._htif_thread.start()
+            self._watch()
+
+    def revive(self) -> None:
+        """In a copy of the process (``os.fork``), which has none of its threads: be ready to :meth:`resume`.
+
+        Nobody had any lock of the machine's when the process was copied but this thread. May raise OSError.
+        """
+        self._ended = threading.Event()
+        self.board.revive()
+
+    def revived(self) -> None:
+        """After that, when it goes on: begin with what is not needed for that."""
+        if self.board.regions is not None:
+            self.board.regions.start()
+        if self._htif_thread is not None:
+            self._watch()
+
+    def _watch(self) -> None:
+        self._htif_thread = threading.Thread(target=self._watch_htif, name="htif", daemon=True)
+        self._htif_thread.start()
 
     def _watch_htif(self) -> None:
         htif = self.board.htif

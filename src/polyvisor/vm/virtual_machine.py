@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,9 @@ from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.vsock import Stream, VsockDevice
 from polyvisor.guest import protocol
 
+from .commands import DEFAULT, GuestCommands
 from .console import Console
-from .errors import BootError, SnapshotError, StoppedError, VMError, VMTimeoutError
+from .errors import BootError, ForkError, SnapshotError, StoppedError, VMError, VMTimeoutError
 from .events import Events
 from .inspect import CpuView, PhysicalMemory, Symbols, VirtualMemory
 from .machine import Machine
@@ -31,19 +32,15 @@ from .software import Software, check_file
 
 if TYPE_CHECKING:
     from polyvisor import images
-    from polyvisor.guest.client import GuestClient, Result
-    from polyvisor.guest.process import Process
     from polyvisor.network.switch import Switch
 
     from .equipment import Disk, Nic, Screen, Share
+    from .forks.fork import Fork
     from .root_disk import RootDisk
     from .snapshot.restore import Origin
     from .snapshot.store import Snapshot
     from .snapshot.take import Last
 
-_DEFAULT = object()  # stands for the machine's own timeout
-# To the agent, for further requests; each is a small process in the guest.
-_KEPT_CONNECTIONS = 4
 # Sets $ADDRESS on the interface whose hardware address is $MAC.
 _SET_ADDRESS = """
 for device in /sys/class/net/*; do
@@ -58,7 +55,7 @@ _POWER_OFF = """sync
 poweroff -f || echo o > /proc/sysrq-trigger"""
 
 
-class VM:
+class VM(GuestCommands):
     """A machine with a guest, from an image, a kernel, or a bare-metal program.
 
     Entering it as a context manager boots it and waits until its agent answers; leaving stops it. All methods may be
@@ -145,6 +142,8 @@ class VM:
         self.exit_code: int | None = None
         self.on_machine: list[Callable[[Machine], None]] = []
         """Called with each new machine, before it runs: at the start, and at every reset."""
+        self.on_fork: list[Callable[[VM, int], None]] = []
+        """Called in each fork's process with the fork's machine and number, before it runs."""
         self.console = Console(self._type)
         if on_output is not None:
             self.console.listen(on_output)
@@ -155,6 +154,7 @@ class VM:
         self._ready = threading.Event()
         self._ended = threading.Event()
         self._greeted = False
+        self._identify: Callable[[], None] | None = None  # what makes a fork another machine than its siblings
         self._greeting = True  # whether the guest is to be prepared when its agent is there
         self._stopping = False
         self._failure: BaseException | None = None
@@ -179,7 +179,7 @@ class VM:
             self._thread.start()
         return self
 
-    def boot(self, timeout: float | object | None = _DEFAULT) -> VM:
+    def boot(self, timeout: float | object | None = DEFAULT) -> VM:
         """Start it, if need be, and wait until its agent answers.
 
         Without an agent this is :meth:`start`: what shows that such a guest is ready is for ``console.expect``. Raises
@@ -265,7 +265,7 @@ class VM:
         self._raise_failure()
         return self.exit_code
 
-    def stop(self, timeout: float | object | None = _DEFAULT) -> int | None:
+    def stop(self, timeout: float | object | None = DEFAULT) -> int | None:
         """Ask the guest to power off, and cut the power if it has not in time; gives the exit code.
 
         By default it has 10 seconds, or 60 with a root disk, where there may be services to end.
@@ -273,7 +273,7 @@ class VM:
         from .root_disk import ROOT_SERIAL
 
         usual = 60.0 if any(disk.serial == ROOT_SERIAL for disk in self.all_disks) else 10.0
-        limit: float | None = usual if timeout is _DEFAULT else timeout  # type: ignore[assignment]
+        limit: float | None = usual if timeout is DEFAULT else timeout  # type: ignore[assignment]
         self._stopping = True
         if self.running and self._ready.is_set():
             with contextlib.suppress(OSError, VMError):
@@ -332,69 +332,6 @@ class VM:
     def __repr__(self) -> str:
         state = "running" if self.running else "new" if self._thread is None else f"ended with {self.exit_code}"
         return f"<VM {self.name}: {self.config.memory >> 20} MiB, {self.config.cpus} harts, {state}>"
-
-    # Commands and files
-
-    def run(self, command: str | Sequence[str], *, timeout: float | object | None = _DEFAULT, **options: Any) -> Result:
-        """Run a command in the guest to its end; gives its exit code and output.
-
-        A string is given to /bin/sh, a sequence is run as it is. Options: ``input``, ``check`` (raise CommandError if
-        it fails), ``env``, ``cwd``, ``user``, ``tty``, ``encoding`` (None for bytes). A command that takes too long is
-        killed, and VMTimeoutError raised.
-        """
-        with self._errors():
-            return self.client.run(command, timeout=self._limit(timeout), **options)
-
-    def popen(
-        self, command: str | Sequence[str], *, timeout: float | object | None = _DEFAULT, **options: Any
-    ) -> Process:
-        """Start a command in the guest and do not wait for it. Options as for :meth:`run`, but ``input`` and ``check``;
-        ``timeout`` is for the start alone.
-        """
-        with self._errors():
-            return self.client.start(command, timeout=self._limit(timeout), **options)
-
-    def read_file(self, path: str, timeout: float | object | None = _DEFAULT) -> bytes:
-        """The contents of a file in the guest. Raises OSError, for example FileNotFoundError."""
-        with self._errors():
-            return self.client.read_file(path, self._limit(timeout))
-
-    def write_file(
-        self, path: str, data: str | bytes, timeout: float | object | None = _DEFAULT, **options: Any
-    ) -> None:
-        """Write a file in the guest; options: ``mode``, ``append``, ``exclusive``. Raises OSError."""
-        raw = data.encode() if isinstance(data, str) else data
-        with self._errors():
-            self.client.write_file(path, raw, timeout=self._limit(timeout), **options)
-
-    def put(
-        self, source: str | os.PathLike[str], target: str, timeout: float | object | None = _DEFAULT
-    ) -> None:
-        """Copy a file or directory of the host into the guest, with its permissions.
-
-        ``target`` is the copy's name; or the directory to copy into, if it is there already or ends in a slash.
-        Owners become root. Raises OSError. Directories need ``tar`` in the guest, which busybox has too.
-        """
-        from polyvisor.guest.files import put_path
-
-        with self._errors():
-            put_path(self.client, Path(source), target, self._limit(timeout))
-
-    def get(
-        self, source: str, target: str | os.PathLike[str] = ".", timeout: float | object | None = _DEFAULT
-    ) -> Path:
-        """Copy a file or directory of the guest to the host; gives the copy's path. See :meth:`put`."""
-        from polyvisor.guest.files import get_path
-
-        with self._errors():
-            return get_path(self.client, source, Path(target), self._limit(timeout))
-
-    @cached_property
-    def client(self) -> GuestClient:
-        """Requests to the guest's agent, without this object's default timeout."""
-        from polyvisor.guest.client import GuestClient
-
-        return GuestClient(self.open_agent, _KEPT_CONNECTIONS)
 
     # Looking inside
 
@@ -495,6 +432,20 @@ class VM:
             vm.kill()
             raise
 
+    def fork(
+        self, count: int = 1, *, hostname: str | None = None, new_macs: bool = False, reseed: bool = True
+    ) -> list[Fork]:
+        """``count`` machines that go on from where this one is, each in a process of its own: see docs/forks.md.
+
+        They share memory, compiled code and disks with this one until someone writes. ``hostname`` is given to the
+        guests, with the number of each, from 0, in the place of ``{}``; ``new_macs``: their cards get other addresses;
+        ``reseed``: the kernel's random numbers are others in each. Those need an agent, which does that before a fork
+        is ready. Raises ForkError if the machine has what cannot be shared, and OSError for what the host cannot give.
+        """
+        from .forks.start import fork
+
+        return fork(self, count, hostname, new_macs, reseed)
+
     @property
     def all_disks(self) -> list[Disk]:
         """The disks that it was described with, the root disk first."""
@@ -502,8 +453,67 @@ class VM:
 
     # Inside
 
-    def _limit(self, timeout: float | object | None) -> float | None:
-        return self.timeout if timeout is _DEFAULT else timeout  # type: ignore[return-value]
+    @contextlib.contextmanager
+    def copying(self) -> Iterator[None]:
+        """Stand still, and let no thread hold anything that a copy of the process would need (``os.fork``).
+
+        Raises ForkError if the machine has what a copy cannot have, too.
+        """
+        from .snapshot.machine_state import at_rest
+
+        with self.paused(), self._snapshots, contextlib.ExitStack() as held:
+            if not self.running:
+                raise ForkError(f"{self.name} is not running")
+            for disk in self.all_disks:
+                if obstacle := disk.obstacle():
+                    raise ForkError(f"no fork can be made: {obstacle}")
+            board = self.machine.board
+            if board.regions is not None:
+                held.enter_context(board.regions.lock)
+            if board.code is not None and board.pages is not None:
+                held.enter_context(board.code.still())
+                held.enter_context(board.pages.lock)
+            try:
+                held.enter_context(at_rest(self.machine))
+            except SnapshotError as error:
+                raise ForkError(str(error).replace("snapshot can be taken", "fork can be made")) from error
+            held.enter_context(self.console.still())
+            held.enter_context(self.events.still())
+            board.memory.make_private()
+            if board.regions is not None:
+                board.regions.arena.share()
+            for disk in self.all_disks:
+                disk.branch()
+            self._last = None
+            yield
+
+    def revive(self, identify: Callable[[], None]) -> None:
+        """Go on in a copy of the process, still within :meth:`copying`; ``identify`` is called when there is an agent.
+
+        Raises OSError for what the host cannot give.
+        """
+        machine = self.machine
+        self._still = threading.RLock()
+        self._snapshots = threading.Lock()
+        self._ready, self._ended = threading.Event(), threading.Event()
+        self._greeted = self._greeting = False
+        self._identify = identify
+        self.__dict__.pop("client", None)  # its connections are the other process's
+        self.on_machine.clear()
+        self.console.revive()
+        self.events.revive()
+        for disk in self.all_disks:
+            disk.branch()
+        for nic in self.networks:
+            nic.revive()
+        machine.revive()
+
+    def revived(self) -> None:
+        """After that, when it goes on again."""
+        self.machine.revived()
+        self._thread = threading.Thread(target=self._live, name=f"life of {self.name}", daemon=True)
+        self._thread.start()
+        self.events.emit("started")
 
     def _type(self, data: bytes) -> int:
         return self._machine.send(data) if self._machine is not None else 0
@@ -528,6 +538,8 @@ class VM:
     def _greet(self) -> None:
         """Prepare the guest, then say that it is ready."""
         with contextlib.suppress(OSError, VMError):
+            if self._identify is not None:
+                self._identify()
             for nic in self.networks if self._greeting else ():
                 if nic.address is not None:
                     self.client.run(_SET_ADDRESS, env={"MAC": nic.mac, "ADDRESS": nic.address}, timeout=10)

@@ -178,6 +178,10 @@ class NetDevice(VirtioDevice):
         """Frames from the driver that were impossible."""
         self.dropped_received = 0
         """Frames for the driver that it had no buffers for."""
+        self.plug(port)
+
+    def plug(self, port: Port) -> None:
+        """Plug the card into ``port``; what it was plugged into is left alone."""
         self.port = port
         port.receive = self.receive
         port.link_changed = self._link_changed

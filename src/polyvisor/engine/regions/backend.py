@@ -10,6 +10,28 @@ from ..workers import SOON, WELL, WELL_BEGUN, Workers
 from .region import Missing, Region, Request
 
 
+class LateBackend:
+    """A backend that is made when ``ripe`` says so: a machine that ends soon gains nothing by compiling."""
+
+    def __init__(self, make: Callable[[], WorkerBackend], ripe: Callable[[], bool]) -> None:
+        self._make = make
+        self._ripe = ripe
+        self._backend: WorkerBackend | None = None
+
+    def room(self, quick: bool) -> int:
+        """None, until then."""
+        if self._backend is None and self._ripe():
+            self._backend = self._make()
+        return self._backend.room(quick) if self._backend is not None else 0
+
+    def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
+        """Compile; nothing before that."""
+        if self._backend is not None:
+            self._backend.submit(request, done)
+        else:
+            done(None)
+
+
 class WorkerBackend:
     """Has regions compiled by worker processes; ``harts`` are left a host core each, if there are enough."""
 

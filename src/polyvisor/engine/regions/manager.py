@@ -50,6 +50,8 @@ _JUMPY, _MAX_REMAKES = 24, 6
 # Seconds between looks at the samples: while they lead to something; while there are some; and at most. This thread
 # shares the interpreter's lock with the devices.
 _INTERVAL, _STEADY, _LONGEST = 0.005, 0.04, 0.2
+# There may be a thousand copies of a machine.
+_LONGEST_OF_MANY = 2.0
 # Of each CPU and kind, the latest so many are looked at.
 _MOST_SAMPLES = 96
 # Every so many looks, what was counted loses half its weight.
@@ -137,6 +139,7 @@ class Regions:
         self._seen: dict[int, int] = {}
         self._seen_jumps: dict[int, int] = {}
         self._places: dict[int, _Place] = {}
+        self._waiting: dict[int, _Place] = {}  # those that are compiled for
         # Where regions are entered: the place that each is of, and whether it was made quickly.
         self._entries: dict[int, tuple[int, bool]] = {}
         self._mapped: dict[int, int] = {}
@@ -146,6 +149,7 @@ class Regions:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._looks = 0
+        self._longest = _LONGEST
         self._forgotten = False
         self._remembered = RememberedRegions(code.cache, self._content)
         self._decoded = 0  # of how many decoded pages the remembered regions were asked for
@@ -169,6 +173,23 @@ class Regions:
             self._thread = threading.Thread(target=self._main, name="regions", daemon=True)
             self._thread.start()
 
+    def revive(self, backend: Backend) -> None:
+        """In a copy of the process (``os.fork``), which has none of its threads: be ready to :meth:`start` again.
+
+        The lock is held, as it was when the process was copied.
+        """
+        self.backend = backend
+        self.arena.fork()
+        # What was being compiled is so for the other process.
+        self._finished.clear()
+        for place in self._waiting.values():
+            place.waiting = False
+        self._waiting.clear()
+        self._stop, self._wake = threading.Event(), threading.Event()
+        self.pages.on_activate = self._wake.set
+        self._longest = _LONGEST_OF_MANY
+        self._thread = None
+
     def close(self) -> None:
         """End. No CPU may be running."""
         self._stop.set()
@@ -189,7 +210,7 @@ class Regions:
             if before != (self.stats.asked, self.stats.installed):
                 interval = _INTERVAL
             else:
-                interval = min(interval * 1.5, _STEADY if sampled else _LONGEST)
+                interval = min(interval * 1.5, _STEADY if sampled else self._longest)
 
     # Samples
 
@@ -386,7 +407,7 @@ class Regions:
         handler = ctypes.c_uint64.from_address(record).value
         if handler == self.code.decode:
             return True  # nothing to be had before it is decoded again
-        return self.arena.address <= handler < self.arena.address + self.arena.size
+        return self.arena.holds(handler)
 
     # Compiling
 
@@ -448,6 +469,7 @@ class Regions:
 
     def _submit(self, record: int, place: _Place, request: Request) -> None:
         place.waiting = True
+        self._waiting[record] = place
         self.stats.asked += 1
         discards = self.pages.discards
 
@@ -462,6 +484,7 @@ class Regions:
         while self._finished:
             record, place, request, result, discards = self._finished.pop(0)
             place.waiting = False
+            self._waiting.pop(record, None)
             if discards != self.pages.discards:
                 continue
             if isinstance(result, Missing):

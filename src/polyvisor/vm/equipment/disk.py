@@ -28,6 +28,7 @@ class Disk:
     format: str | None = None
     serial: str = ""
     _overlay: list[KeptOverlay] = field(default_factory=list, repr=False, compare=False)
+    _device: BlockDevice | None = field(default=None, repr=False, compare=False)
 
     def make(self) -> BlockDevice:
         """The device. Raises DiskError, an OSError with a line for the user."""
@@ -39,13 +40,31 @@ class Disk:
 
         if not self._overlay:
             self._overlay.append(KeptOverlay(self.open_base()))
-        return BlockDevice(self._overlay[0], self.serial)
+        self._device = BlockDevice(self._overlay[0], self.serial)
+        return self._device
 
     def open_base(self) -> DiskProtocol:
         """What is under the changes that are thrown away. Raises DiskError."""
         from polyvisor.storage.open import open_disk
 
         return open_disk(self.path, True, self.format, shared=True)
+
+    def obstacle(self) -> str | None:
+        """Why there cannot be several machines with this disk, as a line for the user; None if there can."""
+        if self.read_only or self.snapshot:
+            return None
+        return f"two machines cannot write to one disk, {self.path}: open it with snapshot=True, or read-only"
+
+    def branch(self) -> None:
+        """Leave what was written so far as it is, and write to another file from now on. The machine stands still.
+
+        Of several machines that are copies (``os.fork``), each must do so after that, and one before: then all read
+        what was written before, and what each of them writes is its own. Raises OSError.
+        """
+        for number, overlay in enumerate(self._overlay):
+            self._overlay[number] = KeptOverlay(overlay.frozen())
+            if self._device is not None:
+                self._device.disk = self._overlay[number]
 
     def close(self) -> None:
         """Throw away what is not kept; may be repeated. The machine has ended."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from polyvisor.network.frame import parse_mac, random_mac
@@ -38,6 +38,7 @@ class Nic:
     address: str | None = None
     captures: list[Capture] = field(default_factory=list, repr=False)
     _port: Port | None = field(default=None, repr=False, compare=False)
+    _device: NetDevice | None = field(default=None, repr=False, compare=False)
     _outgoing: Conditions | None = field(default=None, repr=False, compare=False)
     _incoming: Conditions | None = field(default=None, repr=False, compare=False)
 
@@ -76,6 +77,25 @@ class Nic:
         """A network device, and the network behind it. Raises OSError or ValueError with a line for the user."""
         from polyvisor.devices.virtio.net import NetDevice
 
+        self._device = NetDevice(self._new_port(), self.mac)
+        return self._device
+
+    def revive(self) -> None:
+        """In a copy of the process, which has none of its threads: plug the card into a network of its own.
+
+        Its forwards are from free ports of the host; instead of a Switch there is a new one, with nobody else at it.
+        Raises OSError.
+        """
+        self.forwards = [replace(forward, host_port=0) for forward in self.forwards]
+        self.captures = []
+        if not isinstance(self.to, str):
+            from polyvisor.network.switch import Switch
+
+            self.to = Switch(seed=self.to.seed, hub=self.to.hub)
+        if self._device is not None:
+            self._device.plug(self._new_port())
+
+    def _new_port(self) -> Port:
         port: Port
         if not isinstance(self.to, str):
             port = switch_port = self.to.port(self.name)
@@ -93,7 +113,7 @@ class Nic:
         for capture in self.captures:
             capture.attach(port, self.name or "eth0")
         self._port = port
-        return NetDevice(port, self.mac)
+        return port
 
     @classmethod
     def parse(cls, text: str) -> Nic | None:

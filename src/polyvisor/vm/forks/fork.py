@@ -1,0 +1,173 @@
+"""A fork as its parent sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from polyvisor.vm import running
+from polyvisor.vm.commands import DEFAULT, GuestCommands
+from polyvisor.vm.errors import StoppedError, VMError, VMTimeoutError
+from polyvisor.vm.remote import SocketConnection
+
+from .remote_object import Client
+
+_LINE = 1 << 20
+_STOP_TIME = 10.0
+
+
+class Fork(GuestCommands):
+    """A machine that is a copy of another one, in a process of its own, which ends when this object or we do.
+
+    Commands and files are as those of a VM. Every other attribute of the VM is the one of the machine in its process:
+    ``fork.memory[address:address + 8]``, ``fork.cpu[0].pc``, ``fork.console.expect("login:")``, ``fork.snapshot("a")``.
+    What is not plain data stays there, and is used from here.
+    """
+
+    _kept_connections = 1  # there may be a thousand forks
+
+    def __init__(self, name: str, number: int, pid: int, channel: socket.socket, timeout: float | None) -> None:
+        self.name = name
+        self.number = number
+        """Which of the forks made together it is, from 0."""
+        self.pid = pid
+        """Its process."""
+        self.timeout = timeout
+        self.exit_code: int | None = None
+        self._channel = channel
+        self._said = b""
+        self._over: dict[str, Any] | None = None
+        self._lock = threading.Lock()
+        self._remote = Client(lambda: self._open("object"))
+        self._end = weakref.finalize(self, _end, channel, pid)
+
+    # Its life
+
+    def has_ended(self, timeout: float | None = 0) -> bool:
+        """Whether it has ended, within ``timeout`` seconds."""
+        end = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            while self._over is None:
+                if not self._end.alive:
+                    self._over = {}
+                    break
+                left = None if end is None else max(0.0, end - time.monotonic())
+                ready = select.poll()
+                ready.register(self._channel, select.POLLIN)
+                if not ready.poll(None if left is None else left * 1000):
+                    return False
+                data = self._channel.recv(1 << 16)
+                self._said += data
+                if not data or self._said.endswith(b"\n"):
+                    self._over = json.loads(self._said) if data else {"error": "its process died"}
+                    self.exit_code = self._over.get("exit_code")
+            return True
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait until it has ended; gives its exit code. Raises VMTimeoutError, and VMError for what it failed of."""
+        if not self.has_ended(timeout):
+            raise VMTimeoutError(f"{self.name} did not end within {timeout:g} seconds")
+        self._end()
+        if self._over and self._over.get("error"):
+            raise VMError(f"{self.name}: {self._over['error']}")
+        return self.exit_code
+
+    def stop(self, timeout: float | object | None = DEFAULT) -> int | None:
+        """Ask the guest to power off, and cut the power if it has not in time; gives the exit code."""
+        if not self.has_ended():
+            with contextlib.suppress(VMError):
+                limit = {} if timeout is DEFAULT else {"timeout": timeout}
+                connection = self._open("stop", **limit)
+                connection.close()
+                self.has_ended(_STOP_TIME)
+        self.kill()
+        return self.exit_code
+
+    def kill(self) -> None:
+        """Cut the power, and end its process. May be repeated."""
+        with contextlib.suppress(OSError, ValueError):
+            self.has_ended(0)
+        self._end()
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._end.alive and not self.has_ended()
+
+    def boot(self, timeout: float | object | None = DEFAULT) -> Fork:
+        """Wait until its agent answers. Raises VMTimeoutError, StoppedError."""
+        self._remote.root.boot(self._limit(timeout))
+        return self
+
+    def __enter__(self) -> Fork:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.kill()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"a fork has no attribute {name!r}")
+        return getattr(self._remote.root, name)
+
+    def __repr__(self) -> str:
+        return f"<Fork {self.name}: process {self.pid}, {'running' if self.running else 'ended'}>"
+
+    # Connections
+
+    def _open(self, op: str, **values: Any) -> socket.socket:
+        """A connection to its process, with which it will do ``op``. Raises StoppedError, VMError."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                socket.send_fds(self._channel, [b"c"], [theirs.fileno()])
+            ours.sendall(json.dumps({"op": op, **values}).encode() + b"\n")
+            line = running.read_line(ours, _LINE)
+            if line is None:
+                raise ConnectionResetError
+        except OSError as error:
+            ours.close()
+            raise StoppedError(f"{self.name} has ended{self._last_lines()}") from error
+        answer = json.loads(line)
+        if "error" in answer:
+            ours.close()
+            raise VMError(answer["error"])
+        return ours
+
+    def _last_lines(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            if self.has_ended(0.2) and self._over and self._over.get("console"):
+                return f"; the console ends:\n{self._over['console']}"
+        return ""
+
+    def open_agent(self, timeout: float | None = None) -> SocketConnection:
+        """A new connection to the guest's agent; waits until there is one."""
+        return SocketConnection(self._open("agent", timeout=1e9 if timeout is None else timeout))
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except VMError:
+            raise
+        except TimeoutError as error:
+            raise VMTimeoutError(f"{self.name}: {error}") from error
+        except ConnectionError as error:
+            raise StoppedError(f"{self.name}: {error}{self._last_lines()}") from error
+
+
+def _end(channel: socket.socket, pid: int) -> None:
+    """End the process, which does so when nobody can reach it any more."""
+    with contextlib.suppress(OSError):
+        channel.shutdown(socket.SHUT_RDWR)
+    channel.close()
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)

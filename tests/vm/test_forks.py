@@ -1,0 +1,297 @@
+"""Forks: copies of a running machine, each in a process of its own."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from polyvisor.engine.regions.objects import Unit
+
+from polyvisor import VM
+from polyvisor.engine.regions.compile import RegionCompiler
+from polyvisor.isa.riscv import rv64
+from polyvisor.network.switch import Switch
+from polyvisor.vm.equipment import Disk
+from polyvisor.vm.errors import ForkError, StoppedError, VMError, VMTimeoutError
+from support.guests import guest_image
+from support.programs import POWER_OFF, elf
+
+COUNTER = 0x8000_1000
+# Counts at COUNTER for ever, unless something else than zero is written behind it: then that is the exit code.
+COUNTING = f"""
+    li s0, {COUNTER}
+loop:
+    ld t0, 0(s0)
+    addi t0, t0, 1
+    sd t0, 0(s0)
+    ld a0, 8(s0)
+    beqz a0, loop
+{POWER_OFF}
+"""
+
+
+@pytest.fixture
+def counting(tmp_path: Path) -> Iterator[VM]:
+    program = tmp_path / "counting"
+    program.write_bytes(elf(COUNTING))
+    vm = VM(program=program, memory="16M", timeout=20)
+    with vm:
+        while not vm.machine.board.memory.read(COUNTER, 8).strip(b"\0"):
+            time.sleep(0.01)
+        yield vm
+
+
+def number(machine: object, place: int = COUNTER) -> int:
+    return int.from_bytes(machine.memory[place : place + 8], "little")  # type: ignore[attr-defined]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there, and not only waiting to be noticed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def until(condition: object, seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_forks_go_on_from_where_the_machine_was_each_for_itself(counting: VM) -> None:
+    forks = counting.fork(3)
+    counting.pause()
+    own = number(counting)
+    for index, fork in enumerate(forks):
+        assert fork.number == index
+        with fork.paused():  # it may be between its load and its store
+            fork.cpu[0].pc = 0x8000_0000
+            fork.memory[COUNTER : COUNTER + 8] = ((index + 1) << 40).to_bytes(8, "little")
+    for index, fork in enumerate(forks):
+        before = number(fork)
+        assert before >> 40 == index + 1
+        assert until(lambda fork=fork, before=before: number(fork) > before)
+    assert number(counting) == own
+    counting.resume()
+    assert until(lambda: number(counting) > own)
+    forks[1].memory[COUNTER + 8 : COUNTER + 16] = (7).to_bytes(8, "little")
+    assert forks[1].wait(20) == 7
+    assert not forks[1].running
+    assert forks[0].running
+    for fork in forks:
+        fork.kill()
+        assert not is_alive(fork.pid)
+        assert not fork.running
+    assert counting.running
+
+
+def test_what_stands_still_is_forked_standing_still(counting: VM) -> None:
+    with counting.paused():
+        [fork] = counting.fork()
+        value = number(counting)
+    with fork:
+        assert number(fork) == value
+        time.sleep(0.05)
+        assert number(fork) == value
+        fork.resume()
+        assert until(lambda: number(fork) > value)
+
+
+def test_compiled_code_goes_on_in_forks(counting: VM) -> None:
+    regions = counting.machine.board.regions
+    assert regions is not None
+    with counting.paused(), regions.lock:
+        engine = counting.machine.board.harts[0].cpu.engine
+        last = (int(engine.sample_count) - 1) % 256
+        record, address = int(engine.sample_records[last]), int(engine.sample_addresses[last])
+        compiler = RegionCompiler(rv64, regions.layout, regions.code.compiler)
+        regions.compile_now(record, address, counting.machine.board.harts[0].cpu, compiler.compile)
+    [fork] = counting.fork()
+    with fork:
+        # The other process forgets its code, and puts other code there.
+        with counting.paused(), regions.lock:
+            with regions.pages.lock:
+                regions._start_over()
+            for _ in range(20):
+                regions.arena.add(Unit(b"\xcc" * 4096, 0, ()), {})
+        engine = fork.machine.board.harts[0].cpu.engine
+        for _ in range(2):
+            with fork.paused():
+                before = engine.region_instructions
+            value = number(fork)
+            assert until(lambda value=value: number(fork) > value + 100_000)
+            with fork.paused():
+                assert engine.region_instructions > before
+
+
+def test_everything_of_the_machine_can_be_used(counting: VM) -> None:
+    [fork] = counting.fork()
+    with fork:
+        assert fork.name == "vm-0"
+        with fork.paused():
+            assert fork.cpu[0].x["s0"] == COUNTER
+            assert 0x8000_0000 <= fork.cpu[0].pc < 0x8000_0100
+        assert fork.config.memory == 16 << 20
+        assert len(fork.cpu) == 1
+        with pytest.raises(AttributeError, match="nothing"):
+            _ = fork.nothing
+        with pytest.raises(VMError, match="does not stand still"):
+            fork.resume()
+        with pytest.raises(VMError, match="cannot be given to another process"):
+            fork.console.send(lambda: None)
+        with pytest.raises(VMError, match="no agent"):
+            fork.run("true")
+        with pytest.raises(VMTimeoutError, match="vm-0 did not end within"):
+            fork.wait(0.01)
+
+
+def test_a_fork_whose_process_dies(counting: VM) -> None:
+    [fork] = counting.fork()
+    os.kill(fork.pid, signal.SIGKILL)
+    assert fork.has_ended(20)
+    with pytest.raises(VMError, match="its process died"):
+        fork.wait(20)
+    with pytest.raises(StoppedError, match="vm-0 has ended"):
+        number(fork)
+    assert counting.running
+
+
+def test_forks_end_with_the_process_that_made_them(tmp_path: Path) -> None:
+    program = tmp_path / "counting"
+    program.write_bytes(elf(COUNTING))
+    script = f"""
+        import sys, time, polyvisor
+        vm = polyvisor.VM(program={str(program)!r}, memory="16M").start()
+        time.sleep(0.3)
+        first = vm.fork(2)
+        second = vm.fork(1)
+        print(*[fork.pid for fork in first + second], flush=True)
+        time.sleep(100)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    pids = [int(word) for word in process.stdout.readline().split()]
+    assert len(pids) == 3
+    assert all(is_alive(pid) for pid in pids)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def test_what_cannot_be_forked(tmp_path: Path, counting: VM) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    program = tmp_path / "counting"
+    with VM(program=program, memory="16M", disks=[Disk(str(disk))]) as vm:
+        with pytest.raises(ForkError, match="two machines cannot write to one disk"):
+            vm.fork()
+        assert vm.running
+    with pytest.raises(ForkError, match="is not running"):
+        vm.fork()
+    with pytest.raises(ForkError, match="no agent"):
+        counting.fork(hostname="a")
+    with pytest.raises(ValueError, match="0 forks"):
+        counting.fork(0)
+
+
+# Linux
+
+
+@pytest.fixture(scope="module")
+def linux(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VM]:
+    disk = tmp_path_factory.mktemp("disk") / "disk"
+    disk.write_bytes(bytes(4 << 20))
+    vm = VM(
+        guest_image(), memory="256M", cpus=2, disks=[Disk(str(disk), snapshot=True)], networks=["user", Switch()],
+    )  # fmt: skip
+    with vm:
+        vm.run("udhcpc -i eth0 -q -n", check=True)
+        yield vm
+
+
+def test_a_guest_goes_on_in_forks(linux: VM) -> None:
+    linux.run("echo before > /tmp/file; dd if=/dev/zero of=/dev/vda bs=4k count=1; echo -n parent > /dev/vda; sync")
+    first = linux.fork(2, hostname="worker-{}")
+    linux.run("echo -n later > /dev/vda; echo later > /tmp/file; sync")
+    for fork in first:
+        assert fork.run("hostname; cat /tmp/file", check=True).stdout == f"worker-{fork.number}\nbefore\n"
+        assert fork.run("head -c 6 /dev/vda").stdout == "parent"
+        fork.run(f"echo -n fork-{fork.number} > /dev/vda; sync; echo 3 > /proc/sys/vm/drop_caches", check=True)
+    # Of what the machine is by now, and of what was written since.
+    [second] = linux.fork()
+    assert second.run("cat /tmp/file; head -c 5 /dev/vda; hostname").stdout == "later\nlaterdebian\n"
+    for fork in first:
+        assert fork.run("head -c 6 /dev/vda").stdout == f"fork-{fork.number}"
+    assert linux.run("head -c 6 /dev/vda; hostname").stdout == "latertdebian\n"
+    randoms = {f.run("head -c 16 /dev/urandom | od -x").stdout for f in [*first, second]}
+    assert len(randoms) == 3
+    with first[0].popen("cat") as process:
+        process.write("through the pipe\n")
+        assert process.stdout.readline() == "through the pipe\n"
+    assert first[0].stop() == 0
+    assert not is_alive(first[0].pid)
+    first[1].kill()
+    second.kill()
+    assert linux.run("echo still here").stdout == "still here\n"
+
+
+def test_forks_have_networks_of_their_own(linux: VM) -> None:
+    class Hello(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Hello) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        forks = linux.fork(2, new_macs=True)
+        macs = {linux.networks[0].mac}
+        for fork in forks:
+            got = fork.run(f"wget -T 20 -qO- http://10.0.2.2:{server.server_port}/", check=True)
+            assert got.stdout == "hello"
+            macs.add(fork.read_file("/sys/class/net/eth0/address").decode().strip())
+            fork.kill()
+        server.shutdown()
+    assert len(macs) == 3
+
+
+def test_commands_that_were_running_go_on_here_and_have_no_one_there(linux: VM) -> None:
+    with linux.popen("while sleep 0.05; do echo tick; done") as process:
+        assert process.stdout.readline() == "tick\n"
+        [fork] = linux.fork()
+        with fork:
+            assert fork.run("echo hello").stdout == "hello\n"
+            for _ in range(3):
+                assert process.stdout.readline() == "tick\n"
+        process.kill()
+
+
+def test_forks_of_forks(counting: VM) -> None:
+    [fork] = counting.fork()
+    inner = fork.fork(2)
+    assert len(inner) == 2
+    pids = [inner[0].pid, inner[1].pid]
+    value = number(inner[1])
+    assert until(lambda: number(inner[1]) > value)
+    inner[0].kill()
+    assert not is_alive(pids[0])
+    fork.kill()
+    assert until(lambda: not is_alive(pids[1]))
+    assert counting.running
