@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from polyvisor.engine.regions.objects import Unit
 
 from polyvisor import VM
 from polyvisor.engine.regions.compile import RegionCompiler
@@ -126,7 +125,7 @@ def test_compiled_code_goes_on_in_forks(counting: VM) -> None:
             with regions.pages.lock:
                 regions._start_over()
             for _ in range(20):
-                regions.arena.add(Unit(b"\xcc" * 4096, 0, ()), {})
+                regions.arena.add_code(b"\xcc" * 4096)
         engine = fork.machine.board.harts[0].cpu.engine
         for _ in range(2):
             with fork.paused():

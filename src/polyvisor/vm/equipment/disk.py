@@ -61,6 +61,8 @@ class Disk:
         Of several machines that are copies (``os.fork``), each must do so after that, and one before: then all read
         what was written before, and what each of them writes is its own. Raises OSError.
         """
+        from .kept_overlay import KeptOverlay
+
         for number, overlay in enumerate(self._overlay):
             self._overlay[number] = KeptOverlay(overlay.frozen())
             if self._device is not None:
