@@ -15,6 +15,7 @@ from polyvisor.storage.open import backing_path, open_disk
 from polyvisor.storage.overlay import Overlay
 from polyvisor.storage.qcow2.create import create_qcow2
 from polyvisor.storage.qcow2.image import Qcow2
+from polyvisor.storage.raw import RawFile
 from support.disks import fill, needs_qemu_img, qemu_img, qemu_io, read, write
 
 pytestmark = needs_qemu_img
@@ -267,6 +268,24 @@ def test_a_disk_of_many_tables(tmp_path: Path) -> None:
         create_qcow2(tmp_path / "no", 1 << 40, cluster_size=512)
 
 
+def test_a_snapshot_of_an_image_with_much_behind_its_end(tmp_path: Path) -> None:
+    """Clusters that no refcount block, nor the refcount table as it is, has a count for."""
+    path = tmp_path / "disk"
+    create_qcow2(path, 1 << 20, cluster_size=512)
+    with path.open("r+b") as file:
+        file.truncate(60 << 20)
+    disk = opened(path, False)
+    write(disk, 0, b"x" * 512)
+    disk.snapshot("kept")
+    write(disk, 0, b"y" * 512)
+    disk.close()
+    qemu_img("check", path)
+    disk = opened(path)
+    disk.look_at_snapshot("kept")
+    assert read(disk, 0, 512) == b"x" * 512
+    disk.close()
+
+
 def test_nothing_can_be_read_and_written_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     create_qcow2(path, 64 * 512, cluster_size=512)
@@ -509,6 +528,25 @@ def test_what_a_guest_wrote_to_a_raw_disk_does_not_become_an_image(tmp_path: Pat
     disk = open_disk(base, False, "raw")
     write(disk, 0, b"QFI\xfb" + bytes(508))
     disk.close()
+
+
+def test_a_guest_cannot_slip_in_a_header_while_it_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "raw"
+    path.write_bytes(bytes(65536))
+    disk = open_disk(path, False)
+    memory = bytearray(4096)
+    write_raw = RawFile.write
+
+    def change_and_write(self: RawFile, views: list[memoryview], offset: int) -> None:
+        memory[:8] = b"QFI\xfblate"  # another hart of the guest
+        write_raw(self, views, offset)
+
+    monkeypatch.setattr(RawFile, "write", change_and_write)
+    disk.write([memoryview(memory)], 0)
+    disk.close()
+    assert path.read_bytes()[:8] == b"\0\0\0\0late"
 
 
 def test_locks(tmp_path: Path) -> None:
