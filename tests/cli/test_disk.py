@@ -14,6 +14,7 @@ from polyvisor.cli.disk import parse_size
 from polyvisor.cli.main import app
 from polyvisor.devices.virtio.block import BlockDevice
 from polyvisor.storage.open import open_disk
+from polyvisor.storage.qcow2.create import create_qcow2
 from polyvisor.vm.equipment import Disk
 from support.disks import fill, needs_qemu_img, qemu_img, read, write
 
@@ -54,6 +55,16 @@ def test_create_over_a_backing_file(tmp_path: Path) -> None:
     found = json.loads(call("info", tmp_path / "top", "--json"))
     assert (found["backing_file"], found["backing_format"]) == ("base", "raw")
     assert found["backing_path"] == str(tmp_path / "base")
+
+
+def test_names_inside_an_image_do_not_reach_the_terminal_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    create_qcow2(path, 1 << 20)
+    call("snapshot", "create", path, "x\x1b[2J")
+    path.write_bytes(path.read_bytes().replace(b"x\x1b[2J", b"\xff\x1b[2J"))
+    for shown in (call("info", path), call("snapshot", "list", path)):
+        assert "\N{REPLACEMENT CHARACTER}[2J" in shown and "\x1b" not in shown
+    assert json.loads(call("snapshot", "list", path, "--json"))[0]["name"] == "\udcff\x1b[2J"
 
 
 @needs_qemu_img

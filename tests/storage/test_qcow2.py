@@ -268,6 +268,28 @@ def test_a_disk_of_many_tables(tmp_path: Path) -> None:
         create_qcow2(tmp_path / "no", 1 << 40, cluster_size=512)
 
 
+@pytest.mark.parametrize("length", [255, 40000])
+def test_names_of_snapshots_that_are_not_utf8_stay_as_they_are(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "disk"
+    create_qcow2(path, 1 << 20)
+    disk = opened(path, False)
+    disk.snapshot("n")
+    # What other tools let be; and an ID that Python takes for no number.
+    disk.snapshots[0].name, disk.snapshots[0].identity = "n" * length, "7" * 5000
+    disk.snapshot("other")
+    disk.delete_snapshot("other")
+    disk.close()
+    name = b"\xffn" * (length // 2)
+    path.write_bytes(path.read_bytes().replace(b"n" * (length - length % 2), name))
+    disk = opened(path, False)
+    disk.snapshot("one more")
+    disk.close()
+    disk = opened(path)
+    assert disk.snapshots[0].name.encode(errors="surrogateescape")[: len(name)] == name
+    assert disk.snapshots[1].name == "one more"
+    disk.close()
+
+
 def test_a_snapshot_of_an_image_with_much_behind_its_end(tmp_path: Path) -> None:
     """Clusters that no refcount block, nor the refcount table as it is, has a count for."""
     path = tmp_path / "disk"

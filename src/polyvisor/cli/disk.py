@@ -61,6 +61,11 @@ def show_size(size: int) -> str:
     return f"{size} bytes"
 
 
+def _shown(text: str) -> str:
+    """A name that an image has inside, without what would move the terminal's cursor or cannot be printed."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 @contextmanager
 def _errors() -> Iterator[None]:
     """What goes wrong with a disk, in one line."""
@@ -177,12 +182,12 @@ def info(
     clusters, counts = show_size(found["cluster_size"]), found["refcount_bits"]
     print(f"clusters    {clusters}, {found['compression']}, {counts}-bit counts")
     if found["backing_file"]:
-        print(f"backing     {found['backing_file']} ({found['backing_format'] or 'raw, not stated'})")
+        print(f"backing     {_shown(found['backing_file'])} ({_shown(found['backing_format'] or 'raw, not stated')})")
     for name in ("dirty", "corrupt"):
         if found[name]:
             print(f"state       {name}")
     if found["snapshots"]:
-        print(f"snapshots   {', '.join(each['name'] for each in found['snapshots'])}")
+        print(f"snapshots   {', '.join(_shown(each['name']) for each in found['snapshots'])}")
 
 
 @app.command()
@@ -297,7 +302,7 @@ def snapshot_list(
     for each in found:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each["time"]))
         sizes = [show_size(each[key]) if each[key] else "-" for key in ("size", "state_size")]
-        table.add_row(escape(each["id"]), escape(each["name"]), when, *sizes)
+        table.add_row(escape(_shown(each["id"])), escape(_shown(each["name"])), when, *sizes)
     Console().print(table)
 
 
