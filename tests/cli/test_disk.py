@@ -57,6 +57,15 @@ def test_create_over_a_backing_file(tmp_path: Path) -> None:
     assert found["backing_path"] == str(tmp_path / "base")
 
 
+def test_an_image_is_not_made_over_what_it_is_to_start_with(tmp_path: Path) -> None:
+    base, middle = tmp_path / "base", tmp_path / "middle"
+    data = fill(base, 1 << 20, 1)
+    call("create", middle, "--backing", "base")
+    for backing in ("base", "middle"):
+        assert "in use" in call("create", base, "--backing", backing, "--force", status=1)
+    assert base.read_bytes() == data
+
+
 def test_names_inside_an_image_do_not_reach_the_terminal_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     create_qcow2(path, 1 << 20)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -117,12 +117,14 @@ def create(
         fail("only qcow2 images have a backing file")
     if size is None and backing is None:
         fail("say how large the disk is to be, for example 10G")
-    with _errors():
+    with _errors(), ExitStack() as opened:
         if backing is not None:
             below = backing_path(file, backing)
             backing_format = backing_format or guess_format(below)
-            with _opened(Path(below), True, backing_format) as disk:
-                bytes_wanted = disk.size if size is None else parse_size(size)
+            # Locked until the image is made, with all that is below: it must be none of these.
+            disk = open_disk(below, True, backing_format, shared=True)
+            opened.callback(disk.close)
+            bytes_wanted = disk.size if size is None else parse_size(size)
         else:
             assert size is not None
             bytes_wanted = parse_size(size)
