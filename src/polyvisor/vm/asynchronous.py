@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from polyvisor.guest.client import Result
 from polyvisor.guest.process import Process, Reader
 
-from .virtual_machine import VM
+from .virtual_machine import _DEFAULT, VM
 
 T = TypeVar("T")
 
@@ -176,7 +176,7 @@ class AsyncVM:
         """As :meth:`VM.wait`."""
         return await _in_thread(self.vm.wait, timeout)
 
-    async def stop(self, timeout: float | None = 10.0) -> int | None:
+    async def stop(self, timeout: float | object | None = _DEFAULT) -> int | None:
         """As :meth:`VM.stop`."""
         return await _in_thread(self.vm.stop, timeout)
 
