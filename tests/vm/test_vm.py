@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import polyvisor
+from polyvisor.boards.loader import LoadError
+from polyvisor.storage.open import open_disk
 from polyvisor.vm.virtual_machine import VM
 from support.guests import guest_image
 
@@ -634,6 +636,16 @@ def test_machines_without_an_agent() -> None:
 def test_mistakes_are_told_at_once(options: dict[str, str], says: str) -> None:
     with pytest.raises(Exception, match=says):
         VM(**options)  # type: ignore[arg-type]
+
+
+def test_a_machine_that_cannot_start_leaves_its_disks(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(65536))
+    (tmp_path / "program").write_text("no program")
+    vm = VM(program=tmp_path / "program", disks=[f"{disk},snapshot"], tier="reference")
+    with pytest.raises(LoadError, match="ELF"):
+        vm.start()
+    open_disk(disk, False).close()
 
 
 def test_what_cannot_run_yet() -> None:

@@ -161,7 +161,11 @@ class VM:
         """Let it run; does not wait for the guest. Raises OSError and ValueError for what the host cannot give."""
         if self._thread is not None:
             raise VMError(f"{self.name} has been started already; make a new VM to start again")
-        self._begin()
+        try:
+            self._begin()
+        except BaseException:
+            self._close_disks()
+            raise
         self._thread = threading.Thread(target=self._live, name=f"life of {self.name}", daemon=True)
         self._thread.start()
         return self
@@ -225,13 +229,17 @@ class VM:
             self.machine.close()
             self.events.emit("failed", error)
         finally:
-            for disk in (self._root, *self.disks):
-                if disk is not None:
-                    disk.close()
+            self._close_disks()
             self._ready.clear()
             self._ended.set()
             self.console.end()
             self.events.emit("stopped", self.exit_code)
+
+    def _close_disks(self) -> None:
+        """Throw away what resets have let be."""
+        for disk in (self._root, *self.disks):
+            if disk is not None:
+                disk.close()
 
     def has_ended(self, timeout: float | None = 0) -> bool:
         """Whether it has ended, within ``timeout`` seconds."""
