@@ -27,7 +27,7 @@ from polyvisor.vm.virtual_machine import VM
 from polyvisor.vm.window import WindowError
 
 from .background import start_in_background
-from .desk import Desk, parse_display
+from .desk import Desk, check_writable, parse_display
 from .image import errors as image_errors
 from .image import progress as image_progress
 from .lab import run_lab
@@ -209,6 +209,8 @@ def run(
         name = name or running.free_name(Path(target).stem.replace(":", "-") if target else "kernel")
         if detach and not background:
             raise typer.Exit(start_in_background(name, sys.argv[1:]))
+        if stats_json is not None:
+            check_writable(stats_json, "--stats-json")
         around = desk.opened(f"polyvisor {name}") if desk is not None else contextlib.nullcontext()
         with open_trace(trace) as file, capturing(capture, nic), around:
 
