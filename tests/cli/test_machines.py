@@ -114,6 +114,10 @@ def test_how_commands_end(cli: Cli) -> None:
     ):  # fmt: skip
         done = cli("exec", *words)
         assert done.returncode == status and says in done.stderr and done.stderr.count(b"\n") == 1, done
+    cli("exec", "web", "mv", "/dev/ptmx", "/dev/ptmx.not")
+    done = cli("exec", "-t", "web", "true")
+    cli("exec", "web", "mv", "/dev/ptmx.not", "/dev/ptmx")
+    assert done.returncode == 1 and b"polyvisor: cannot open a terminal in the guest: No such file" in done.stderr
     done = cli("exec", "--json", "web", "sh", "-c", "echo out; echo err >&2; exit 3")
     assert json.loads(done.stdout) == {"exit_code": 3, "stdout": "out\n", "stderr": "err\n"} and done.returncode == 3
 

@@ -171,9 +171,11 @@ def execute(
             terminal = (size.lines, size.columns) if tty else False
             with client.start(command, tty=terminal, encoding=None, timeout=60, **options) as process:
                 code = _attend(process, tty, timeout)
-        except FileNotFoundError as error:
-            fail(f"{error.filename}: not found in the guest", _NOT_FOUND)
-        except PermissionError as error:
+        except (FileNotFoundError, PermissionError) as error:
+            if error.filename is None:  # it is about something else that the command needs
+                fail(error.strerror or str(error), 1)
+            if isinstance(error, FileNotFoundError):
+                fail(f"{error.filename}: not found in the guest", _NOT_FOUND)
             fail(f"{error.filename}: cannot be executed in the guest", _NOT_EXECUTABLE)
         except TimeoutError as error:
             fail(str(error), _TIMED_OUT)
