@@ -111,6 +111,7 @@ def test_how_commands_end(cli: Cli) -> None:
         (["--timeout", "0.2", "web", "sleep", "99"], 124, b"did not end within 0.2 seconds"),
         (["-u", "nosuch", "web", "true"], 1, b"no user 'nosuch'"), (["-u", "9" * 20, "web", "true"], 1, b"a number"),
         (["nosuch", "true"], 1, b"no machine 'nosuch' is running; there are: web"),
+        (["--timeout", "inf", "web", "true"], 2, b"--timeout inf: give seconds"),
     ):  # fmt: skip
         done = cli("exec", *words)
         assert done.returncode == status and says in done.stderr and done.stderr.count(b"\n") == 1, done
@@ -269,7 +270,11 @@ def test_sockets_of_the_dead_are_cleared_away(cli: Cli) -> None:
 
 
 def test_requests_that_are_none(cli: Cli) -> None:
-    requests = ('nonsense', '[]', '{"op": 5}', '{"op": "nosuch"}', '{}', '{"op": "stop", "timeout": []}')
+    requests = (
+        *('nonsense', '[]', '{"op": 5}', '{"op": "nosuch"}', '{}', '{"op": "stop", "timeout": []}'),
+        *('{"op": "stop", "timeout": Infinity}', '{"op": "stop", "timeout": NaN}', '{"op": "stop", "timeout": 1e300}'),
+        *('{"op": "wait_ready", "timeout": -Infinity}', '{"op": "agent", "timeout": 1e300}'),
+    )
     for request in requests:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(Path(cli.environment["POLYVISOR_RUN"]) / "web.sock"))

@@ -87,8 +87,7 @@ class ControlServer:
         )  # fmt: skip
 
     def _op_stop(self, connection: socket.socket, request: dict[str, Any]) -> None:
-        given = request.get("timeout")
-        code = self._vm.stop() if given is None else self._vm.stop(float(given))
+        code = self._vm.stop() if request.get("timeout") is None else self._vm.stop(_seconds(request))
         self._answer(connection, ok=True, exit_code=code)
 
     def _op_kill(self, connection: socket.socket, request: dict[str, Any]) -> None:
@@ -96,7 +95,7 @@ class ControlServer:
         self._answer(connection, ok=True, exit_code=self._vm.exit_code)
 
     def _op_wait_ready(self, connection: socket.socket, request: dict[str, Any]) -> None:
-        self._vm.boot(float(request.get("timeout", 60.0)))
+        self._vm.boot(_seconds(request))
         self._answer(connection, ok=True)
 
     def _op_log(self, connection: socket.socket, request: dict[str, Any]) -> None:
@@ -109,7 +108,7 @@ class ControlServer:
         _Watcher(self._vm, connection, float(request.get("since", 0))).run()
 
     def _op_agent(self, connection: socket.socket, request: dict[str, Any]) -> None:
-        stream = self._vm.open_agent(float(request.get("timeout", 60.0)))
+        stream = self._vm.open_agent(_seconds(request))
         self._answer(connection, ok=True)
         relays = [
             threading.Thread(target=relay, args=(stream, connection), name="control relay", daemon=True)
@@ -123,6 +122,14 @@ class ControlServer:
                     stream.send(data)
         for relay in relays:
             relay.join()
+
+
+def _seconds(request: dict[str, Any]) -> float:
+    """The timeout of a request, 60 seconds where it has none. Raises ValueError for what nobody can wait for."""
+    seconds = float(request.get("timeout", 60.0))
+    if not 0 <= seconds <= threading.TIMEOUT_MAX:
+        raise ValueError(f"a timeout of {seconds} seconds")
+    return seconds
 
 
 def _abort_when_left(stream: Stream, connection: socket.socket) -> None:
