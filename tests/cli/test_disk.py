@@ -134,6 +134,8 @@ def test_check_repairs_counts(tmp_path: Path) -> None:
         (["create", "{tmp}/new"], "how large"),
         (["create", "{tmp}/new", "12Q"], "is not a size"),
         (["create", "{tmp}/new", "0"], "above 0"),
+        (["create", "{tmp}/new", "100000P", "--format", "raw"], "too large"),
+        (["resize", "{tmp}/there", "100000P"], "too large"),
         (["create", "{tmp}/new", "1M", "--format", "vdi"], "raw, qcow2"),
         (["create", "{tmp}/new", "1M", "--cluster-size", "3000"], "power of two"),
         (["create", "{tmp}/new", "1M", "--backing", "none"], "none: cannot open"),

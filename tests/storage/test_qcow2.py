@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import shutil
 import struct
@@ -13,7 +15,7 @@ import pytest
 from polyvisor.storage.disk import DiskError
 from polyvisor.storage.open import backing_path, open_disk
 from polyvisor.storage.overlay import Overlay
-from polyvisor.storage.qcow2.create import create_qcow2
+from polyvisor.storage.qcow2.create import create_qcow2, new_file
 from polyvisor.storage.qcow2.image import Qcow2
 from polyvisor.storage.raw import RawFile
 from support.disks import fill, needs_qemu_img, qemu_img, qemu_io, read, write
@@ -587,6 +589,17 @@ def test_locks(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="in use"):
         open_disk(tmp_path / "top", False)
     base.close()
+
+
+def test_an_image_that_cannot_be_made_is_not_left(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    with pytest.raises(DiskError, match="No space left"), new_file(str(path), False):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not path.exists()
+    create_qcow2(path, 65536)
+    with pytest.raises(DiskError, match="File exists"), new_file(str(path), False):
+        pass
+    assert path.exists()
 
 
 def test_nothing_is_left_open(tmp_path: Path) -> None:
