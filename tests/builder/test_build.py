@@ -161,6 +161,14 @@ def test_what_fails_in_the_machine_is_reported_and_leaves_nothing(options: debia
     assert list((cache_root() / "images" / "tiny:test").iterdir()) == []
 
 
+def test_a_machine_that_ends_while_it_builds_is_reported_as_such(options: debian.Sources) -> None:
+    # Out of the chroot: the power goes while the script runs.
+    command = "/run/build/busybox devmem 0x100000 32 0x5555; while :; do :; done"
+    with pytest.raises(ImageError, match=r"building tiny:test: .* ended.*the log is") as caught:
+        build(small(run=(command,)), options=options, progress=Silent())
+    assert caught.value.kind == "build" and "POLYVISOR_CACHE" not in str(caught.value)
+
+
 def test_a_lock_file_holds_all_that_a_build_needs(
     options: debian.Sources, tmp_path: Path, busybox_suite: tuple[Server, bytes]
 ) -> None:
