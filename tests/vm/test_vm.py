@@ -13,6 +13,9 @@ import pytest
 import polyvisor
 from polyvisor.boards.loader import LoadError
 from polyvisor.storage.open import open_disk
+from polyvisor.vm.control import ControlServer
+from polyvisor.vm.machine import Machine
+from polyvisor.vm.remote import RemoteVM
 from polyvisor.vm.virtual_machine import VM
 from support.guests import guest_image
 
@@ -636,6 +639,40 @@ def test_machines_without_an_agent() -> None:
 def test_mistakes_are_told_at_once(options: dict[str, str], says: str) -> None:
     with pytest.raises(Exception, match=says):
         VM(**options)  # type: ignore[arg-type]
+
+
+def test_a_machine_is_started_once_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    vm = VM(program=__file__, tier="reference")
+    begun: list[int] = []
+
+    def begin() -> None:
+        begun.append(1)
+        time.sleep(0.2)
+        vm._machine = Machine(vm.config, vm.console.feed)
+
+    monkeypatch.setattr(vm, "_begin", begin)
+    threads = [threading.Thread(target=vm.boot) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert begun == [1] and vm.running
+    with pytest.raises(polyvisor.VMError, match="started already"):
+        vm.start()
+    vm.kill()
+
+
+def test_who_waits_for_a_machine_does_not_start_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It has its name before it starts, and whoever has started it in the background waits for it at once."""
+    monkeypatch.setenv("POLYVISOR_RUN", str(tmp_path))
+    vm = VM(kernel=__file__, agent=True, name="early")
+    server = ControlServer(vm)
+    machine = RemoteVM("early")
+    for operation in ("wait_ready", "agent"):
+        with pytest.raises(polyvisor.VMError, match=r"no agent answered within 0\.1 seconds"):
+            machine.ask(operation, timeout=0.1)
+    assert not vm.running and "new" in repr(vm)
+    server.close()
 
 
 def test_a_machine_that_cannot_start_leaves_its_disks(tmp_path: Path) -> None:

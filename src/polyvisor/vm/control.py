@@ -95,7 +95,7 @@ class ControlServer:
         self._answer(connection, ok=True, exit_code=self._vm.exit_code)
 
     def _op_wait_ready(self, connection: socket.socket, request: dict[str, Any]) -> None:
-        self._vm.boot(_seconds(request))
+        self._vm.wait_ready(_seconds(request))
         self._answer(connection, ok=True)
 
     def _op_log(self, connection: socket.socket, request: dict[str, Any]) -> None:
@@ -108,6 +108,9 @@ class ControlServer:
         _Watcher(self._vm, connection, float(request.get("since", 0))).run()
 
     def _op_agent(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        # The machine has its name before it starts.
+        if self._vm.software.agent:
+            self._vm.wait_ready(_seconds(request))
         stream = self._vm.open_agent(_seconds(request))
         self._answer(connection, ok=True)
         relays = [

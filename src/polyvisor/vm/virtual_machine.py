@@ -151,6 +151,7 @@ class VM:
         self._stopping = False
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
         self._still = threading.RLock()
         self._still_for = 0  # how many have asked it to stand still
         self._symbols: Symbols | None = None
@@ -159,16 +160,23 @@ class VM:
 
     def start(self) -> VM:
         """Let it run; does not wait for the guest. Raises OSError and ValueError for what the host cannot give."""
-        if self._thread is not None:
+        if not self._start():
             raise VMError(f"{self.name} has been started already; make a new VM to start again")
-        try:
-            self._begin()
-        except BaseException:
-            self._close_disks()
-            raise
-        self._thread = threading.Thread(target=self._live, name=f"life of {self.name}", daemon=True)
-        self._thread.start()
         return self
+
+    def _start(self) -> bool:
+        """Start it, unless it has been; gives whether it was now."""
+        with self._starting:
+            if self._thread is not None:
+                return False
+            try:
+                self._begin()
+            except BaseException:
+                self._close_disks()
+                raise
+            self._thread = threading.Thread(target=self._live, name=f"life of {self.name}", daemon=True)
+            self._thread.start()
+            return True
 
     def boot(self, timeout: float | object | None = _DEFAULT) -> VM:
         """Start it, if need be, and wait until its agent answers.
@@ -176,8 +184,11 @@ class VM:
         Without an agent this is :meth:`start`: what shows that such a guest is ready is for ``console.expect``. Raises
         BootError when it ends before, with the console's last lines, and VMTimeoutError.
         """
-        if self._thread is None:
-            self.start()
+        self._start()
+        return self.wait_ready(timeout)
+
+    def wait_ready(self, timeout: float | object | None = _DEFAULT) -> VM:
+        """As :meth:`boot`, for who waits until somebody else has started it."""
         if self.software.agent:
             limit = self._limit(timeout)
             deadline = None if limit is None else time.monotonic() + limit
@@ -471,7 +482,7 @@ class VM:
         if not self.running or self._sockets is None:
             raise StoppedError(f"{self.name} is not running")
         if not self._greeted:
-            self.boot(timeout)
+            self.wait_ready(timeout)
         return self._sockets.open(protocol.PORT)
 
     @contextlib.contextmanager
