@@ -104,6 +104,23 @@ def test_the_example_runs() -> None:
     assert "20 packets transmitted" in done.stdout
 
 
+def test_what_goes_wrong_before_the_commands_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "lab.toml"
+    for text, status, says in (
+        ("image = 'debian'\nmemory = '256M'\nsetup = ['echo no >&2; exit 7']", 7, "a: command 'echo no >&2"),
+        ("image = 'nosuch'", 1, "there is no image 'nosuch'"),
+        ("image = 'debian'\ndisks = '/nonexistent'", 2, "/nonexistent: cannot open"),
+    ):
+        path.write_text(f"[machine.a]\n{text}\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "polyvisor", "run", str(path)], env=environment(), capture_output=True, text=True,
+            stdin=subprocess.DEVNULL, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == status, done
+        (line,) = done.stderr.strip().splitlines()
+        assert line.startswith("polyvisor: ") and says in line
+
+
 def test_the_status_is_that_of_the_command_that_failed(tmp_path: Path) -> None:
     (tmp_path / "lab.toml").write_text(
         "[machine.one]\nimage = 'debian'\nmemory = '128M'\nrun = 'echo to stderr >&2; exit 7'\n"

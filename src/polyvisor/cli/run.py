@@ -16,11 +16,12 @@ import typer
 from polyvisor import images
 from polyvisor.boards.loader import LoadError
 from polyvisor.boards.virt import TIERS
+from polyvisor.guest.process import shell_status
 from polyvisor.network.capture import Capture
 from polyvisor.vm import running
 from polyvisor.vm.equipment import Nic
 from polyvisor.vm.equipment.nic import HELP as NET_HELP
-from polyvisor.vm.errors import VMError
+from polyvisor.vm.errors import CommandError, VMError
 from polyvisor.vm.sizes import parse_memory
 from polyvisor.vm.software import Software, check_file
 from polyvisor.vm.virtual_machine import VM
@@ -200,7 +201,8 @@ def run(
     software = None
     try:
         if target is not None and target.endswith(".toml"):
-            raise typer.Exit(run_lab(Path(target)))
+            with image_errors():
+                raise typer.Exit(run_lab(Path(target)))
         nic, desk = Nic.parse(net), choose_desk(display, screenshot)
         software = choose_software(target, kernel, initrd, append, firmware, command)
         if nic and command is not None:
@@ -225,6 +227,8 @@ def run(
             status = Session(make, Watched(file, gdb, stats, stats_json), background, named, desk).run()
     except LoadError as error:
         fail(f"{software.name}: {error}" if software else str(error))
+    except CommandError as error:
+        fail(str(error), shell_status(error.result.exit_code))
     except (OSError, ValueError, VMError, WindowError) as error:
         fail(str(error))
     if threading.active_count() > 1:

@@ -38,7 +38,7 @@ from polyvisor.network.switch import Switch
 from polyvisor.network.user import UserNetwork
 
 from .equipment import Nic
-from .errors import VMError, VMTimeoutError
+from .errors import CommandError, VMError, VMTimeoutError
 from .virtual_machine import VM
 
 # The keys of each table, and of what types their values are.
@@ -80,6 +80,17 @@ class MachinePlan:
     timeout: float | None = None
 
 
+class SetupError(CommandError):
+    """A command of a machine's ``setup`` failed; ``machine`` is the machine's name."""
+
+    def __init__(self, machine: str, result: Result) -> None:
+        super().__init__(result)
+        self.machine = machine
+
+    def __str__(self) -> str:
+        return f"{self.machine}: {super().__str__()}"
+
+
 class Lab:
     """The machines of a file. As a context manager it boots them all; leaving stops them."""
 
@@ -106,7 +117,7 @@ class Lab:
             raise ValueError(f"{path}: {error}") from error
 
     def start(self) -> None:
-        """Make the networks and let all machines run. Raises what VMs raise."""
+        """Make the networks and let all machines run. Raises what VMs raise, ImageError too."""
         for name, plan in self.network_plans.items():
             switch = self.networks[name] = Switch(seed=plan.seed, hub=plan.hub)
             if plan.capture is not None:
@@ -136,12 +147,14 @@ class Lab:
         return nic
 
     def boot(self, timeout: float | None = 120.0) -> None:
-        """Wait until all agents answer, and do each machine's setup. Raises VMError, CommandError."""
+        """Wait until all agents answer, and do each machine's setup. Raises VMError, SetupError."""
         for vm in self.machines.values():
             vm.boot(timeout)
         for name, plan in self.plans.items():
             for command in plan.setup:
-                self.machines[name].run(command, check=True)
+                result = self.machines[name].run(command)
+                if not result.ok:
+                    raise SetupError(name, result)
 
     def run(self, on_line: Callable[[str, str], object] = lambda name, line: None) -> dict[str, Result | Exception]:
         """Run all ``run`` commands at once, to their ends: what came of each, by the machine's name.
