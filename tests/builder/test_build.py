@@ -217,6 +217,16 @@ def test_lock_files_that_do_not_fit_are_refused(options: debian.Sources, tmp_pat
         read_plan(tmp_path / "nothing", recipe)
 
 
+def test_a_file_that_is_not_there_is_reported_before_anything_is_fetched(
+    options: debian.Sources, busybox_suite: tuple[Server, bytes]
+) -> None:
+    server, _ = busybox_suite
+    requests = len(server.log)
+    with pytest.raises(ImageError, match="file /nosuch of the recipe: No such file"):
+        build(small(files=(File("/x", source=Path("/nosuch")),)), options=options)
+    assert len(server.log) == requests
+
+
 def test_packages_that_are_not_there_are_reported_before_anything_is_fetched(
     options: debian.Sources, busybox_suite: tuple[Server, bytes]
 ) -> None:
