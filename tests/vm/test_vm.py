@@ -18,6 +18,7 @@ from polyvisor.vm.machine import Machine
 from polyvisor.vm.remote import RemoteVM
 from polyvisor.vm.virtual_machine import VM
 from support.guests import guest_image
+from support.programs import elf
 
 
 @pytest.fixture(scope="module")
@@ -659,6 +660,22 @@ def test_a_machine_is_started_once_whoever_asks(monkeypatch: pytest.MonkeyPatch)
     assert begun == [1] and vm.running
     with pytest.raises(polyvisor.VMError, match="started already"):
         vm.start()
+    vm.kill()
+
+
+def test_who_hears_the_console_can_cut_the_power(tmp_path: Path) -> None:
+    """That is a thread of the machine's own, which must not wait for its own end."""
+    path = tmp_path / "program"
+    path.write_bytes(elf("li t0, 0x10000000\nli t1, 0x78\nagain: sb t1, 0(t0)\nj again\n"))
+    heard: list[bytes] = []
+
+    def listen(data: bytes) -> None:
+        heard.append(data)
+        vm.kill()
+
+    vm = VM(program=path, tier="reference", on_output=listen)
+    vm.start()
+    assert vm.has_ended(20) and b"".join(heard) == b"x"
     vm.kill()
 
 

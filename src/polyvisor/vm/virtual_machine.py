@@ -279,11 +279,15 @@ class VM:
         return self.exit_code
 
     def kill(self) -> None:
-        """Cut the power; returns when the machine has ended. May be repeated."""
+        """Cut the power; returns when the machine has ended, at once in a function that gets the console's output.
+
+        May be repeated.
+        """
         self._stopping = True
         if self._machine is not None:
             self._machine.stop()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        ours = self._thread is threading.current_thread() or self.console.telling
+        if self._thread is not None and not ours:
             self._thread.join()
 
     def restart(self) -> None:
