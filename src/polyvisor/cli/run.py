@@ -201,8 +201,7 @@ def run(
     software = None
     try:
         if target is not None and target.endswith(".toml"):
-            with image_errors():
-                raise typer.Exit(run_lab(Path(target)))
+            raise typer.Exit(run_lab(Path(target)))
         nic, desk = Nic.parse(net), choose_desk(display, screenshot)
         software = choose_software(target, kernel, initrd, append, firmware, command)
         if nic and command is not None:
@@ -227,6 +226,8 @@ def run(
             status = Session(make, Watched(file, gdb, stats, stats_json), background, named, desk).run()
     except LoadError as error:
         fail(f"{software.name}: {error}" if software else str(error))
+    except images.ImageError as error:
+        fail(str(error), 1)
     except CommandError as error:
         fail(str(error), shell_status(error.result.exit_code))
     except (OSError, ValueError, VMError, WindowError) as error:
