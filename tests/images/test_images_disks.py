@@ -64,6 +64,22 @@ def test_an_image_with_a_disk_is_found_whole() -> None:
         store.get(NAME)
 
 
+def test_an_image_that_is_made_again_is_there_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = publish()
+    remove = store.shutil.rmtree
+    looks: list[bool] = []
+
+    def remove_and_look(path: Path, ignore_errors: bool = False) -> None:
+        remove(path, ignore_errors)
+        looks.append(store.find(NAME) == image)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.shutil, "rmtree", remove_and_look)
+        assert publish() == image and looks and all(looks)
+    assert store.verify(NAME) == image
+    assert {path.name for path in image.directory.parent.iterdir()} == {"current", image.directory.name}
+
+
 def test_images_without_a_disk_stay_readable() -> None:
     image = publish("debian", None)
     assert image.disk is None and store.verify("debian").disk is None
