@@ -591,6 +591,24 @@ def test_locks(tmp_path: Path) -> None:
     base.close()
 
 
+def test_what_cannot_be_written_at_the_end_is_told_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "disk"
+    create_qcow2(path, 1 << 20)
+    disk = opened(path, False)
+    write(disk, 0, b"x" * 512)
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(disk.file, "write", full)
+    with pytest.raises(DiskError, match="disk: what was written last is lost: No space left"):
+        disk.close()
+    disk.close()
+    open_disk(path, False).close()
+
+
 def test_an_image_that_cannot_be_made_is_not_left(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     with pytest.raises(DiskError, match="No space left"), new_file(str(path), False):

@@ -485,11 +485,13 @@ class Qcow2:
                 self._commit()
 
     def close(self) -> None:
-        """Write what is not written yet and release the files; may be repeated. Raises OSError, then closed as well."""
+        """Write what is not written yet and release the files; may be repeated. DiskError: closed all the same."""
         try:
             if self.file.fd >= 0 and not self.read_only and self._broken is None:
                 with self._changing():
                     self._commit_all()
+        except OSError as error:
+            raise DiskError(f"{self.name}: what was written last is lost: {reason(error)}") from error
         finally:
             self._close()
 
