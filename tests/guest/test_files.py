@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,3 +79,12 @@ def test_archives_that_cannot_be_unpacked(data: bytes, tmp_path: Path) -> None:
     except OSError as error:
         assert "\n" not in str(error)
     assert [path.name for path in tmp_path.iterdir()] in ([], ["c"])
+
+
+def test_a_copy_is_not_writable_by_others(tmp_path: Path) -> None:
+    status = SimpleNamespace(mode=0o100767)
+    client: Any = SimpleNamespace(
+        stat=lambda path, timeout: status, open_file=lambda path, timeout: nullcontext((status, iter([b"data"])))
+    )
+    copy = get_path(client, "/tmp/file", tmp_path / "copy", 1)
+    assert copy.read_bytes() == b"data" and copy.stat().st_mode & 0o777 == 0o745

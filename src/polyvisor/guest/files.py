@@ -60,7 +60,7 @@ def get_path(client: GuestClient, source: str, target: Path, timeout: float | No
         with os.fdopen(descriptor, "wb") as file, client.open_file(source, deadline.left()) as (status, pieces):
             for piece in pieces:
                 file.write(piece)
-            os.fchmod(file.fileno(), status.mode & 0o777)
+            os.fchmod(file.fileno(), status.mode & 0o755)  # as of what tar brings: not writable by others
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
