@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
+import socket
 import struct
 import threading
 import time
@@ -18,6 +20,7 @@ from polyvisor.guest.connection import Connection
 from polyvisor.guest.deadline import Deadline
 from polyvisor.guest.process import Process
 from polyvisor.guest.requests import frame
+from polyvisor.vm.remote import SocketConnection
 
 
 class Line:
@@ -174,6 +177,22 @@ def test_a_user_whose_numbers_are_none() -> None:
     )
     with pytest.raises(KeyError, match="no user 'odd'"):
         GuestClient(lambda timeout: line).user("odd", 1)
+
+
+def test_a_connection_that_is_closed_while_nobody_takes_what_comes() -> None:
+    """Its thread ends, and the end is told."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        connection = SocketConnection(ours)
+        ended = threading.Event()
+        connection.on_change = lambda: ended.set() if connection._ended else None
+        theirs.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                theirs.send(bytes(1 << 16))
+                time.sleep(0.001)
+        connection.abort()
+        assert ended.wait(20)
 
 
 def test_input_that_is_not_taken_ends_in_time_and_nothing_follows_it() -> None:
