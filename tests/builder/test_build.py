@@ -161,6 +161,14 @@ def test_what_fails_in_the_machine_is_reported_and_leaves_nothing(options: debia
     assert list((cache_root() / "images" / "tiny:test").iterdir()) == []
 
 
+def test_a_machine_that_ends_while_it_builds_is_reported_as_such(options: debian.Sources) -> None:
+    # Out of the chroot: the power goes while the script runs.
+    command = "/run/build/busybox devmem 0x100000 32 0x5555; while :; do :; done"
+    with pytest.raises(ImageError, match=r"building tiny:test: .* ended.*the log is") as caught:
+        build(small(run=(command,)), options=options, progress=Silent())
+    assert caught.value.kind == "build" and "POLYVISOR_CACHE" not in str(caught.value)
+
+
 def test_a_lock_file_holds_all_that_a_build_needs(
     options: debian.Sources, tmp_path: Path, busybox_suite: tuple[Server, bytes]
 ) -> None:
@@ -207,6 +215,16 @@ def test_lock_files_that_do_not_fit_are_refused(options: debian.Sources, tmp_pat
     check({**good, "tools": [{**good["tools"][0], "name": "../x"}]}, "'../x' is not the name of a package")
     with pytest.raises(ImageError, match="No such file"):
         read_plan(tmp_path / "nothing", recipe)
+
+
+def test_a_file_that_is_not_there_is_reported_before_anything_is_fetched(
+    options: debian.Sources, busybox_suite: tuple[Server, bytes]
+) -> None:
+    server, _ = busybox_suite
+    requests = len(server.log)
+    with pytest.raises(ImageError, match="file /nosuch of the recipe: No such file"):
+        build(small(files=(File("/x", source=Path("/nosuch")),)), options=options)
+    assert len(server.log) == requests
 
 
 def test_packages_that_are_not_there_are_reported_before_anything_is_fetched(

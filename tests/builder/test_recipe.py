@@ -173,6 +173,7 @@ def test_options_make_a_recipe_or_add_to_one(tmp_path: Path) -> None:
     [
         (["nothing.toml"], "nothing.toml: No such file"),
         (["Bad"], "'Bad' is not a name for an image"),
+        (["x" * 300], "File name too long"),
         (["debian"], "polyvisor image pull debian"),
         (["x", "--size", "much"], "'much' is not a size"),
         (["x", "--file", "a"], "give HOSTFILE:/PATH/IN/GUEST"),

@@ -14,6 +14,7 @@ from polyvisor.cli.disk import parse_size
 from polyvisor.cli.main import app
 from polyvisor.devices.virtio.block import BlockDevice
 from polyvisor.storage.open import open_disk
+from polyvisor.storage.qcow2.create import create_qcow2
 from polyvisor.vm.equipment import Disk
 from support.disks import fill, needs_qemu_img, qemu_img, read, write
 
@@ -54,6 +55,25 @@ def test_create_over_a_backing_file(tmp_path: Path) -> None:
     found = json.loads(call("info", tmp_path / "top", "--json"))
     assert (found["backing_file"], found["backing_format"]) == ("base", "raw")
     assert found["backing_path"] == str(tmp_path / "base")
+
+
+def test_an_image_is_not_made_over_what_it_is_to_start_with(tmp_path: Path) -> None:
+    base, middle = tmp_path / "base", tmp_path / "middle"
+    data = fill(base, 1 << 20, 1)
+    call("create", middle, "--backing", "base")
+    for backing in ("base", "middle"):
+        assert "in use" in call("create", base, "--backing", backing, "--force", status=1)
+    assert base.read_bytes() == data
+
+
+def test_names_inside_an_image_do_not_reach_the_terminal_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    create_qcow2(path, 1 << 20)
+    call("snapshot", "create", path, "x\x1b[2J")
+    path.write_bytes(path.read_bytes().replace(b"x\x1b[2J", b"\xff\x1b[2J"))
+    for shown in (call("info", path), call("snapshot", "list", path)):
+        assert "\N{REPLACEMENT CHARACTER}[2J" in shown and "\x1b" not in shown
+    assert json.loads(call("snapshot", "list", path, "--json"))[0]["name"] == "\udcff\x1b[2J"
 
 
 @needs_qemu_img
@@ -114,6 +134,8 @@ def test_check_repairs_counts(tmp_path: Path) -> None:
         (["create", "{tmp}/new"], "how large"),
         (["create", "{tmp}/new", "12Q"], "is not a size"),
         (["create", "{tmp}/new", "0"], "above 0"),
+        (["create", "{tmp}/new", "100000P", "--format", "raw"], "too large"),
+        (["resize", "{tmp}/there", "100000P"], "too large"),
         (["create", "{tmp}/new", "1M", "--format", "vdi"], "raw, qcow2"),
         (["create", "{tmp}/new", "1M", "--cluster-size", "3000"], "power of two"),
         (["create", "{tmp}/new", "1M", "--backing", "none"], "none: cannot open"),

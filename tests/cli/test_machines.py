@@ -111,9 +111,14 @@ def test_how_commands_end(cli: Cli) -> None:
         (["--timeout", "0.2", "web", "sleep", "99"], 124, b"did not end within 0.2 seconds"),
         (["-u", "nosuch", "web", "true"], 1, b"no user 'nosuch'"), (["-u", "9" * 20, "web", "true"], 1, b"a number"),
         (["nosuch", "true"], 1, b"no machine 'nosuch' is running; there are: web"),
+        (["--timeout", "inf", "web", "true"], 2, b"--timeout inf: give seconds"),
     ):  # fmt: skip
         done = cli("exec", *words)
         assert done.returncode == status and says in done.stderr and done.stderr.count(b"\n") == 1, done
+    cli("exec", "web", "mv", "/dev/ptmx", "/dev/ptmx.not")
+    done = cli("exec", "-t", "web", "true")
+    cli("exec", "web", "mv", "/dev/ptmx.not", "/dev/ptmx")
+    assert done.returncode == 1 and b"polyvisor: cannot open a terminal in the guest: No such file" in done.stderr
     done = cli("exec", "--json", "web", "sh", "-c", "echo out; echo err >&2; exit 3")
     assert json.loads(done.stdout) == {"exit_code": 3, "stdout": "out\n", "stderr": "err\n"} and done.returncode == 3
 
@@ -265,7 +270,11 @@ def test_sockets_of_the_dead_are_cleared_away(cli: Cli) -> None:
 
 
 def test_requests_that_are_none(cli: Cli) -> None:
-    requests = ('nonsense', '[]', '{"op": 5}', '{"op": "nosuch"}', '{}', '{"op": "stop", "timeout": []}')
+    requests = (
+        *('nonsense', '[]', '{"op": 5}', '{"op": "nosuch"}', '{}', '{"op": "stop", "timeout": []}'),
+        *('{"op": "stop", "timeout": Infinity}', '{"op": "stop", "timeout": NaN}', '{"op": "stop", "timeout": 1e300}'),
+        *('{"op": "wait_ready", "timeout": -Infinity}', '{"op": "agent", "timeout": 1e300}'),
+    )
     for request in requests:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(Path(cli.environment["POLYVISOR_RUN"]) / "web.sock"))

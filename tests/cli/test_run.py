@@ -245,6 +245,7 @@ def test_a_signal_restores_the_terminal() -> None:
         (["--kernel", "{linux}", "--share", "/nonexistent,via=virtiofs"], "'/nonexistent' is not a directory"),
         (["--kernel", "{linux}", "--share", ".:/" + "x" * 60, "--append", "y" * 1000], "do not fit"),
         (["{x86elf}", "--share", ".:/src"], "goes with an image"),
+        (["--kernel", "{linux}", "--stats-json", "/nonexistent/x"], "--stats-json '/nonexistent/x': No such file"),
         (["--kernel", "{linux}", "--net", "tap"], "none, user, passt"),
         (["--kernel", "{linux}", "--net", "user,speed=9"], "'user' has no option 'speed=9'"),
         (["--kernel", "{linux}", "--net", "user,forward=80"], "forward=tcp:8080:80"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
+import socket
 import struct
 import threading
 import time
@@ -18,6 +20,7 @@ from polyvisor.guest.connection import Connection
 from polyvisor.guest.deadline import Deadline
 from polyvisor.guest.process import Process
 from polyvisor.guest.requests import frame
+from polyvisor.vm.remote import SocketConnection
 
 
 class Line:
@@ -126,6 +129,70 @@ def test_an_end_before_the_end() -> None:
     killed = process(Line())
     killed.kill()
     assert killed.wait(0) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        struct.pack("<II", p.STDOUT, p.MAX_FRAME + 1),
+        struct.pack("<II", p.STDOUT, 2**32 - 1) + bytes(100),
+        frame(p.STARTED, b"abc"),
+        frame(p.EXIT, bytes(5)),
+        frame(p.FAILED, number(p.AT_PROGRAM)),
+    ],
+)
+def test_an_agent_that_talks_nonsense(nonsense: bytes) -> None:
+    """It is told on a thread of the machine, which must not end of it; nor is all of a huge frame waited for."""
+    line = Line()
+    command = process(line)
+    line.come(nonsense)
+    with pytest.raises(ConnectionError, match="the guest sent"):
+        command.wait(1)
+    line.come(bytes(1000))
+    assert not command.running
+
+
+def test_strange_errors_of_an_agent() -> None:
+    line = Line()
+    command = process(line)
+    line.come(frame(p.FAILED, number(p.AT_PROGRAM) + number(2**32 - 1) + number(0)), end=True)
+    with pytest.raises(OSError, match="4294967295"):
+        command.wait_started(1)
+    for said in (frame(p.DONE, b"abc"), frame(p.STAT, b"short"), struct.pack("<II", p.STAT, 2**31)):
+        line = Line()
+        client = GuestClient(lambda timeout, line=line: line)  # type: ignore[misc]
+        line.come(said)
+        with pytest.raises(ConnectionError, match="the guest sent"):
+            client.stat("/", 1)
+    line = Line()
+    line.come(frame(p.DONE, number(2**32 - 1) + number(0)))
+    with pytest.raises(OSError, match="4294967295"):
+        GuestClient(lambda timeout: line).stat("/", 1)
+
+
+def test_a_user_whose_numbers_are_none() -> None:
+    line = Line()
+    line.come(
+        frame(p.STAT, bytes(256)) + frame(p.STDOUT, b"odd:x:one:2::/:/bin/sh\n") + frame(p.DONE, number(0) + number(0))
+    )
+    with pytest.raises(KeyError, match="no user 'odd'"):
+        GuestClient(lambda timeout: line).user("odd", 1)
+
+
+def test_a_connection_that_is_closed_while_nobody_takes_what_comes() -> None:
+    """Its thread ends, and the end is told."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        connection = SocketConnection(ours)
+        ended = threading.Event()
+        connection.on_change = lambda: ended.set() if connection._ended else None
+        theirs.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                theirs.send(bytes(1 << 16))
+                time.sleep(0.001)
+        connection.abort()
+        assert ended.wait(20)
 
 
 def test_input_that_is_not_taken_ends_in_time_and_nothing_follows_it() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import lzma
 import os
 import tarfile
 from pathlib import Path
@@ -60,6 +62,22 @@ def test_an_image_with_a_disk_is_found_whole() -> None:
     (image.directory / "disk").unlink()
     with pytest.raises(ImageError, match=r"disk is missing\): run `polyvisor image build debian:web`"):
         store.get(NAME)
+
+
+def test_an_image_that_is_made_again_is_there_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = publish()
+    remove = store.shutil.rmtree
+    looks: list[bool] = []
+
+    def remove_and_look(path: Path, ignore_errors: bool = False) -> None:
+        remove(path, ignore_errors)
+        looks.append(store.find(NAME) == image)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.shutil, "rmtree", remove_and_look)
+        assert publish() == image and looks and all(looks)
+    assert store.verify(NAME) == image
+    assert {path.name for path in image.directory.parent.iterdir()} == {"current", image.directory.name}
 
 
 def test_images_without_a_disk_stay_readable() -> None:
@@ -167,6 +185,26 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     transfer.export(NAME, path)
     path.write_bytes(path.read_bytes()[:-20_000])
     with pytest.raises(ImageError, match=r"not a whole tar archive|is not what its lock file says|not an image"):
+        transfer.import_image(path)
+
+
+@pytest.mark.parametrize("damage", ["sparse", "gzip", "xz"])
+def test_archives_that_pythons_modules_fail_on_are_refused(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "x.tar"
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("kernel")
+        if damage == "sparse":
+            member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "x"}
+        member.size = 20_000
+        archive.addfile(member, io.BytesIO(bytes(range(250)) * 80))
+    data = {"sparse": bytes, "gzip": gzip.compress, "xz": lzma.compress}[damage](stream.getvalue())
+    if damage != "sparse":
+        # Behind the start, by which the kind of the file is found.
+        middle = len(data) * 3 // 4
+        data = data[:middle] + b"\xff" * 8 + data[middle + 8 :]
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=r"not a whole tar archive|cannot read .*x.tar"):
         transfer.import_image(path)
 
 

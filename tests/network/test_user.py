@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from packets import A, words
+from packets import A, packet, words
 
 from polyvisor.network import slirp
 from polyvisor.network.frame import CSUM, GSO_TCP4, Frame
@@ -355,6 +355,28 @@ def test_passt(listener: socket.socket) -> None:
     machine.expect("SYN", lambda d: d[12:14] == b"\x08\0" and d[23] == 6 and d[47] == 2)
     client.close()
     network.close()
+    network.close()
+    assert network.failure is None
+
+
+@needs_passt
+def test_long_frames_that_make_no_sense_do_passt_no_harm() -> None:
+    try:
+        network = PasstNetwork()
+    except NetworkError as error:
+        pytest.skip(str(error))
+    machine = Station(network)
+    found = machine.dhcp()
+    machine.ip, gateway = found[0], found[3]
+    machine.resolve(gateway)
+    # More than passt takes: to be cut, which is not possible, and not to be cut.
+    data, start = packet(6, 6, bytes(65500))
+    frame = Frame(data)
+    frame.offload(start, 16, GSO_TCP4, 1448)
+    network.send(frame)
+    network.send(Frame(data))
+    assert network.dropped == 2
+    machine.resolve(gateway)
     network.close()
     assert network.failure is None
 

@@ -15,6 +15,21 @@ from polyvisor.storage.raw import RawFile
 from support.disks import fill, read, write
 
 
+def test_whole_blocks_are_written_without_a_look_at_the_base(tmp_path: Path) -> None:
+    fill(tmp_path / "raw", 64 << 10, 1)
+    base = open_disk(tmp_path / "raw", True)
+    reads: list[int] = []
+    base.read = lambda views, offset: reads.append(offset)  # type: ignore[method-assign]
+    disk = Overlay(base, tmp_path)
+    for offset in range(0, 32 << 10, 8192):
+        write(disk, offset, b"x" * 8192)
+    disk.zero(32 << 10, 4096, True)
+    assert reads == []
+    write(disk, 40 << 10, b"x" * 4608)
+    assert reads == [44 << 10]
+    disk.close()
+
+
 @pytest.mark.parametrize("form", ["raw", "qcow2"])
 def test_random_operations_leave_the_base_alone(tmp_path: Path, form: str) -> None:
     model = bytearray(fill(tmp_path / "raw", 1_234_432, 4))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import shutil
 import struct
@@ -13,8 +15,9 @@ import pytest
 from polyvisor.storage.disk import DiskError
 from polyvisor.storage.open import backing_path, open_disk
 from polyvisor.storage.overlay import Overlay
-from polyvisor.storage.qcow2.create import create_qcow2
+from polyvisor.storage.qcow2.create import create_qcow2, new_file
 from polyvisor.storage.qcow2.image import Qcow2
+from polyvisor.storage.raw import RawFile
 from support.disks import fill, needs_qemu_img, qemu_img, qemu_io, read, write
 
 pytestmark = needs_qemu_img
@@ -267,6 +270,46 @@ def test_a_disk_of_many_tables(tmp_path: Path) -> None:
         create_qcow2(tmp_path / "no", 1 << 40, cluster_size=512)
 
 
+@pytest.mark.parametrize("length", [255, 40000])
+def test_names_of_snapshots_that_are_not_utf8_stay_as_they_are(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "disk"
+    create_qcow2(path, 1 << 20)
+    disk = opened(path, False)
+    disk.snapshot("n")
+    # What other tools let be; and an ID that Python takes for no number.
+    disk.snapshots[0].name, disk.snapshots[0].identity = "n" * length, "7" * 5000
+    disk.snapshot("other")
+    disk.delete_snapshot("other")
+    disk.close()
+    name = b"\xffn" * (length // 2)
+    path.write_bytes(path.read_bytes().replace(b"n" * (length - length % 2), name))
+    disk = opened(path, False)
+    disk.snapshot("one more")
+    disk.close()
+    disk = opened(path)
+    assert disk.snapshots[0].name.encode(errors="surrogateescape")[: len(name)] == name
+    assert disk.snapshots[1].name == "one more"
+    disk.close()
+
+
+def test_a_snapshot_of_an_image_with_much_behind_its_end(tmp_path: Path) -> None:
+    """Clusters that no refcount block, nor the refcount table as it is, has a count for."""
+    path = tmp_path / "disk"
+    create_qcow2(path, 1 << 20, cluster_size=512)
+    with path.open("r+b") as file:
+        file.truncate(60 << 20)
+    disk = opened(path, False)
+    write(disk, 0, b"x" * 512)
+    disk.snapshot("kept")
+    write(disk, 0, b"y" * 512)
+    disk.close()
+    qemu_img("check", path)
+    disk = opened(path)
+    disk.look_at_snapshot("kept")
+    assert read(disk, 0, 512) == b"x" * 512
+    disk.close()
+
+
 def test_nothing_can_be_read_and_written_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     create_qcow2(path, 64 * 512, cluster_size=512)
@@ -511,6 +554,25 @@ def test_what_a_guest_wrote_to_a_raw_disk_does_not_become_an_image(tmp_path: Pat
     disk.close()
 
 
+def test_a_guest_cannot_slip_in_a_header_while_it_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "raw"
+    path.write_bytes(bytes(65536))
+    disk = open_disk(path, False)
+    memory = bytearray(4096)
+    write_raw = RawFile.write
+
+    def change_and_write(self: RawFile, views: list[memoryview], offset: int) -> None:
+        memory[:8] = b"QFI\xfblate"  # another hart of the guest
+        write_raw(self, views, offset)
+
+    monkeypatch.setattr(RawFile, "write", change_and_write)
+    disk.write([memoryview(memory)], 0)
+    disk.close()
+    assert path.read_bytes()[:8] == b"\0\0\0\0late"
+
+
 def test_locks(tmp_path: Path) -> None:
     create_qcow2(tmp_path / "base", 65536)
     create_qcow2(tmp_path / "top", 65536, backing="base", backing_format="qcow2")
@@ -527,6 +589,35 @@ def test_locks(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="in use"):
         open_disk(tmp_path / "top", False)
     base.close()
+
+
+def test_what_cannot_be_written_at_the_end_is_told_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "disk"
+    create_qcow2(path, 1 << 20)
+    disk = opened(path, False)
+    write(disk, 0, b"x" * 512)
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(disk.file, "write", full)
+    with pytest.raises(DiskError, match="disk: what was written last is lost: No space left"):
+        disk.close()
+    disk.close()
+    open_disk(path, False).close()
+
+
+def test_an_image_that_cannot_be_made_is_not_left(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    with pytest.raises(DiskError, match="No space left"), new_file(str(path), False):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not path.exists()
+    create_qcow2(path, 65536)
+    with pytest.raises(DiskError, match="File exists"), new_file(str(path), False):
+        pass
+    assert path.exists()
 
 
 def test_nothing_is_left_open(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 import polyvisor
 from polyvisor.vm.asynchronous import AsyncVM
+from polyvisor.vm.virtual_machine import _DEFAULT
 from support.guests import guest_image
 
 
@@ -80,6 +81,22 @@ def test_a_machine_for_asyncio() -> None:
         assert not vm.vm.running and vm.vm.exit_code == 0
 
     asyncio.run(main())
+
+
+def test_stopping_gives_the_guest_as_long_as_for_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default that depends on the machine: services of a root disk's system need more than ten seconds."""
+    asked: list[object] = []
+    monkeypatch.setattr(polyvisor.VM, "stop", lambda self, timeout=None: asked.append(timeout))
+
+    async def main() -> None:
+        vm = AsyncVM(program=__file__)
+        vm._vm = vm._make()
+        await vm.stop()
+        await vm.stop(timeout=3.0)
+        await vm.stop(None)
+
+    asyncio.run(main())
+    assert asked == [_DEFAULT, 3.0, None]
 
 
 def test_cancelling_a_boot_ends_the_machine() -> None:

@@ -38,13 +38,28 @@ def load(tmp_path: Path, text: str) -> Lab:
         ("machine = 3", "give each machine a name"),
         ("[machine.a]\nmemroy = '1G'", "did you mean memory"),
         ("[machine.a]\nrun = ['x']", "run is not a string"),
-        ("[machine.a]\nsetup = 3", "neither a string nor a list"),
+        ("[machine.a]\nsetup = 3", "setup is not a string or a list"),
         ("[machine.a]\nnetworks = ['lan']", "networks of this file: none"),
         ("[machine.a]\nnetworks = [{ mac = 'x' }]", "say where the card is plugged in"),
         ("[machine.a]\nnetworks = [{ to = 'user', mac = '52:54:00:00:00:01' }]", "user,mac"),
         (f"{MACHINE}[network.n]\nloss = 2", "loss"),
         (f"{MACHINE}[network.n]\nloss = true", "network.n.loss is not a number"),
         (f"{MACHINE}[network.n]\nlos = 0.5", "did you mean loss"),
+        ("[machine.a]\ncpus = '2'", "machine.a.cpus is not a whole number"),
+        ("[machine.a]\ncpus = true", "machine.a.cpus is not a whole number"),
+        ("[machine.a]\nkernel = 5", "machine.a.kernel is not a string"),
+        ("[machine.a]\nmemory = 2.5", "machine.a.memory is not a string or a whole number"),
+        ("[machine.a]\ntimeout = 'x'", "machine.a.timeout is not a number"),
+        ("[machine.a]\nnetworks = 'n'", "machine.a.networks is not a list"),
+        ("[machine.a]\nnetworks = [5]", "machine.a.networks is not a table"),
+        ("[machine.a]\ndisks = ['a', 5]", "machine.a.disks is neither"),
+        ("[machine.a]\ndisplay = [640]", "[width, height]"),
+        ("[machine.a]\ndisplay = ['a', 'b']", "[width, height]"),
+        ("[machine.a]\nnetworks = [{ to = 'n', mac = 'x' }]\n[network.n]", "MAC address 'x'"),
+        ("[machine.a]\nnetworks = [{ to = 'n', address = 'x' }]\n[network.n]", "'x' does not appear"),
+        (f"{MACHINE}[network.n]\nseed = 'x'", "network.n.seed is not a whole number"),
+        (f"{MACHINE}[network.n]\ncapture = 5", "network.n.capture is not a string"),
+        (f"{MACHINE}[network.n]\nhub = 'no'", "network.n.hub is not true or false"),
         (f"{MACHINE}[network.n]\noutside = 'tap'", 'outside is "user" or "none"'),
     ],
 )
@@ -87,6 +102,23 @@ def test_the_example_runs() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "client | hello from the server" in done.stdout
     assert "20 packets transmitted" in done.stdout
+
+
+def test_what_goes_wrong_before_the_commands_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "lab.toml"
+    for text, status, says in (
+        ("image = 'debian'\nmemory = '256M'\nsetup = ['echo no >&2; exit 7']", 7, "a: command 'echo no >&2"),
+        ("image = 'nosuch'", 1, "there is no image 'nosuch'"),
+        ("image = 'debian'\ndisks = '/nonexistent'", 2, "/nonexistent: cannot open"),
+    ):
+        path.write_text(f"[machine.a]\n{text}\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "polyvisor", "run", str(path)], env=environment(), capture_output=True, text=True,
+            stdin=subprocess.DEVNULL, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == status, done
+        (line,) = done.stderr.strip().splitlines()
+        assert line.startswith("polyvisor: ") and says in line
 
 
 def test_the_status_is_that_of_the_command_that_failed(tmp_path: Path) -> None:

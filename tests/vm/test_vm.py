@@ -11,8 +11,14 @@ from pathlib import Path
 import pytest
 
 import polyvisor
+from polyvisor.boards.loader import LoadError
+from polyvisor.storage.open import open_disk
+from polyvisor.vm.control import ControlServer
+from polyvisor.vm.machine import Machine
+from polyvisor.vm.remote import RemoteVM
 from polyvisor.vm.virtual_machine import VM
 from support.guests import guest_image
+from support.programs import elf
 
 
 @pytest.fixture(scope="module")
@@ -634,6 +640,66 @@ def test_machines_without_an_agent() -> None:
 def test_mistakes_are_told_at_once(options: dict[str, str], says: str) -> None:
     with pytest.raises(Exception, match=says):
         VM(**options)  # type: ignore[arg-type]
+
+
+def test_a_machine_is_started_once_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    vm = VM(program=__file__, tier="reference")
+    begun: list[int] = []
+
+    def begin() -> None:
+        begun.append(1)
+        time.sleep(0.2)
+        vm._machine = Machine(vm.config, vm.console.feed)
+
+    monkeypatch.setattr(vm, "_begin", begin)
+    threads = [threading.Thread(target=vm.boot) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert begun == [1] and vm.running
+    with pytest.raises(polyvisor.VMError, match="started already"):
+        vm.start()
+    vm.kill()
+
+
+def test_who_hears_the_console_can_cut_the_power(tmp_path: Path) -> None:
+    """That is a thread of the machine's own, which must not wait for its own end."""
+    path = tmp_path / "program"
+    path.write_bytes(elf("li t0, 0x10000000\nli t1, 0x78\nagain: sb t1, 0(t0)\nj again\n"))
+    heard: list[bytes] = []
+
+    def listen(data: bytes) -> None:
+        heard.append(data)
+        vm.kill()
+
+    vm = VM(program=path, tier="reference", on_output=listen)
+    vm.start()
+    assert vm.has_ended(20) and b"".join(heard) == b"x"
+    vm.kill()
+
+
+def test_who_waits_for_a_machine_does_not_start_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It has its name before it starts, and whoever has started it in the background waits for it at once."""
+    monkeypatch.setenv("POLYVISOR_RUN", str(tmp_path))
+    vm = VM(kernel=__file__, agent=True, name="early")
+    server = ControlServer(vm)
+    machine = RemoteVM("early")
+    for operation in ("wait_ready", "agent"):
+        with pytest.raises(polyvisor.VMError, match=r"no agent answered within 0\.1 seconds"):
+            machine.ask(operation, timeout=0.1)
+    assert not vm.running and "new" in repr(vm)
+    server.close()
+
+
+def test_a_machine_that_cannot_start_leaves_its_disks(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(65536))
+    (tmp_path / "program").write_text("no program")
+    vm = VM(program=tmp_path / "program", disks=[f"{disk},snapshot"], tier="reference")
+    with pytest.raises(LoadError, match="ELF"):
+        vm.start()
+    open_disk(disk, False).close()
 
 
 def test_what_cannot_run_yet() -> None:

@@ -158,7 +158,7 @@ def _make_disk(plan: Plan, files: Mapping[str, Path], directory: Path, progress:
     try:
         with machine:
             _run(machine, plan, log, progress)
-    except (VMError, TimeoutError) as error:
+    except (VMError, TimeoutError, ConnectionError) as error:
         raise ImageError(f"building {plan.recipe.name}: {error}; the log is {log}", "build") from error
     source.unlink()
     scratch.unlink()

@@ -101,6 +101,7 @@ def make_plan(recipe: Recipe, options: debian.Sources, progress: Progress) -> Pl
     Raises :class:`ImageError`.
     """
     chosen: dict[str, Any] = {}
+    identity = recipe.identity()  # reads the recipe's files: one that is missing is told before anything is fetched
 
     def choose(index: Path) -> list[Package]:
         progress.stage("choosing packages")
@@ -115,7 +116,7 @@ def make_plan(recipe: Recipe, options: debian.Sources, progress: Progress) -> Pl
     lock = {
         "format": FORMAT,
         "procedure": PROCEDURE,
-        "recipe": recipe.identity(),
+        "recipe": identity,
         "suite": origin["suite"],
         "release": origin["release"],
         "epoch": int(parsedate_to_datetime(fetched.index.date.replace("UTC", "+0000")).timestamp()),

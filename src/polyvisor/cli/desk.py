@@ -32,11 +32,7 @@ class Desk:
         Raises WindowError, and OSError with a line for the user.
         """
         if self.file is not None:
-            new = not self.file.exists()
-            with _told(self.file), self.file.open("ab"):
-                pass
-            if new:
-                self.file.unlink()
+            check_writable(self.file, "screenshot")
         if self.windowed:
             self.window = Window(self.screen.display, self.screen.keyboard, self.screen.pointer, title)
         try:
@@ -55,17 +51,26 @@ class Desk:
         return path
 
     def _write(self, path: Path) -> None:
-        with _told(path):
+        with told(path, "screenshot"):
             path.write_bytes(self.screen.display.screenshot())
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Give errors of the host a line for the user."""
+def told(path: Path, what: str) -> Iterator[None]:
+    """Give errors of the host with a file a line for the user."""
     try:
         yield
     except OSError as error:
-        raise OSError(f"screenshot {str(path)!r}: {error.strerror}") from None
+        raise OSError(f"{what} {str(path)!r}: {error.strerror}") from None
+
+
+def check_writable(path: Path, what: str) -> None:
+    """See that a file can be written at the end, and leave it as it is. Raises OSError with a line for the user."""
+    new = not path.exists()
+    with told(path, what), path.open("ab"):
+        pass
+    if new:
+        path.unlink()
 
 
 def parse_display(text: str) -> tuple[str, tuple[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +61,11 @@ def show_size(size: int) -> str:
     return f"{size} bytes"
 
 
+def _shown(text: str) -> str:
+    """A name that an image has inside, without what would move the terminal's cursor or cannot be printed."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 @contextmanager
 def _errors() -> Iterator[None]:
     """What goes wrong with a disk, in one line."""
@@ -112,12 +117,14 @@ def create(
         fail("only qcow2 images have a backing file")
     if size is None and backing is None:
         fail("say how large the disk is to be, for example 10G")
-    with _errors():
+    with _errors(), ExitStack() as opened:
         if backing is not None:
             below = backing_path(file, backing)
             backing_format = backing_format or guess_format(below)
-            with _opened(Path(below), True, backing_format) as disk:
-                bytes_wanted = disk.size if size is None else parse_size(size)
+            # Locked until the image is made, with all that is below: it must be none of these.
+            disk = open_disk(below, True, backing_format, shared=True)
+            opened.callback(disk.close)
+            bytes_wanted = disk.size if size is None else parse_size(size)
         else:
             assert size is not None
             bytes_wanted = parse_size(size)
@@ -177,12 +184,12 @@ def info(
     clusters, counts = show_size(found["cluster_size"]), found["refcount_bits"]
     print(f"clusters    {clusters}, {found['compression']}, {counts}-bit counts")
     if found["backing_file"]:
-        print(f"backing     {found['backing_file']} ({found['backing_format'] or 'raw, not stated'})")
+        print(f"backing     {_shown(found['backing_file'])} ({_shown(found['backing_format'] or 'raw, not stated')})")
     for name in ("dirty", "corrupt"):
         if found[name]:
             print(f"state       {name}")
     if found["snapshots"]:
-        print(f"snapshots   {', '.join(each['name'] for each in found['snapshots'])}")
+        print(f"snapshots   {', '.join(_shown(each['name']) for each in found['snapshots'])}")
 
 
 @app.command()
@@ -297,7 +304,7 @@ def snapshot_list(
     for each in found:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each["time"]))
         sizes = [show_size(each[key]) if each[key] else "-" for key in ("size", "state_size")]
-        table.add_row(escape(each["id"]), escape(each["name"]), when, *sizes)
+        table.add_row(escape(_shown(each["id"])), escape(_shown(each["name"])), when, *sizes)
     Console().print(table)
 
 

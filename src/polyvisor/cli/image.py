@@ -77,10 +77,10 @@ def progress() -> Iterator[images.Progress]:
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Report an ImageError in one line on stderr, and exit with status 1."""
+    """Report an ImageError, or one of the host's files, in one line on stderr, and exit with status 1."""
     try:
         yield
-    except images.ImageError as error:
+    except (images.ImageError, OSError) as error:
         print(f"polyvisor: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
 
@@ -135,7 +135,8 @@ def describe(image: images.Image) -> dict[str, Any]:
 @app.command("list")
 def list_images(as_json: AsJson = False) -> None:
     """List the images that are here."""
-    found = images.local()
+    with errors():
+        found = images.local()
     if as_json:
         print(json.dumps([describe(image) for image in found], indent=2))
         return

@@ -48,7 +48,7 @@ class _Lines:
 def run_lab(path: Path) -> int:
     """Run a lab until its commands have ended, or else its machines; gives the exit status.
 
-    Raises ValueError, OSError, VMError with a line for the user.
+    Raises ValueError, OSError, VMError, SetupError, ImageError with a line for the user.
     """
     lab = Lab.load(path)
     lines = _Lines(list(lab.plans))

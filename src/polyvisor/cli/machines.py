@@ -70,6 +70,11 @@ def _duration(seconds: float) -> str:
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"
 
 
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is not None and not 0 <= timeout <= threading.TIMEOUT_MAX:
+        fail(f"--timeout {timeout}: give seconds")
+
+
 def stop(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Machines, as `polyvisor ps` lists them.")],
     force: Annotated[bool, typer.Option("--force", "-f", help="Cut the power at once.")] = False,
@@ -78,6 +83,7 @@ def stop(
     ] = None,
 ) -> None:
     """Ask guests to power off; cut the power of those that do not."""
+    _check_timeout(timeout)
     with errors():
         for name in names:
             machine = RemoteVM(name)
@@ -155,6 +161,7 @@ def execute(
 
     Options of polyvisor come before NAME; everything behind it is the guest's.
     """
+    _check_timeout(timeout)
     if command[0] == "--":  # as one may write before what is the guest's
         command = command[1:]
     variables = dict(each.partition("=")[::2] for each in env or ())
@@ -171,9 +178,11 @@ def execute(
             terminal = (size.lines, size.columns) if tty else False
             with client.start(command, tty=terminal, encoding=None, timeout=60, **options) as process:
                 code = _attend(process, tty, timeout)
-        except FileNotFoundError as error:
-            fail(f"{error.filename}: not found in the guest", _NOT_FOUND)
-        except PermissionError as error:
+        except (FileNotFoundError, PermissionError) as error:
+            if error.filename is None:  # it is about something else that the command needs
+                fail(error.strerror or str(error), 1)
+            if isinstance(error, FileNotFoundError):
+                fail(f"{error.filename}: not found in the guest", _NOT_FOUND)
             fail(f"{error.filename}: cannot be executed in the guest", _NOT_EXECUTABLE)
         except TimeoutError as error:
             fail(str(error), _TIMED_OUT)

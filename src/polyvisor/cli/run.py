@@ -16,18 +16,19 @@ import typer
 from polyvisor import images
 from polyvisor.boards.loader import LoadError
 from polyvisor.boards.virt import TIERS
+from polyvisor.guest.process import shell_status
 from polyvisor.network.capture import Capture
 from polyvisor.vm import running
 from polyvisor.vm.equipment import Nic
 from polyvisor.vm.equipment.nic import HELP as NET_HELP
-from polyvisor.vm.errors import VMError
+from polyvisor.vm.errors import CommandError, VMError
 from polyvisor.vm.sizes import parse_memory
 from polyvisor.vm.software import Software, check_file
 from polyvisor.vm.virtual_machine import VM
 from polyvisor.vm.window import WindowError
 
 from .background import start_in_background
-from .desk import Desk, parse_display
+from .desk import Desk, check_writable, parse_display
 from .image import errors as image_errors
 from .image import progress as image_progress
 from .lab import run_lab
@@ -209,6 +210,8 @@ def run(
         name = name or running.free_name(Path(target).stem.replace(":", "-") if target else "kernel")
         if detach and not background:
             raise typer.Exit(start_in_background(name, sys.argv[1:]))
+        if stats_json is not None:
+            check_writable(stats_json, "--stats-json")
         around = desk.opened(f"polyvisor {name}") if desk is not None else contextlib.nullcontext()
         with open_trace(trace) as file, capturing(capture, nic), around:
 
@@ -223,6 +226,10 @@ def run(
             status = Session(make, Watched(file, gdb, stats, stats_json), background, named, desk).run()
     except LoadError as error:
         fail(f"{software.name}: {error}" if software else str(error))
+    except images.ImageError as error:
+        fail(str(error), 1)
+    except CommandError as error:
+        fail(str(error), shell_status(error.result.exit_code))
     except (OSError, ValueError, VMError, WindowError) as error:
         fail(str(error))
     if threading.active_count() > 1:

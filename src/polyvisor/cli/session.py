@@ -18,7 +18,7 @@ from polyvisor.vm.stats import collect
 from polyvisor.vm.trace import start_trace
 from polyvisor.vm.virtual_machine import VM
 
-from .desk import Desk
+from .desk import Desk, told
 from .monitor import run_monitor
 from .terminal import Input, Output, cooked_terminal, raw_terminal
 
@@ -128,7 +128,11 @@ class Session:
             return
         found = collect(self.vm.machine, self._started)
         if self.watched.stats_file is not None:
-            self.watched.stats_file.write_text(json.dumps(found.to_dict(), indent=2) + "\n")
+            try:
+                with told(self.watched.stats_file, "--stats-json"):
+                    self.watched.stats_file.write_text(json.dumps(found.to_dict(), indent=2) + "\n")
+            except OSError as error:
+                self.output.message(f"polyvisor: {error}\n")
         if self.watched.stats:
             self.output.message(f"{found.text()}\n")
 

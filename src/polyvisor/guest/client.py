@@ -212,7 +212,7 @@ class GuestClient:
         """A user by the guest's /etc/passwd and /etc/group. Raises KeyError for a name that is not there."""
         rows = [line.split(":") for line in self.read_file("/etc/passwd", timeout).decode(errors="replace").split("\n")]
         for row in rows:
-            if len(row) >= 7 and (row[0] == user or row[2] == str(user)):
+            if len(row) >= 7 and (row[0] == user or row[2] == str(user)) and row[2].isdecimal() and row[3].isdecimal():
                 name, uid, gid = row[0], int(row[2]), int(row[3])
                 return User(uid, gid, self._groups(name, gid, timeout), name, row[5] or "/", row[6] or "/bin/sh")
         if isinstance(user, int) or user.isdigit():

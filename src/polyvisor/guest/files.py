@@ -16,6 +16,8 @@ from .deadline import Deadline
 from .process import Process
 
 _CHUNK = 256 << 10
+# What tarfile raises of archives that make no sense, beside OSErrors.
+_NO_ARCHIVE = (tarfile.TarError, ArithmeticError, LookupError, TypeError, ValueError)
 
 
 def put_path(client: GuestClient, source: Path, target: str, timeout: float | None) -> str:
@@ -58,7 +60,7 @@ def get_path(client: GuestClient, source: str, target: Path, timeout: float | No
         with os.fdopen(descriptor, "wb") as file, client.open_file(source, deadline.left()) as (status, pieces):
             for piece in pieces:
                 file.write(piece)
-            os.fchmod(file.fileno(), status.mode & 0o777)
+            os.fchmod(file.fileno(), status.mode & 0o755)  # as of what tar brings: not writable by others
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -114,7 +116,7 @@ def _get_directory(client: GuestClient, source: str, target: Path, deadline: Dea
         # As for what is in it: its owner may do all, others may not write.
         whole.chmod(client.stat(source, deadline.left()).mode & 0o755 | 0o700)
         whole.rename(target)
-    except tarfile.TarError as error:
+    except _NO_ARCHIVE as error:
         raise OSError(f"{source}: what came from the guest cannot be unpacked here: {error}") from error
     finally:
         shutil.rmtree(whole, ignore_errors=True)

@@ -269,7 +269,8 @@ def publish(name: str, directory: Path) -> Image:
     previous = _link_target(home / _CURRENT)
     directory.chmod(0o755)  # mkdtemp makes it private; an image is as readable as the cache it is in
     if target.exists():
-        shutil.rmtree(target)
+        # Made again, the same to the last bit: it gives way in one step, and is removed below.
+        target.rename(tempfile.mkdtemp(prefix=_STAGING, dir=home))
     directory.rename(target)
     link = home / (_CURRENT + ".new")
     link.unlink(missing_ok=True)

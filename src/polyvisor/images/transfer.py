@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import io
 import json
+import lzma
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -124,7 +126,7 @@ def import_image(source: Path) -> Image:
     try:
         with source.open("rb") as stream, tarfile.open(fileobj=stream) as tar:
             return _import(tar, source)
-    except (tarfile.TarError, EOFError, UnicodeError) as error:
+    except (tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise ImageError(f"{source} is not a whole tar archive ({error})", "corrupt") from error
     except OSError as error:
         raise ImageError(f"cannot read {source}: {error.strerror or error}", "usage") from error

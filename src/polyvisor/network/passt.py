@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
-from .frame import CSUM, ECN, ETHERNET_HEADER, TSO4, TSO6, Frame
+from .frame import CSUM, ECN, ETHERNET_HEADER, TSO4, TSO6, Frame, FrameError
 from .offload import completed, segments
 from .port import Port
 from .user import MAX_WAITING, Forward, NetworkError
@@ -87,8 +87,14 @@ class PasstNetwork(Port):
         return lines[-1] if lines else f"status {self._process.returncode}"
 
     def _send(self, frame: Frame) -> None:
-        for part in segments(frame) if frame.length > _LONGEST else (frame,):
-            if self._closing or len(self._waiting) >= MAX_WAITING or part.length < ETHERNET_HEADER:
+        try:
+            parts = segments(frame) if frame.length > _LONGEST else (frame,)
+        except FrameError:
+            self.dropped += 1
+            return
+        for part in parts:
+            good = ETHERNET_HEADER <= part.length <= _LONGEST
+            if not good or self._closing or len(self._waiting) >= MAX_WAITING:
                 self.dropped += 1
                 continue
             data = bytes(completed(part))

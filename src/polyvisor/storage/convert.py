@@ -10,7 +10,7 @@ from pathlib import Path
 from polyvisor.storage.disk import SECTOR, Disk, DiskError
 from polyvisor.storage.open import FORMATS, open_disk
 from polyvisor.storage.qcow2.create import create_qcow2, new_file
-from polyvisor.storage.raw import open_file, reason
+from polyvisor.storage.raw import MAX_FILE_BYTES, open_file, reason
 
 _CHUNK = 2 << 20
 _PIECE = 64 << 10
@@ -22,6 +22,8 @@ def create_raw(path: str | os.PathLike[str], size: int, *, replace: bool = False
     name = os.fspath(path)
     if size <= 0 or size % SECTOR:
         raise DiskError(f"{name}: the size of the disk ({size} bytes) is not a multiple of {SECTOR} above 0")
+    if size > MAX_FILE_BYTES:
+        raise DiskError(f"{name}: {size} bytes are too large for a file")
     with new_file(name, replace) as file:
         file.truncate(size)
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from polyvisor.storage.disk import Disk, DiskError
+from polyvisor.storage.disk import Disk, DiskError, divide
 from polyvisor.storage.qcow2.image import Qcow2
 from polyvisor.storage.qcow2.layout import MAGIC
 from polyvisor.storage.raw import RawFile, open_file, reason
@@ -28,10 +28,13 @@ class GuessedRawFile(RawFile):
             start = bytearray(len(MAGIC))
             if offset:
                 self.read([memoryview(start)[:offset]], 0)
-            new = b"".join(bytes(view[: len(MAGIC)]) for view in views[: len(MAGIC)])[: len(MAGIC) - offset]
+            first, rest = divide(views, len(MAGIC) - offset)
+            # Copied: the guest may change its memory between the look and the writing.
+            new = b"".join(first)
             start[offset : offset + len(new)] = new
             if start == MAGIC:
                 raise OSError(errno.EPERM, "the header of a qcow2 image on a disk that was not said to be raw")
+            views = [memoryview(new), *rest] if new else rest
         super().write(views, offset)
 
 

@@ -122,7 +122,7 @@ class Overlay(Layer):
         for at in {offset - offset % self._block, end - end % self._block}:
             block = at // self._block
             stop = min(at + self._block, self.size)
-            if at < stop and not self.here[block] and not (offset <= at and end >= stop):
+            if at < end and not self.here[block] and not (offset <= at and end >= stop):
                 data = memoryview(bytearray(stop - at))
                 self.base.read([data], at)
                 self._file.write([data], at)

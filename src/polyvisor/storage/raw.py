@@ -21,6 +21,8 @@ _PUNCH_HOLE = 2
 _ZERO_RANGE = 16
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
 
+MAX_FILE_BYTES = 2**63 - 1
+"""No file can be larger: its size has the type off_t."""
 _IOV_MAX = 1024
 _ZEROES = bytes(1 << 20)
 
@@ -148,6 +150,8 @@ class RawFile:
         """Let the disk have ``size`` bytes; what is new reads as zeroes. Raises OSError, also if it would shrink."""
         if size < self.size:
             raise DiskError(f"the disk has {self.size} bytes; making it smaller is not supported")
+        if size > MAX_FILE_BYTES:
+            raise DiskError(f"{size} bytes are too large for a file")
         if size > self.size and stat.S_ISBLK(os.fstat(self.fd).st_mode):
             raise DiskError("a block device cannot be made larger")
         os.ftruncate(self.fd, size)

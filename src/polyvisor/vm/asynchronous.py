@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from polyvisor.guest.client import Result
 from polyvisor.guest.process import Process, Reader
 
+from .commands import DEFAULT
 from .virtual_machine import VM
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ class AsyncVM:
         """As :meth:`VM.wait`."""
         return await _in_thread(self.vm.wait, timeout)
 
-    async def stop(self, timeout: float | None = 10.0) -> int | None:
+    async def stop(self, timeout: float | object | None = DEFAULT) -> int | None:
         """As :meth:`VM.stop`."""
         return await _in_thread(self.vm.stop, timeout)
 

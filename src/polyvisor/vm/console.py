@@ -29,6 +29,7 @@ class Console:
         self._changed = threading.Condition()
         self._ended = False
         self._listeners: list[Callable[[bytes], None]] = []
+        self._telling = threading.local()
 
     # From the machine
 
@@ -42,8 +43,17 @@ class Console:
                 self._dropped += excess
             self._changed.notify_all()
             listeners = list(self._listeners)
-        for listener in listeners:
-            listener(data)
+        before, self._telling.now = self.telling, True
+        try:
+            for listener in listeners:
+                listener(data)
+        finally:
+            self._telling.now = before
+
+    @property
+    def telling(self) -> bool:
+        """Whether this thread is one of the machine's, and is calling a listener."""
+        return getattr(self._telling, "now", False)
 
     def begin(self) -> None:
         """The machine starts (again)."""

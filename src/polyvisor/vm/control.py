@@ -69,8 +69,7 @@ class Conversations:
         )  # fmt: skip
 
     def _op_stop(self, connection: socket.socket, request: dict[str, Any]) -> None:
-        given = request.get("timeout")
-        code = self._vm.stop() if given is None else self._vm.stop(float(given))
+        code = self._vm.stop() if request.get("timeout") is None else self._vm.stop(seconds(request))
         self._answer(connection, ok=True, exit_code=code)
 
     def _op_kill(self, connection: socket.socket, request: dict[str, Any]) -> None:
@@ -78,7 +77,7 @@ class Conversations:
         self._answer(connection, ok=True, exit_code=self._vm.exit_code)
 
     def _op_wait_ready(self, connection: socket.socket, request: dict[str, Any]) -> None:
-        self._vm.boot(float(request.get("timeout", 60.0)))
+        self._vm.wait_ready(seconds(request))
         self._answer(connection, ok=True)
 
     def _op_snapshot(self, connection: socket.socket, request: dict[str, Any]) -> None:
@@ -96,7 +95,10 @@ class Conversations:
         _Watcher(self._vm, connection, float(request.get("since", 0))).run()
 
     def _op_agent(self, connection: socket.socket, request: dict[str, Any]) -> None:
-        stream = self._vm.open_agent(float(request.get("timeout", 60.0)))
+        # The machine has its name before it starts.
+        if self._vm.software.agent:
+            self._vm.wait_ready(seconds(request))
+        stream = self._vm.open_agent(seconds(request))
         self._answer(connection, ok=True)
         relays = [
             threading.Thread(target=relay, args=(stream, connection), name="control relay", daemon=True)
@@ -139,6 +141,14 @@ class ControlServer(Conversations):
             except OSError:
                 return
             self.begin(connection)
+
+
+def seconds(request: dict[str, Any]) -> float:
+    """The timeout of a request, 60 seconds where it has none. Raises ValueError for what nobody can wait for."""
+    seconds = float(request.get("timeout", 60.0))
+    if not 0 <= seconds <= threading.TIMEOUT_MAX:
+        raise ValueError(f"a timeout of {seconds} seconds")
+    return seconds
 
 
 def _abort_when_left(stream: Stream, connection: socket.socket) -> None:

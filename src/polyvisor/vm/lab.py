@@ -24,7 +24,7 @@ import contextlib
 import difflib
 import threading
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,16 +38,24 @@ from polyvisor.network.switch import Switch
 from polyvisor.network.user import UserNetwork
 
 from .equipment import Nic
-from .errors import VMError, VMTimeoutError
+from .errors import CommandError, VMError, VMTimeoutError
 from .virtual_machine import VM
 
-_CONDITIONS = ("loss", "duplicate", "reorder", "corrupt", "delay", "jitter", "bandwidth")
-_NETWORK = (*_CONDITIONS, "seed", "hub", "capture", "outside")
-_MACHINE = (
-    *("image", "kernel", "initrd", "append", "firmware", "program", "memory", "cpus", "disks", "shares", "networks"),
-    *("display", "tier", "virtual_time", "setup", "run", "timeout"),
+# The keys of each table, and of what types their values are.
+_Kinds = Mapping[str, tuple[type, ...]]
+_STRING, _NUMBER = (str,), (int, float)
+_CONDITIONS: _Kinds = dict.fromkeys(
+    ("loss", "duplicate", "reorder", "corrupt", "delay", "jitter", "bandwidth"), _NUMBER
 )
-_NIC = ("to", "mac", "address")
+_NETWORK: _Kinds = {**_CONDITIONS, "seed": (int,), "hub": (bool,), "capture": _STRING, "outside": _STRING}
+_MACHINE: _Kinds = {
+    **dict.fromkeys(("image", "kernel", "initrd", "append", "firmware", "program", "tier", "run"), _STRING),
+    **dict.fromkeys(("disks", "shares", "setup"), (str, list)),
+    "memory": (str, int), "cpus": (int,), "networks": (list,), "display": (bool, list), "virtual_time": (bool,),
+    "timeout": _NUMBER,
+}  # fmt: skip
+_NIC: _Kinds = dict.fromkeys(("to", "mac", "address"), _STRING)
+_TYPES = {str: "a string", bool: "true or false", float: "a number", int: "a whole number", list: "a list"}
 
 
 @dataclass
@@ -70,6 +78,17 @@ class MachinePlan:
     setup: list[str] = field(default_factory=list)
     run: str | None = None
     timeout: float | None = None
+
+
+class SetupError(CommandError):
+    """A command of a machine's ``setup`` failed; ``machine`` is the machine's name."""
+
+    def __init__(self, machine: str, result: Result) -> None:
+        super().__init__(result)
+        self.machine = machine
+
+    def __str__(self) -> str:
+        return f"{self.machine}: {super().__str__()}"
 
 
 class Lab:
@@ -98,7 +117,7 @@ class Lab:
             raise ValueError(f"{path}: {error}") from error
 
     def start(self) -> None:
-        """Make the networks and let all machines run. Raises what VMs raise."""
+        """Make the networks and let all machines run. Raises what VMs raise, ImageError too."""
         for name, plan in self.network_plans.items():
             switch = self.networks[name] = Switch(seed=plan.seed, hub=plan.hub)
             if plan.capture is not None:
@@ -128,12 +147,14 @@ class Lab:
         return nic
 
     def boot(self, timeout: float | None = 120.0) -> None:
-        """Wait until all agents answer, and do each machine's setup. Raises VMError, CommandError."""
+        """Wait until all agents answer, and do each machine's setup. Raises VMError, SetupError."""
         for vm in self.machines.values():
             vm.boot(timeout)
         for name, plan in self.plans.items():
             for command in plan.setup:
-                self.machines[name].run(command, check=True)
+                result = self.machines[name].run(command)
+                if not result.ok:
+                    raise SetupError(name, result)
 
     def run(self, on_line: Callable[[str, str], object] = lambda name, line: None) -> dict[str, Result | Exception]:
         """Run all ``run`` commands at once, to their ends: what came of each, by the machine's name.
@@ -213,27 +234,31 @@ def _follow(vm: VM, plan: MachinePlan, on_line: Callable[[str], object]) -> Resu
 # Reading
 
 
-def _table(what: str, found: Any, known: Sequence[str]) -> dict[str, Any]:
-    """A table with no keys but those known."""
+def _table(what: str, found: Any, known: _Kinds) -> dict[str, Any]:
+    """A table with no keys but those known, and values of their types."""
     if not isinstance(found, dict):
         raise ValueError(f"{what} is not a table")
-    for key in found:
+    for key, value in found.items():
         if key not in known:
             close = difflib.get_close_matches(key, known, 1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
             raise ValueError(f"{what} has {key!r}: {hint}")
+        kinds = known[key]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            names = [text for kind, text in _TYPES.items() if kind in kinds and not (kind is int and float in kinds)]
+            raise ValueError(f"{what}.{key} is not {' or '.join(names)}")
     return found
 
 
 def _strings(what: str, found: Any) -> list[str]:
     values = [found] if isinstance(found, str) else found
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+    if not all(isinstance(value, str) for value in values):
         raise ValueError(f"{what} is neither a string nor a list of strings")
     return values
 
 
 def _lab(found: dict[str, Any], base: Path) -> Lab:
-    _table("the file", found, ("machine", "network"))
+    _table("the file", found, {"machine": (object,), "network": (object,)})
     networks = {
         name: _network(f"network.{name}", table, base)
         for name, table in _named("network", found.get("network", {})).items()
@@ -256,9 +281,6 @@ def _named(what: str, found: Any) -> dict[str, Any]:
 def _network(what: str, table: Any, base: Path) -> NetworkPlan:
     table = _table(what, table, _NETWORK)
     numbers = {key: table[key] for key in _CONDITIONS if key in table}
-    for key, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{what}.{key} is not a number")
     try:
         conditions = Conditions(**numbers) if numbers else None
     except ValueError as error:
@@ -267,7 +289,7 @@ def _network(what: str, table: Any, base: Path) -> NetworkPlan:
         raise ValueError(f'{what}.outside is "user" or "none"')
     capture = base / table["capture"] if "capture" in table else None
     return NetworkPlan(
-        conditions, int(table.get("seed", 0)), bool(table.get("hub", False)), capture, table.get("outside") == "user"
+        conditions, table.get("seed", 0), table.get("hub", False), capture, table.get("outside") == "user"
     )
 
 
@@ -282,18 +304,24 @@ def _machine(what: str, table: Any, networks: Mapping[str, NetworkPlan], base: P
             # As everywhere in the file, paths are relative to it.
             options[key] = [str(base / text) for text in _strings(f"{what}.{key}", table[key])]
     if "display" in table:
-        options["display"] = tuple(table["display"]) if isinstance(table["display"], list) else table["display"]
+        options["display"] = _display(f"{what}.display", table["display"])
     cards = [_card(what, each, networks) for each in table.get("networks", [])]
-    run = table.get("run")
-    if run is not None and not isinstance(run, str):
-        raise ValueError(f"{what}.run is not a string")
-    return MachinePlan(options, cards, _strings(f"{what}.setup", table.get("setup", [])), run, table.get("timeout"))
+    setup = _strings(f"{what}.setup", table.get("setup", []))
+    return MachinePlan(options, cards, setup, table.get("run"), table.get("timeout"))
+
+
+def _display(what: str, found: bool | list[Any]) -> bool | tuple[int, int]:
+    if isinstance(found, bool):
+        return found
+    if len(found) != 2 or not all(type(each) is int for each in found):
+        raise ValueError(f"{what} is neither true nor [width, height]")
+    return found[0], found[1]
 
 
 def _card(what: str, found: Any, networks: Mapping[str, NetworkPlan]) -> dict[str, str]:
     card = {"to": found} if isinstance(found, str) else _table(f"{what}.networks", found, _NIC)
     to = card.get("to")
-    if not isinstance(to, str):
+    if to is None:
         raise ValueError(f"{what}.networks: say where the card is plugged in: to = ...")
     if to not in networks:
         try:
@@ -303,4 +331,10 @@ def _card(what: str, found: Any, networks: Mapping[str, NetworkPlan]) -> dict[st
             raise ValueError(f"{what}.networks: {error}; networks of this file: {there}") from error
         if known is None or len(card) > 1:
             raise ValueError(f"{what}.networks: {to!r} takes its options as in to = 'user,mac=...'")
+        return card
+    options: dict[str, Any] = {key: value for key, value in card.items() if key != "to"}
+    try:
+        Nic(**options)
+    except ValueError as error:
+        raise ValueError(f"{what}.networks: {error}") from error
     return card

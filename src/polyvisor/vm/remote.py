@@ -82,6 +82,7 @@ class SocketConnection:
         self._taken = threading.Condition(self.lock)
         self._incoming = bytearray()
         self._ended = False
+        self._closed = False
         threading.Thread(target=self._read, name="agent connection", daemon=True).start()
 
     def _read(self) -> None:
@@ -97,7 +98,7 @@ class SocketConnection:
                 if self.on_change is not None:
                     self.on_change()
                 # Whoever sends is held up when nobody takes it.
-                self._taken.wait_for(lambda: len(self._incoming) < _BUFFER or self._ended)
+                self._taken.wait_for(lambda: len(self._incoming) < _BUFFER or self._ended or self._closed)
 
     @property
     def at_end(self) -> bool:
@@ -135,6 +136,9 @@ class SocketConnection:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        with self.lock:
+            self._closed = True
+            self._taken.notify_all()
 
     def abort(self) -> None:
         """The same: the other side ends what was asked for."""

@@ -159,7 +159,7 @@ class VM(GuestCommands):
         self._stopping = False
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
-        self._starting = threading.RLock()
+        self._starting = threading.Lock()
         self._still = threading.RLock()
         self._still_for = 0  # how many have asked it to stand still
         self._symbols: Symbols | None = None
@@ -171,13 +171,23 @@ class VM(GuestCommands):
 
     def start(self) -> VM:
         """Let it run; does not wait for the guest. Raises OSError and ValueError for what the host cannot give."""
+        if not self._start():
+            raise VMError(f"{self.name} has been started already; make a new VM to start again")
+        return self
+
+    def _start(self) -> bool:
+        """Start it, unless it has been; gives whether it was now."""
         with self._starting:
             if self._thread is not None:
-                raise VMError(f"{self.name} has been started already; make a new VM to start again")
-            self._begin()
+                return False
+            try:
+                self._begin()
+            except BaseException:
+                self._close_disks()
+                raise
             self._thread = threading.Thread(target=self._live, name=f"life of {self.name}", daemon=True)
             self._thread.start()
-        return self
+            return True
 
     def boot(self, timeout: float | object | None = DEFAULT) -> VM:
         """Start it, if need be, and wait until its agent answers.
@@ -185,9 +195,11 @@ class VM(GuestCommands):
         Without an agent this is :meth:`start`: what shows that such a guest is ready is for ``console.expect``. Raises
         BootError when it ends before, with the console's last lines, and VMTimeoutError.
         """
-        with self._starting:  # another thread may be about to
-            if self._thread is None:
-                self.start()
+        self._start()
+        return self.wait_ready(timeout)
+
+    def wait_ready(self, timeout: float | object | None = DEFAULT) -> VM:
+        """As :meth:`boot`, for who waits until somebody else has started it."""
         if self.software.agent:
             limit = self._limit(timeout)
             deadline = None if limit is None else time.monotonic() + limit
@@ -246,13 +258,17 @@ class VM(GuestCommands):
             self.machine.close()
             self.events.emit("failed", error)
         finally:
-            for disk in (self._root, *self.disks):
-                if disk is not None:
-                    disk.close()
+            self._close_disks()
             self._ready.clear()
             self._ended.set()
             self.console.end()
             self.events.emit("stopped", self.exit_code)
+
+    def _close_disks(self) -> None:
+        """Throw away what resets have let be."""
+        for disk in (self._root, *self.disks):
+            if disk is not None:
+                disk.close()
 
     def has_ended(self, timeout: float | None = 0) -> bool:
         """Whether it has ended, within ``timeout`` seconds."""
@@ -283,11 +299,15 @@ class VM(GuestCommands):
         return self.exit_code
 
     def kill(self) -> None:
-        """Cut the power; returns when the machine has ended. May be repeated."""
+        """Cut the power; returns when the machine has ended, at once in a function that gets the console's output.
+
+        May be repeated.
+        """
         self._stopping = True
         if self._machine is not None:
             self._machine.stop()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        ours = self._thread is threading.current_thread() or self.console.telling
+        if self._thread is not None and not ours:
             self._thread.join()
 
     def restart(self) -> None:
@@ -493,7 +513,7 @@ class VM(GuestCommands):
         Raises OSError for what the host cannot give.
         """
         machine = self.machine
-        self._still = threading.RLock()
+        self._starting, self._still = threading.Lock(), threading.RLock()
         self._snapshots = threading.Lock()
         self._ready, self._ended = threading.Event(), threading.Event()
         self._greeted = self._greeting = False
@@ -553,7 +573,7 @@ class VM(GuestCommands):
         if not self.running or self._sockets is None:
             raise StoppedError(f"{self.name} is not running")
         if not self._greeted:
-            self.boot(timeout)
+            self.wait_ready(timeout)
         return self._sockets.open(protocol.PORT)
 
     @contextlib.contextmanager

@@ -243,6 +243,25 @@ def test_closing_sends_what_was_sent_and_forgets_the_stream(device: VsockDevice,
     assert [p.operation for p in guest.packets()] == [v.OP_RST]
 
 
+@pytest.mark.parametrize("by_guest", [False, True])
+def test_closing_is_told_when_one_direction_has_ended_before(
+    device: VsockDevice, guest: Guest, by_guest: bool
+) -> None:
+    """A guest that goes on sending hears that nobody wants it, instead of being let send for ever."""
+    stream = connected(device, guest)
+    if by_guest:
+        guest.send(v.OP_SHUTDOWN, 7, stream.port, flags=v.NO_MORE_RECEIVED)
+    else:
+        stream.end()
+        assert [p.flags for p in guest.packets()] == [v.NO_MORE_SENT]
+    guest.send(v.OP_RW, 7, stream.port, b"going on")
+    stream.close()
+    (shutdown,) = guest.packets()
+    assert (shutdown.operation, shutdown.flags) == (v.OP_SHUTDOWN, v.NO_MORE_SENT | v.NO_MORE_RECEIVED)
+    guest.send(v.OP_RW, 7, stream.port, b"too late")
+    assert [p.operation for p in guest.packets()] == [v.OP_RST]
+
+
 def test_a_closed_stream_takes_what_the_guest_still_sends(device: VsockDevice, guest: Guest) -> None:
     """A guest that has to send before it reads must get there, or it never takes what was sent before the close."""
     stream = connected(device, guest, room=4)

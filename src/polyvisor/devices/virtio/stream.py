@@ -146,6 +146,7 @@ class Stream:
                 self.abort()
                 return
             self._outgoing_ended = True
+            self.shutdown_sent = False  # of one direction, if any: now both
             self._device.wants_to_send(self)
             self._device.pump()
 

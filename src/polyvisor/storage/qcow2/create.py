@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import BinaryIO
 
 from polyvisor.storage.disk import SECTOR, DiskError
@@ -72,13 +73,22 @@ def create_qcow2(
 
 @contextmanager
 def new_file(name: str, replace: bool) -> Iterator[BinaryIO]:
-    """An empty file to fill, locked; one that exists is emptied if ``replace``. Errors become DiskError."""
+    """An empty file to fill, locked; one that exists is emptied if ``replace``. Errors become DiskError.
+
+    A file that was not there before is removed if it cannot be filled.
+    """
     try:
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if replace else os.O_EXCL), 0o666)
-        with os.fdopen(fd, "wb") as file:
-            lock_file(fd, name, shared=False)
-            file.truncate(0)
-            yield file
+        try:
+            with os.fdopen(fd, "wb") as file:
+                lock_file(fd, name, shared=False)
+                file.truncate(0)
+                yield file
+        except BaseException:
+            if not replace:
+                with suppress(OSError):
+                    Path(name).unlink()
+            raise
     except DiskError:
         raise
     except (OSError, ValueError) as error:

@@ -485,11 +485,13 @@ class Qcow2:
                 self._commit()
 
     def close(self) -> None:
-        """Write what is not written yet and release the files; may be repeated. Raises OSError, then closed as well."""
+        """Write what is not written yet and release the files; may be repeated. DiskError: closed all the same."""
         try:
             if self.file.fd >= 0 and not self.read_only and self._broken is None:
                 with self._changing():
                     self._commit_all()
+        except OSError as error:
+            raise DiskError(f"{self.name}: what was written last is lost: {reason(error)}") from error
         finally:
             self._close()
 
@@ -566,9 +568,10 @@ class Qcow2:
         """Keep the disk's content under ``name``; ``seconds``: when, since 1970. Raises DiskError or OSError."""
         if any(name == each.name for each in self.snapshots):
             raise DiskError(f"{self.name}: there is a snapshot {name!r} already")
-        if not name or len(name.encode()) > 255:
+        if not name or len(name.encode(errors="surrogateescape")) > 255:
             raise DiskError(f"{self.name}: the name of a snapshot has 1 to 255 bytes")
-        identity = str(max((int(s.identity) for s in self.snapshots if s.identity.isdecimal()), default=0) + 1)
+        numbers = (int(s.identity) for s in self.snapshots if s.identity.isdecimal() and len(s.identity) < 20)
+        identity = str(max(numbers, default=0) + 1)
         now = time.time_ns() if seconds is None else seconds * 1_000_000_000
         new = Snapshot(
             identity, name, 0, len(self.mapping.l1), now // 1_000_000_000, now % 1_000_000_000, disk_size=self.size

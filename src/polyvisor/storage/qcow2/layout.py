@@ -205,7 +205,7 @@ class Snapshot:
     """An entry of the snapshot table."""
 
     identity: str
-    """Unique; what other tools show as ID."""
+    """Unique; what other tools show as ID. Here and in names, bytes that are not UTF-8 are lone surrogates."""
     name: str
     l1_offset: int
     l1_size: int
@@ -225,7 +225,7 @@ class Snapshot:
         extra = b""
         if self.disk_size is not None:
             extra = struct.pack(">QQ", self.state_size, self.disk_size) + self.extra
-        identity, name = self.identity.encode(), self.name.encode()
+        identity, name = (text.encode(errors="surrogateescape") for text in (self.identity, self.name))
         data = _SNAPSHOT.pack(
             self.l1_offset, self.l1_size, len(identity), len(name), self.seconds, self.nanoseconds, self.clock,
             min(self.state_size, 0xFFFFFFFF), len(extra),
@@ -258,8 +258,8 @@ def parse_snapshots(data: bytes, count: int) -> tuple[list[Snapshot], int]:
         if extra_length >= 16:
             (disk_size,) = struct.unpack_from(">Q", extra, 8)
         at += extra_length
-        identity = data[at : at + id_length].decode(errors="replace")
-        name = data[at + id_length : end].decode(errors="replace")
+        identity = data[at : at + id_length].decode(errors="surrogateescape")
+        name = data[at + id_length : end].decode(errors="surrogateescape")
         at = end
         found.append(
             Snapshot(identity, name, l1_offset, l1_size, seconds, nanoseconds, clock, state, disk_size, extra[16:])

@@ -214,11 +214,11 @@ class Refcounts:
 
     def _add_block(self, index: int) -> array[int]:
         """A block for clusters that nothing counted before: it is in the first of them."""
-        if index >= len(self._table):
+        while index >= len(self._table):  # more than once where the file has much behind all that is counted
             self._grow_table()
-            block = self.block(index)
-            if block is not None:
-                return block
+        block = self.block(index)
+        if block is not None:
+            return block
         return self._put_block(index, index * self.per_block)
 
     def _put_block(self, index: int, cluster: int) -> array[int]:

@@ -150,7 +150,7 @@ class Fork(GuestCommands):
 
     def open_agent(self, timeout: float | None = None) -> SocketConnection:
         """A new connection to the guest's agent; waits until there is one."""
-        return SocketConnection(self._open("agent", timeout=1e9 if timeout is None else timeout))
+        return SocketConnection(self._open("agent", timeout=threading.TIMEOUT_MAX if timeout is None else timeout))
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

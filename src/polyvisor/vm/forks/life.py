@@ -12,7 +12,7 @@ import time
 from typing import Any, NoReturn
 
 from polyvisor.network.frame import random_mac
-from polyvisor.vm.control import Conversations
+from polyvisor.vm.control import Conversations, seconds
 from polyvisor.vm.errors import CommandError, VMError
 from polyvisor.vm.virtual_machine import VM
 
@@ -65,7 +65,7 @@ class _Conversations(Conversations):
         self._identity = identity
 
     def _op_agent(self, connection: socket.socket, request: dict[str, Any]) -> None:
-        self._vm.boot(float(request.get("timeout", 60.0)))
+        self._vm.wait_ready(seconds(request))
         if self._identity.error is not None:
             raise VMError(f"the fork could not be made another machine: {self._identity.error}")
         super()._op_agent(connection, request)
