@@ -1,0 +1,47 @@
+"""How much of the project a start of a machine takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from support.guests import guest_image
+
+SCRIPT = """
+import json, sys, time
+import polyvisor
+vm = polyvisor.VM(kernel=sys.argv[1], initrd=sys.argv[2], agent=True)
+if sys.argv[3] == "boot":
+    vm.boot()
+else:
+    vm.start()
+    while not vm.machine.board.harts[0].cpu.retired:
+        time.sleep(0.001)
+print(json.dumps(sorted(sys.modules)))
+vm.kill()
+"""
+
+
+def modules(how: str) -> set[str]:
+    """What a process has imported that has booted a guest, or only started it."""
+    image = guest_image()
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(image.kernel), str(image.initrd), how], capture_output=True, check=True,
+        text=True, timeout=120, env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )  # fmt: skip
+    return set(json.loads(done.stdout))
+
+
+def test_a_guest_starts_without_a_compiler() -> None:
+    """And without what this one does not have: disks, cards, a screen, requests to its agent."""
+    modules("boot")  # so that all that a boot needs is in the cache of compiled code
+    found = modules("start")
+    assert not {name for name in found if name.partition(".")[0] in ("llvmlite", "elftools", "logging", "tarfile")}
+    assert not found & {
+        "polyvisor.adl.frontend", "polyvisor.adl.ssa", "polyvisor.adl.encoding", "polyvisor.adl.assembly",
+        "polyvisor.engine.units", "polyvisor.engine.reference", "polyvisor.devices.pci.host",
+        "polyvisor.devices.virtio.block", "polyvisor.guest.client", "polyvisor.guest.program",
+        "polyvisor.network.switch", "polyvisor.vm.equipment",
+    }
