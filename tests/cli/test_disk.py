@@ -191,7 +191,7 @@ def test_a_snapshot_disk_lasts_while_the_machine_restarts(tmp_path: Path) -> Non
     path.write_bytes(bytes(65536))
     make = Disk.parse(f"{path},snapshot").make
     device = make()
-    write(device._disk, 512, b"kept" * 128)
+    write(device.disk, 512, b"kept" * 128)
     device.close()
     assert read(make()._disk, 512, 512) == b"kept" * 128
     assert path.read_bytes() == bytes(65536)
@@ -199,6 +199,6 @@ def test_a_snapshot_disk_lasts_while_the_machine_restarts(tmp_path: Path) -> Non
     # BlockDevice by itself throws them away.
     maker = partial(BlockDevice.open, path, snapshot=True)
     device = maker()
-    write(device._disk, 512, b"lost" * 128)
+    write(device.disk, 512, b"lost" * 128)
     device.close()
     assert read(maker()._disk, 512, 512) == bytes(512)
