@@ -193,12 +193,12 @@ def test_a_snapshot_disk_lasts_while_the_machine_restarts(tmp_path: Path) -> Non
     device = make()
     write(device.disk, 512, b"kept" * 128)
     device.close()
-    assert read(make()._disk, 512, 512) == b"kept" * 128
+    assert read(make().disk, 512, 512) == b"kept" * 128
     assert path.read_bytes() == bytes(65536)
-    assert read(Disk.parse(f"{path},snapshot").make()._disk, 512, 512) == bytes(512)
+    assert read(Disk.parse(f"{path},snapshot").make().disk, 512, 512) == bytes(512)
     # BlockDevice by itself throws them away.
     maker = partial(BlockDevice.open, path, snapshot=True)
     device = maker()
     write(device.disk, 512, b"lost" * 128)
     device.close()
-    assert read(maker()._disk, 512, 512) == bytes(512)
+    assert read(maker().disk, 512, 512) == bytes(512)
