@@ -248,6 +248,10 @@ def linux(command: str, cpus: int, bus: str, devices: Any = ()) -> tuple[Machine
     return machine, out
 
 
+# Instructions of a hart until Linux has booted, about.
+BOOT = 2_000_000_000
+
+
 def boot_in_pieces(moments: int, seed: int, cpus: int, bus: str) -> None:
     """Boot Linux and let it work; whenever it was let run for a while, another machine goes on instead of it."""
     rng = random.Random(seed)
@@ -258,15 +262,22 @@ def boot_in_pieces(moments: int, seed: int, cpus: int, bus: str) -> None:
     machine, out = linux(command, cpus, bus)
     config = machine.board.config
     machine.start()
-    for _ in range(moments):
-        ended = machine.wait(rng.random() * 4 / moments)
+    target = 0
+    for moment in range(moments):
+        target += rng.randrange(2 * BOOT * cpus // moments)
+        last = moment == moments - 1
+        # The last one while it works.
+        while b"line 30" not in out if last else sum(hart.cpu.retired for hart in machine.board.harts) < target:
+            if machine.wait(0.0005):
+                break
         machine.pause()
-        if ended or machine.has_ended:
+        if machine.has_ended:
             break
         state = capture(machine)
         machine.close()
         machine = restored_machine(state, config, out.extend)
         machine.start()
+    assert moment > 0
     with machine:
         assert machine.wait(60), bytes(out[-500:])
         assert machine.exit_code == 7
