@@ -14,7 +14,8 @@ from polyvisor.devices.virtio import mmio as t
 from polyvisor.devices.virtio import vsock as v
 from polyvisor.devices.virtio.queue import DESC_F_WRITE
 from polyvisor.devices.virtio.stream import BUFFER
-from polyvisor.devices.virtio.vsock import HEADER, Stream, VsockDevice
+from polyvisor.devices.virtio.vsock import HEADER, Stream, VsockDevice, VsockState
+from polyvisor.vm.snapshot.codec import from_plain, to_plain
 
 CID = 3
 ROOM = 64 << 10
@@ -540,21 +541,41 @@ def test_any_packets_at_all(device: VsockDevice) -> None:
 
 
 def test_a_restored_device_tells_that_connections_are_gone(device: VsockDevice, guest: Guest) -> None:
-    event = BUFFERS + 0x30000
+    events = [BUFFERS + 0x30000 + 8 * n for n in range(3)]
     stream = connected(device, guest)
-    with device.guard():
-        device.restored()
-        device.reconnected()
+
+    def restore() -> None:
+        with device.guard():
+            device.restored()
+            device.reconnected()
+
+    port = stream.port
+    device.state = from_plain(VsockState, to_plain(device.state))
+    restore()
+    assert device.state.last_port == port
     assert stream.broken and guest.get(guest.rings[2] + 0x1002, "H") == 0
-    # When there is a buffer for it, and once.
-    guest.memory.write(event, b"\xff" * 8)
-    guest.give(2, event, 8, True)
-    guest.give(2, event, 8, True)
-    assert guest.get(guest.rings[2] + 0x1002, "H") == 1 and guest.get(guest.rings[2] + 0x1008, "I") == 4
-    assert guest.memory.read(event, 8) == bytes(4) + b"\xff" * 4
-    # What the guest sends on them is answered by a reset.
+    # A driver that has no buffer for it hears of it by resets.
     guest.send(v.OP_RW, 7, stream.port, b"lost")
     assert [packet.operation for packet in guest.packets()] == [v.OP_RST]
-    device.state.reset_due = 1
+    guest.memory.write(events[0], b"\xff" * 24)
+    guest.give(2, events[0], 8, True)
+    assert guest.get(guest.rings[2] + 0x1002, "H") == 1 and guest.get(guest.rings[2] + 0x1008, "I") == 4
+    assert guest.memory.read(events[0], 8) == bytes(4) + b"\xff" * 4
+    # Until it has, which shows in its giving the buffer again, nothing new begins.
+    new = device.open(9)
+    guest.send(v.OP_RW, 7, stream.port, b"lost")
+    assert not guest.packets() and guest.sent() == 2
+    guest.give(2, events[1], 8, True)
+    assert [packet.operation for packet in guest.packets()] == [v.OP_REQUEST, v.OP_RST]
+    assert not new.broken and new.port == port + 1 and guest.memory.read(events[1], 8) == b"\xff" * 8
+    # With several buffers one is used.
+    guest.give(2, events[2], 8, True)
+    restore()
+    assert guest.get(guest.rings[2] + 0x1002, "H") == 2 and device.state.reset == 2
+    guest.set(t.QUEUE_NOTIFY, 0)
+    assert device.state.reset == 2
+    guest.give(2, events[0], 8, True)
+    assert device.state.reset == 0
+    restore()
     guest.set(t.STATUS, 0)
-    assert device.state.reset_due == 0
+    assert device.state.reset == 0

@@ -32,7 +32,6 @@ TYPE_STREAM = 1
 OP_REQUEST, OP_RESPONSE, OP_RST, OP_SHUTDOWN, OP_RW, OP_CREDIT_UPDATE, OP_CREDIT_REQUEST = range(1, 8)
 NO_MORE_RECEIVED, NO_MORE_SENT = 1, 2
 
-_FIRST_PORT = 1 << 30  # of connections that the host makes
 _MAX_CONNECTIONS = 1024
 # Replies that wait for room in the guest's receive queue; with more, its transmit queue has to wait (5.10.6.1.2).
 _MAX_REPLIES = 1024
@@ -41,16 +40,21 @@ _TURN = 4
 _U32 = 2**32 - 1
 
 
+_FIRST_PORT = 1 << 30  # of connections that the host makes
 # struct virtio_vsock_event (5.10.6.7): that all connections are gone.
 EVENT_TRANSPORT_RESET = struct.pack("<I", 0)
+_DUE, _TOLD = 1, 2
 
 
 @dataclass
 class VsockState:
     """Connections are the host's and do not outlive it."""
 
-    reset_due: int = 0
-    """1 while the driver is to be told that all connections are gone."""
+    reset: int = 0
+    """1: the driver is to be told that all connections are gone; 2: it was, and has not given the buffer again."""
+    last_port: int = _FIRST_PORT
+    """Of the last connection that the host opened. The guest may know old ones for a while when they are gone, so their
+    ports are not to be used again soon."""
 
 
 class VsockDevice(VirtioDevice):
@@ -73,7 +77,6 @@ class VsockDevice(VirtioDevice):
         self._ready: deque[Stream] = deque()  # those that have something to send and may
         self._stalled = False
         self._closed = False
-        self._next_port = _FIRST_PORT
 
     # For the host
 
@@ -101,8 +104,9 @@ class VsockDevice(VirtioDevice):
             # A guest that gives no buffers could make them wait for ever.
             if len(self._streams) >= _MAX_CONNECTIONS or len(self._replies) >= 2 * _MAX_REPLIES:
                 raise ConnectionError("too many connections to the guest are open")
-            self._next_port = _FIRST_PORT if self._next_port >= _U32 - 1 else self._next_port + 1
-            stream = self._add(port, self._next_port)
+            state = self.state
+            state.last_port = state.last_port + 1 if _FIRST_PORT <= state.last_port < _U32 - 1 else _FIRST_PORT
+            stream = self._add(port, state.last_port)
             self._reply(stream, OP_REQUEST)
             self.pump()
         return stream
@@ -135,7 +139,7 @@ class VsockDevice(VirtioDevice):
 
         If the guest has broken its queue the device needs a reset, but the caller, who may be the host, goes on.
         """
-        if self._closed or self._link is None or not self.link.running:
+        if self._closed or self._link is None or not self.link.running or self.state.reset == _TOLD:
             return
         try:
             self._pump()
@@ -227,23 +231,40 @@ class VsockDevice(VirtioDevice):
 
     def notify(self, index: int) -> None:
         """Take packets, or use new buffers. Raises QueueError."""
-        if index == TX:
+        if index == EVENT:
+            self._events()
+        elif self.state.reset == _TOLD:
+            return  # the driver forgets its connections first, or it would take new ones for old ones
+        elif index == TX:
             if len(self._replies) >= _MAX_REPLIES:
                 self._stalled = True
             else:
                 self.serve(TX, self._take)
         if index != EVENT:
             self.pump()
-        elif self.state.reset_due:
-            self.serve(EVENT, self._announce_reset, lambda: bool(self.state.reset_due))
 
-    def _announce_reset(self, chain: Chain) -> int:
-        self.state.reset_due = 0
-        return scatter(self.link.memory, chain.writable, EVENT_TRANSPORT_RESET)
+    def _events(self) -> None:
+        """Tell the driver that its connections are gone, or see that it knows. Raises QueueError."""
+        queue = self.link.queues[EVENT]
+        if self.state.reset == _TOLD:
+            self.state.reset = 0
+            self.notify(TX)
+        elif self.state.reset == _DUE:
+            # All are taken, so that the next one is notified of; what is not needed is left to be taken again.
+            chains: list[Chain] = []
+            while chain := queue.pop():
+                chains.append(chain)
+            queue.request_notification()
+            if chains:
+                queue.unpop(chains[1:])
+                queue.push(chains[0], scatter(self.link.memory, chains[0].writable, EVENT_TRANSPORT_RESET))
+                self.state.reset = _TOLD
+                if queue.should_interrupt():
+                    self.link.interrupt()
 
     def reset(self) -> None:
         """All connections are gone."""
-        self.state.reset_due = 0
+        self.state.reset = 0
         self._break_all()
 
     def restored(self) -> None:
@@ -253,10 +274,10 @@ class VsockDevice(VirtioDevice):
     def reconnected(self) -> None:
         """Tell the driver that its connections are gone, and answer what it had to send. May raise QueueError."""
         if self.link.running:
-            self.state.reset_due = 1
-            for index in (EVENT, TX):
-                if self.link.queues[index].state.ready:
-                    self.notify(index)
+            if self.link.queues[EVENT].state.ready:
+                self.state.reset = _DUE
+                self._events()
+            self.notify(TX)
 
     def _break_all(self) -> None:
         streams = list(self._streams.values())
