@@ -36,26 +36,24 @@ def test_a_machine_is_saved_and_goes_on(cli: Cli) -> None:
     done = cli("exec", "again", "cat", "/tmp/file")
     assert done.stdout == b"kept\n", done
     assert cli("exec", "web", "cat", "/tmp/file").stdout == b"changed\n"
-    assert cli.fails("restore", "ready", "-d", "--name", "again").startswith("a machine called 'again' runs already")
     assert cli("snapshot", "save", "more", "again", "--base", "ready").returncode == 0
     whole, more = json.loads(cli("snapshot", "list", "--json").stdout)[::-1]
     assert (whole["name"], whole["vm"], whole["memory"], whole["parent"]) == ("ready", "web", 128 << 20, None)
     assert more["name"] == "more" and more["parent"] == whole["path"] and more["stored"] < whole["stored"] / 4
     lines = cli("snapshot", "list").stdout.decode().splitlines()
     assert lines[0].split() == ["NAME", "OF", "MEMORY", "HARTS", "SIZE", "BASE", "CREATED"] and len(lines) == 3
-    assert "memory: 128M, of which" in cli("snapshot", "inspect", "ready").stdout.decode()
     found = json.loads(cli("snapshot", "inspect", "more", "--json").stdout)
     assert found["shape"]["cpus"] == 1 and found["board"]["harts"][0]["registers"]["pc"] and found["disks"] == []
-    assert cli("snapshot", "check", "more").stdout == b"more: all is as it was saved\n"
     assert "is needed by the snapshot" in cli.fails("snapshot", "delete", "ready")
     assert cli("snapshot", "delete", "more", "ready").returncode == 0
-    assert json.loads(cli("snapshot", "list", "--json").stdout) == []
     # It has what it needs.
     assert cli("exec", "again", "cat", "/tmp/file").stdout == b"kept\n"
 
 
 def test_the_terminal_is_the_console(cli: Cli) -> None:
     assert cli("snapshot", "save", "typed", "web").returncode == 0
+    assert "memory: 128M, of which" in cli("snapshot", "inspect", "typed").stdout.decode()
+    assert cli("snapshot", "check", "typed").stdout == b"typed: all is as it was saved\n"
     done = cli("restore", "typed", stdin=b"echo $((6 * 7)); exit 3\n")
     assert done.returncode == 3 and b"42" in done.stdout, done
 
@@ -67,6 +65,6 @@ def test_what_goes_wrong_is_one_line(cli: Cli, tmp_path: Path) -> None:
     assert "can be the base" in cli.fails("snapshot", "save", "x", "web", "--base", "other")
     bad = tmp_path / "bad.pvsnap"
     bad.write_bytes(b"something else" * 1000)
-    for words in (["snapshot", "check"], ["snapshot", "inspect"], ["snapshot", "delete"], ["restore"]):
+    for words in (["snapshot", "delete"], ["restore"]):
         assert "is not a snapshot" in cli.fails(*words, str(bad))
     assert bad.exists()
