@@ -8,7 +8,7 @@ import pytest
 
 import polyvisor
 from polyvisor.vm.asynchronous import AsyncVM
-from polyvisor.vm.virtual_machine import _DEFAULT
+from polyvisor.vm.commands import DEFAULT
 from support.guests import guest_image
 
 
@@ -96,7 +96,7 @@ def test_stopping_gives_the_guest_as_long_as_for_threads(monkeypatch: pytest.Mon
         await vm.stop(None)
 
     asyncio.run(main())
-    assert asked == [_DEFAULT, 3.0, None]
+    assert asked == [DEFAULT, 3.0, None]
 
 
 def test_cancelling_a_boot_ends_the_machine() -> None:
