@@ -447,3 +447,8 @@ def test_the_document_is_json_that_others_can_read(made: Made) -> None:
     with made.first.path.open("rb") as file:
         file.seek(ram["section"]["offset"] + offset)
         assert any(file.read(size))
+
+
+def test_restored_machines_have_other_random_numbers(made: Made) -> None:
+    with made.restore() as vm, made.restore(name="other") as other:
+        assert len({each.run("head -c 16 /dev/urandom | od -x").stdout for each in (vm, other)}) == 2

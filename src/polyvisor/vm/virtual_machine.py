@@ -218,10 +218,10 @@ class VM(GuestCommands):
         """Make the next machine and let it run."""
         origin, self._origin, self._last = self._origin, None, None
         if origin is not None:
-            self._greeting = False
+            self._greeting, self._identify = False, self._reseed
             machine, self._last = origin.machine(self.config, self.console.feed, self._progress)
         else:
-            self._greeting = True
+            self._greeting, self._identify = True, None
             machine = Machine(self.config, self.console.feed, self._progress)
         try:
             if origin is None:
@@ -554,6 +554,10 @@ class VM(GuestCommands):
                 threading.Thread(target=self._greet, name=f"greeting {self.name}", daemon=True).start()
 
         stream.on_change = changed
+
+    def _reseed(self) -> None:
+        """Let the guest's random numbers be others than those of machines that had the same state."""
+        self.client.reseed(os.urandom(64), timeout=10)
 
     def _greet(self) -> None:
         """Prepare the guest, then say that it is ready."""
