@@ -295,7 +295,7 @@ class Virt:
     def revive(self) -> None:
         """In a copy of the process (``os.fork``), which has none of its threads: let harts and devices have new ones.
 
-        The harts stand still. What has to do with the world outside is reconnected, see VirtioDevice.
+        The harts stand still.
         """
         if self.code is not None:
             self.code.revive(_WORKERS_OF_FORK)
@@ -316,6 +316,9 @@ class Virt:
         for hart in self.harts:
             hart.revive()
         self.rtc.revive()
+
+    def reconnect(self) -> None:
+        """Tell drivers that the world outside is another one, see VirtioDevice."""
         for device in self.virtio_devices:
             with device.guard():
                 device.reconnected()

@@ -47,6 +47,7 @@ class Hart:
         self._resume = threading.Event()
         self._resume.set()
         self._thread: threading.Thread | None = None
+        self._revived = False
 
     # Control, from any thread
 
@@ -72,8 +73,8 @@ class Hart:
         """In a copy of the process (``os.fork``), which has none of its threads: stand still there, as it did."""
         self._wake, self._paused, self._resume = threading.Event(), threading.Event(), threading.Event()
         self._paused.set()
-        if self._thread is not None:
-            self.launch()
+        self._revived = self._thread is not None
+        self._thread = None
 
     def begin(self) -> None:
         """Let the hart execute from its pc."""
@@ -116,6 +117,9 @@ class Hart:
         """Go on after :meth:`pause`."""
         self._paused.clear()
         self._resume.set()
+        if self._revived:
+            self._revived = False
+            self.launch()
 
     # The thread
 
