@@ -46,6 +46,25 @@ def test_compiled_regions_against_the_reference(tiers):
     _check(tiers, "jit", "reference", range(300, 303), 60)
 
 
+@pytest.mark.parametrize("other", ["restless", "jit"])
+def test_turns_end_at_the_same_places(tiers, other):
+    """In virtual time: whatever is compiled, decoded or interrupted, also with timers."""
+    before = int(tiers["jit"].executor.engine.region_instructions)
+    for seed in range(400, 415):
+        program = make_program(seed, 20_000)
+        assert not program_fuzz.compare_turns(program, tiers["interpreter"], tiers[other], 20_000), seed
+    if other == "jit":
+        assert int(tiers["jit"].executor.engine.region_instructions) - before > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["restless", "jit"])
+def test_many_turns_end_at_the_same_places(tiers, other):
+    for seed in range(4000, 4500):
+        program = make_program(seed, 20_000)
+        assert not program_fuzz.compare_turns(program, tiers["interpreter"], tiers[other], 20_000), seed
+
+
 def test_an_instruction_compiled_wrong_is_found(monkeypatch):
     """The test itself: a region compiler that takes one instruction for another is found out."""
     names = {i.name: i for i in rv64.instructions}

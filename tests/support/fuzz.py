@@ -100,6 +100,7 @@ class Pair:
         self.reference.block[: self.size] = state
         self.native.engine.retired = 0
         self.native.engine.left = 0
+        self.native.engine.resuming = 0  # what it was in the midst of is no more
         self.reference.retired = 0
         self.native.flush()
         if ram is not None:

@@ -300,7 +300,7 @@ class NativeTier(Tier):
 
     def _forget(self) -> None:
         engine = self.executor.engine
-        engine.retired = engine.left = 0
+        engine.retired = engine.left = engine.resuming = 0
         if self.slice is not None:
             engine.slice = self.slice
 
@@ -320,6 +320,33 @@ class NativeTier(Tier):
             self.prepare(self.executor, self.records())
         with self.watch:
             return self.executor.run(instructions)
+
+
+    def turn(self, length: int, rng: random.Random | None = None) -> str:
+        """Execute a turn of so many instructions; with ``rng``, with interruptions. Gives why it was given up."""
+        cpu = self.executor
+        cpu.begin_turn(self.retired + length, 0)
+        for _ in range(10_000):
+            if rng is not None:
+                kind = rng.randrange(4)
+                for _ in range(rng.randrange(12) if kind == 0 else 0):
+                    if cpu.turn_is_over or self.over:
+                        break
+                    self.over = cpu.step().kind == "leave"
+                if self.over:
+                    return ""
+                if cpu.turn_is_over:
+                    return ""
+                if self.prepare is not None:
+                    self.prepare(cpu, self.records())
+                cpu.break_at(self.retired + rng.randrange(1, 2 * length) if kind == 1 else None)
+            with self.watch:
+                exit = cpu.run_turn()
+            cpu.break_at(None)
+            self.over = exit.kind == "leave"
+            if exit.kind != "stop":
+                return "" if exit.kind in ("leave", "limit") else exit.kind
+        return "no end"
 
 
 def _restless() -> Prepare:

@@ -23,7 +23,7 @@ from typing import Any
 from polyvisor.engine.native import native_code
 from polyvisor.isa.riscv import rv64
 
-from .fuzz_machine import TIERS, Tier, describe, differences, make_tier
+from .fuzz_machine import TIERS, NativeTier, Tier, describe, differences, make_tier
 from .fuzz_program import Program
 from .program_maker import make_program
 
@@ -81,6 +81,27 @@ def compare(program: Program, a: Tier, b: Tier, budget: int) -> str:
     if program.loosely and not (a.over or b.over):
         return ""  # Given up, in the midst of whatever each was doing.
     return differences(a, b, program.loosely)
+
+
+def compare_turns(program: Program, a: NativeTier, b: NativeTier, budget: int) -> str:
+    """Run a program in turns, without interruption in ``a`` and with in ``b``; both must end each at the same place.
+
+    That is so with interrupts, too. The tiers are native.
+    """
+    given = program.load()
+    a.load(given)
+    b.load(given)
+    rng, disturbing = random.Random(program.seed), random.Random(program.seed + 1)
+    while not (a.over or b.over) and a.retired < budget * _RUNAWAY:
+        length = rng.choice((1, 3, 50, 500, 500, 5000))
+        before = a.retired
+        stopped = a.turn(length), b.turn(length, disturbing)
+        if any(stopped):
+            # Endless traps, in both alike: not what this is about.
+            return "" if all(stopped) else f"{a.name} and {b.name} stop: {stopped}"
+        if found := differences(a, b):
+            return f"a turn of {length} after {before} instructions:\n{found}"
+    return differences(a, b)
 
 
 # Shrinking

@@ -40,7 +40,8 @@ class Cpu:
     """One CPU of a machine: its state lives in ``block``, and :meth:`run` executes.
 
     ``frequency`` is that of the time counter in Hz; ``virtual`` makes time follow executed instructions, one of
-    which then takes a nanosecond. Where ``waits``, ``cpu.wait`` sleeps in native code; else :meth:`run` returns.
+    which then takes a nanosecond (see :mod:`polyvisor.engine.clocks`). Where ``waits``, ``cpu.wait`` sleeps in native
+    code; else :meth:`run` returns.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Cpu:
         engine.clock_period = (1_000_000_000 << 32) // self._frequency
         engine.clock_scale = (self._frequency << 32) // 1_000_000_000
         engine.clock_virtual = int(self._virtual)
+        engine.clock_frequency = self._frequency
         code.flush_tlb(self.address)
 
     def connect(self, executors: Sequence[Any]) -> None:
@@ -183,8 +185,55 @@ class Cpu:
         """
         engine = self.engine
         engine.stop_at = at.NO_TAG if instructions is None else int(engine.retired) + instructions
-        if self.breakpoints and int(self.state.pc) in self.breakpoints:
-            # Where it stopped last: this instruction is run now.
+        # Where it stopped last: this instruction is run now.
+        return self._go_on(bool(self.breakpoints) and int(self.state.pc) in self.breakpoints)
+
+    def begin_turn(self, stop_at: int, base: int) -> None:
+        """Prepare :meth:`run_turn`: virtual time is ``base`` + `retired`; the turn is over when that is ``stop_at``."""
+        self.engine.virtual_base = base & at.NO_TAG
+        self.engine.stop_at = stop_at
+
+    def run_turn(self, passing: bool = False) -> Exit:
+        """Execute until the turn is over (`limit`), at the first jump, trap or page's end after its last instruction.
+
+        That is the same place in all native tiers. It is sooner if the CPU's timer is due, or :meth:`end_turn_soon`
+        was called. After another exit, or :meth:`step`, the turn goes on as if it had never been left. ``passing``:
+        a breakpoint here has been seen.
+        """
+        return self._go_on(passing and int(self.state.pc) in self.breakpoints)
+
+    def break_at(self, retired: int | None) -> None:
+        """Let :meth:`run_turn` return (`stop`) some hundred instructions after so many at the latest."""
+        self.engine.break_at = at.NO_TAG if retired is None else retired
+
+    def end_turn_soon(self) -> None:
+        """Called by a device while this CPU accesses it: the turn is over at the next jump."""
+        self.engine.stop_at = min(int(self.engine.stop_at), int(self.engine.retired))
+        self.engine.limit = 0
+
+    @property
+    def turn_state(self) -> tuple[int, bool]:
+        """What there is of a turn beside the time: when it ends, and whether it goes on between two instructions."""
+        return int(self.engine.stop_at), bool(self.engine.resuming)
+
+    @turn_state.setter
+    def turn_state(self, state: tuple[int, bool]) -> None:
+        self.engine.stop_at, self.engine.resuming = state[0], int(state[1])
+
+    @property
+    def turn_is_over(self) -> bool:
+        """Whether :meth:`run_turn` would return at once."""
+        return int(self.engine.retired) >= int(self.engine.stop_at) and not self.engine.resuming
+
+    def wakes_at(self, base: int) -> int:
+        """When a CPU that waits goes on, in nanoseconds of virtual time: 0 for now, 2**64 - 1 if not by time."""
+        self.engine.virtual_base = base & at.NO_TAG
+        return int(self.code.wakes_at(self.address))
+
+    def _go_on(self, over: bool) -> Exit:
+        """Run; ``over``: the breakpoint at pc is passed."""
+        engine = self.engine
+        if over:
             found_exit = self._step_over()
             if found_exit is not None:
                 return found_exit
@@ -198,21 +247,29 @@ class Cpu:
     def step(self) -> Exit:
         """Execute one instruction, or take a trap or interrupt that is due."""
         engine = self.engine
+        stop_at, page = int(engine.stop_at), int(self.state.pc) >> self.architecture.page_bits
         engine.stop_at = at.NO_TAG
         while True:
             engine.stepping = 1
-            engine.limit = 0
+            engine.limit = engine.exit_argument = 0
             self._enter(self.code.enter_step)
             engine.stepping = 0
             found = self._exit()
             if found is not None:
-                return found
+                break
+        if self._virtual:
+            # Where it goes on in the midst of a turn, it must not look around: it would not have done so here.
+            engine.stop_at = stop_at = min(stop_at, int(engine.stop_at))
+            if found.kind == "step" and not engine.exit_argument:
+                engine.resuming = int(int(self.state.pc) >> self.architecture.page_bits == page)
+        return found
 
     def _step_over(self) -> Exit | None:
         """Execute the instruction under a breakpoint; None to go on."""
         stop_at = self.engine.stop_at
         found = self.step()
-        self.engine.stop_at = stop_at
+        if not self._virtual:
+            self.engine.stop_at = stop_at
         self.engine.limit = 0
         return None if found.kind == "step" else found
 
@@ -228,9 +285,11 @@ class Cpu:
             case at.EXIT_COMPILE:
                 self.exits["compile"] += 1
                 self.code.handler(int(engine.exit_argument))
+                engine.resuming = 1
             case at.EXIT_ACTIVATE:
                 self.exits["new code page"] += 1
                 self.pages.activate(int(engine.exit_argument))
+                engine.resuming = 1
             case at.EXIT_LEAVE:
                 left = int(engine.left)
                 engine.left = engine.waits = 0

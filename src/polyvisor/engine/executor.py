@@ -53,6 +53,28 @@ class Executor(Protocol):
 
     def step(self) -> Exit: ...
 
+    def begin_turn(self, stop_at: int, base: int) -> None:
+        """Prepare `run_turn`: virtual time is ``base`` + `retired`; the turn is over when that is ``stop_at``."""
+
+    def run_turn(self, passing: bool = False) -> Exit:
+        """Execute until the turn is over; see :meth:`polyvisor.engine.cpu.Cpu.run_turn`."""
+
+    def break_at(self, retired: int | None) -> None:
+        """Let `run_turn` return (`stop`) some hundred instructions after so many at the latest."""
+
+    def end_turn_soon(self) -> None:
+        """Called by a device while this CPU accesses it: let the turn end."""
+
+    turn_state: tuple[int, bool]
+    """What there is of a turn beside the time: when it ends, and whether it goes on between two instructions."""
+
+    @property
+    def turn_is_over(self) -> bool:
+        """Whether `run_turn` would return at once."""
+
+    def wakes_at(self, base: int) -> int:
+        """When a CPU that waits goes on, in nanoseconds of virtual time: 0 for now, 2**64 - 1 if not by time."""
+
     def stop(self) -> None: ...
 
     def poke(self) -> None: ...
@@ -80,6 +102,7 @@ class ReferenceExecutor:
         self.architecture = architecture
         self.memory = memory
         self._frequency, self._virtual, self.clock_offset = frequency, virtual, 0
+        self._virtual_base, self._stop_at, self._break_at = 0, _NEVER, _NEVER
         self.view = reference_cpu(architecture, memory, None, lambda: self.clock)
         self.state = self.view
         self.view.on_signal = self.poke
@@ -92,7 +115,7 @@ class ReferenceExecutor:
 
     @property
     def clock(self) -> int:
-        base = self.retired if self._virtual else time.monotonic_ns()
+        base = self.retired + self._virtual_base if self._virtual else time.monotonic_ns()
         return (base * self._frequency // 1_000_000_000 + self.clock_offset) & (2**64 - 1)
 
     @clock.setter
@@ -112,9 +135,12 @@ class ReferenceExecutor:
         self.view.retired = 0
 
     def run(self, instructions: int | None = None) -> Exit:
-        end = None if instructions is None else self.retired + instructions
-        while end is None or self.retired < end:
-            if self._stop:
+        self._stop_at = _NEVER if instructions is None else self.retired + instructions
+        return self._go_on(instructions is None)
+
+    def _go_on(self, endless: bool) -> Exit:
+        while endless or self.retired < self._stop_at:
+            if self._stop or self.retired >= self._break_at:
                 self._stop = False
                 return Exit("stop")
             reason = self.view.step()
@@ -123,6 +149,50 @@ class ReferenceExecutor:
             if self.breakpoints and int(self.view.pc) in self.breakpoints:
                 return Exit("breakpoint")
         return Exit("limit")
+
+    def begin_turn(self, stop_at: int, base: int) -> None:
+        """Prepare :meth:`run_turn`: virtual time is ``base`` + ``retired``."""
+        self._virtual_base, self._stop_at = base, stop_at
+
+    def run_turn(self, passing: bool = False) -> Exit:
+        """Execute until ``retired`` is what :meth:`begin_turn` said: exactly, so turns end elsewhere than natively."""
+        return self._go_on(False)
+
+    def break_at(self, retired: int | None) -> None:
+        """Let :meth:`run_turn` return (`stop`) after so many instructions."""
+        self._break_at = _NEVER if retired is None else retired
+
+    def end_turn_soon(self) -> None:
+        """Let the turn end behind the instruction that is being executed."""
+        self._stop_at = min(self._stop_at, self.retired)
+
+    @property
+    def turn_state(self) -> tuple[int, bool]:
+        """When the turn ends; it is always between two instructions."""
+        return self._stop_at, False
+
+    @turn_state.setter
+    def turn_state(self, state: tuple[int, bool]) -> None:
+        self._stop_at = state[0]
+
+    @property
+    def turn_is_over(self) -> bool:
+        """Whether :meth:`run_turn` would return at once."""
+        return self.retired >= self._stop_at
+
+    def wakes_at(self, base: int) -> int:
+        """When it goes on, if it waits, in nanoseconds of virtual time: 0 for now, 2**64 - 1 if not by time."""
+        self._virtual_base = base
+        hooks = self.architecture.hooks
+        if "wake" not in hooks or hooks["wake"](self.view):
+            return 0
+        deadline = int(hooks["deadline"](self.view)) if "deadline" in hooks else _NEVER
+        if deadline == _NEVER:
+            return _NEVER
+        now = self.retired + base
+        ticks = now * self._frequency // 1_000_000_000
+        wanted = ticks + max(0, deadline - self.clock)
+        return max(now, -(-wanted * 1_000_000_000 // self._frequency)) if wanted > ticks else now
 
     def step(self) -> Exit:
         reason = self.view.step()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .cpu import Exit
 from .executor import Executor
+
+if TYPE_CHECKING:
+    from .conductor import Conductor
 
 # The longest a hart that is not started sleeps before it looks again, in seconds; only a safety net.
 _LONGEST_WAIT = 10.0
@@ -23,7 +26,7 @@ class Line:
     def set(self, level: bool) -> None:
         """Drive the line; may be called from any thread."""
         setattr(self._hart.state, self._member, int(level))
-        self._hart.kick()
+        self._hart.kick(level)
 
 
 class Hart:
@@ -39,6 +42,7 @@ class Hart:
         self.handlers: dict[str, Callable[[Any], None]] = {}
         self.execute: Callable[[], Exit] = cpu.run  # or something that runs it otherwise, such as a tracer
         self.on_break: Callable[[Hart], None] | None = None  # told, in the hart's thread, before it stands still
+        self.conductor: Conductor | None = None  # who runs it in virtual time, instead of a thread of its own
         self.started = False
         self._failed = failed
         self._wake = threading.Event()
@@ -60,9 +64,12 @@ class Hart:
         """The interrupt input ``name``: meip, seip, mtip, msip."""
         return Line(self, name)
 
-    def kick(self) -> None:
-        """Something the hart should look at has changed."""
-        self.cpu.poke()
+    def kick(self, raised: bool = True) -> None:
+        """Something the hart should look at has changed; ``raised``: it may interrupt the hart."""
+        if self.conductor is None:
+            self.cpu.poke()
+        elif raised:
+            self.conductor.kicked(self)
 
     def launch(self) -> None:
         """Make the thread; the hart runs once it is started."""
@@ -79,6 +86,8 @@ class Hart:
     def begin(self) -> None:
         """Let the hart execute from its pc."""
         self.started = True
+        if self.conductor is not None:
+            self.conductor.begins(self)
         self._wake.set()
 
     def halt(self) -> None:
@@ -106,6 +115,8 @@ class Hart:
     @property
     def is_still(self) -> bool:
         """Whether it executes nothing, and will not before :meth:`launch` or :meth:`resume`."""
+        if self.conductor is not None:
+            return self.conductor.is_still
         return self._paused.is_set() or self._thread is None or not self._thread.is_alive()
 
     def put(self, started: bool) -> None:
@@ -154,6 +165,9 @@ class Hart:
 
     def wait(self) -> None:
         """Sleep until an interrupt is pending, a timer is due, or someone wants something."""
+        if self.conductor is not None:
+            self.conductor.waits(self)
+            return
         # What asks for a halt or a pause says so first, and then stops the CPU, which ends its wait.
         if not self._halt and self._resume.is_set():
             self.cpu.wait()

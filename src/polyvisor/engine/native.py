@@ -171,6 +171,7 @@ class NativeCode:
         # Keeping the interpreter's lock: that takes less time than to give it back, and nothing waits.
         self.rouse = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(at["plain_rouse"])
         self.read_clock = ctypes.CFUNCTYPE(u64, ctypes.c_void_p)(at["plain_clock"])
+        self.wakes_at = ctypes.PYFUNCTYPE(u64, ctypes.c_void_p)(at["plain_wakes_at"])
         self.reset_page = ctypes.CFUNCTYPE(None, ctypes.c_void_p, u64)(at["plain_reset_page"])
         self.change_flags = ctypes.CFUNCTYPE(u64, u64, u64, u64)(at["plain_change_flags"])
         self.mark_dirty = ctypes.PYFUNCTYPE(u64, u64, ctypes.c_char_p, u64)(at["plain_mark_dirty"])

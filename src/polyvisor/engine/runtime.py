@@ -1,4 +1,4 @@
-"""The engine's own described functions: time, dispatch, decoded pages; those for memory are in `access`.
+"""The engine's own described functions: dispatch, decoded pages; `access` has those for memory, `clocks` for time.
 
 They are written in the description language, with host memory (peek, poke) added, and are compiled once per
 architecture.  ``arch`` and ``layout`` are compile-time constants.
@@ -6,8 +6,8 @@ architecture.  ``arch`` and ``layout`` are compile-time constants.
 
 from __future__ import annotations
 
-from polyvisor.adl import FETCH, u8, u32, u64, u128, unlikely
-from polyvisor.adl.host import attempt, cpu_address, host_call, peek, poke
+from polyvisor.adl import FETCH, u8, u32, u64, unlikely
+from polyvisor.adl.host import attempt, cpu_address, peek, poke
 
 from . import layout as at
 from . import waiting
@@ -24,6 +24,7 @@ from .access import (
     reset_records,
     unlock,
 )
+from .clocks import bound_turn, clock, wakes_at  # noqa: F401  (wakes_at is one of the core's functions)
 from .layout import (
     CODE_TLB_ENTRY,
     CODE_TLB_SIZE,
@@ -39,23 +40,6 @@ from .layout import (
     TLB_ENTRY,
     TLB_SIZE,
 )
-
-# Time
-
-
-@engine()
-def clock(cpu) -> u64:
-    """The platform's time counter, in ticks."""
-    base = cpu.retired
-    if cpu.clock_virtual == 0:
-        place = cpu_address(cpu) + TIMESPEC_OFFSET
-        host_call(cpu, "clock_gettime", u64(1), place)  # CLOCK_MONOTONIC
-        base = cpu.timespec[0] * 1_000_000_000 + cpu.timespec[1]
-    return u64((u128(base) * u128(cpu.clock_scale)) >> 32) + cpu.clock_offset
-
-
-TIMESPEC_OFFSET = at.EngineState.members["timespec"].offset
-
 
 # Dispatch
 
@@ -107,10 +91,12 @@ def look_around(cpu, arch, layout) -> bool:
     limit = cpu.retired + cpu.slice
     if cpu.sample_at > cpu.retired and cpu.sample_at < limit:
         limit = cpu.sample_at
+    if limit > cpu.break_at:
+        limit = cpu.break_at
     cpu.limit = limit if limit < cpu.stop_at else cpu.stop_at
     cpu.fence()
     serve_flushes(cpu, arch, layout)
-    if cpu.stop != 0:
+    if cpu.stop != 0 or cpu.retired >= cpu.break_at:
         cpu.stop = u8(0)
         cpu.exit_reason = u32(EXIT_STOP)
         return True
@@ -156,7 +142,15 @@ def find_code(cpu, arch, layout) -> u64:
         if waiting.wait(cpu, arch, layout, look_around, clock):
             return u64(0)
     sampled = False
-    if cpu.retired >= cpu.limit:
+    resuming = cpu.resuming != 0
+    cpu.resuming = u8(0)
+    if resuming:
+        # Not a place of the program's: native code returned here for something of its own.
+        cpu.fence()
+        serve_flushes(cpu, arch, layout)
+    elif cpu.clock_virtual != 0:
+        bound_turn(cpu, arch)
+    if not resuming and cpu.retired >= cpu.limit:
         if look_around(cpu, arch, layout):
             return u64(0)
         # Not at every request: those of a device come at the same place each time. (Less than 0 is much, too.)
@@ -166,13 +160,15 @@ def find_code(cpu, arch, layout) -> u64:
     if cpu.stepping != 0:
         cpu.limit = u64(0)
         if cpu.stepping == 2:
+            cpu.exit_argument = u64(1)
             cpu.exit_reason = u32(EXIT_STEP)
             return u64(0)
-    if "poll" in arch.hooks:
+    if "poll" in arch.hooks and not resuming:
         cpu.next_pc = cpu.pc
         if attempt(arch.hooks["poll"], cpu):
             deliver(cpu, arch)
             if cpu.stepping != 0:
+                cpu.exit_argument = u64(1)
                 cpu.exit_reason = u32(EXIT_STEP)
                 return u64(0)
     enter_contexts(cpu, arch, layout)
@@ -181,6 +177,7 @@ def find_code(cpu, arch, layout) -> u64:
         deliver(cpu, arch)
         enter_contexts(cpu, arch, layout)
         if cpu.stepping != 0:
+            cpu.exit_argument = u64(1)
             cpu.exit_reason = u32(EXIT_STEP)
             return u64(0)
         if cpu.retired >= cpu.limit and look_around(cpu, arch, layout):
@@ -376,6 +373,8 @@ def prepare_step(cpu, arch, layout, decode_word) -> u64:
     found = find_code(cpu, arch, layout)
     if found == 0:
         return found
+    if found & ~u64(layout.slot_size - 1) == cpu.scratch:
+        cpu.exit_argument = u64(1)  # otherwise it would come by the dispatcher after this instruction
     if peek(u64, found) == cpu.decode_handler:
         found = decode_at(cpu, arch, layout, decode_word, found, cpu.base)
         if found <= 1:

@@ -64,7 +64,7 @@ class Units:
             name: self.runtime(name)
             for name in ("find_code", "deliver", "flush_tlb", "flush_tlb_page", "clock", "encoding", "slow_address",
                          "phys_changed", "phys_host", "drop_writes", "change_flags", "mark_dirty", "reset_page",
-                         "link_region", "install_region", "forget_region", "wait", "rouse")
+                         "link_region", "install_region", "forget_region", "wait", "rouse", "wakes_at")
         }
         roots["decode_at"] = self.runtime("decode_at", decode_word=decoder)
         roots["prepare_step"] = self.runtime("prepare_step", decode_word=decoder)
@@ -97,6 +97,8 @@ class Units:
             f'  call void @"{roots["rouse"].name}"(ptr %cpu)\n  ret void\n}}\n'
             f'define i64 @plain_clock(ptr %cpu) {{\n'
             f'  %v = call i64 @"{roots["clock"].name}"(ptr %cpu)\n  ret i64 %v\n}}\n'
+            f'define i64 @plain_wakes_at(ptr %cpu) {{\n'
+            f'  %v = call i64 @"{roots["wakes_at"].name}"(ptr %cpu)\n  ret i64 %v\n}}\n'
             f'define void @plain_reset_page(ptr %cpu, i64 %slot) {{\n'
             f'  call void @"{roots["reset_page"].name}"(ptr %cpu, i64 %slot)\n  ret void\n}}\n'
             f'define i64 @plain_change_flags(i64 %flag, i64 %clear, i64 %set) {{\n'

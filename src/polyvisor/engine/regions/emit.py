@@ -4,6 +4,9 @@ It may be entered at several of its instructions: where it begins, and at the lo
 it takes for granted (where its other pages are, fields with assumed values), else the instruction's own handler goes
 on.  A jump backwards compares the instruction count with the limit as it was at the entry: a region that runs on sees
 requests and interrupts after a slice, not at once as the interpreter does.
+
+The end of a turn (`stop_at`) is another matter: a CPU stops at the first jump there, whatever is compiled. A region is
+entered, and goes on, only where it cannot come that far, and the interpreter goes the rest of the way.
 """
 
 from __future__ import annotations
@@ -411,6 +414,18 @@ class RegionEmitter(InstructionEmitter):
 
     # The entry
 
+    def _refuse(self, label: str) -> None:
+        """Go on with the handler that the interpreter has where the region was entered."""
+        places = [offset for offset in self.entries if offset]
+        if places:
+            ways = " ".join(f"i64 {at}, label %{label}{n}" for n, at in enumerate(places))
+            self.line(f"switch i64 %distance, label %{label} [ {ways} ]")
+            for n, offset in enumerate(places):
+                self.lines.append(f"{label}{n}:")
+                self._tail(self._original(offset), "%rec", "%icount", "%base")
+            self.lines.append(f"{label}:")
+        self._tail(self._original(0), "%rec", "%icount", "%base")
+
     def _entry(self) -> list[str]:
         self.lines = []
         layout, bits = self.layout, self.layout.architecture.page_bits
@@ -461,19 +476,21 @@ class RegionEmitter(InstructionEmitter):
             self.line("%refused = load i64, ptr @refusals")
             self.line("%refused1 = add i64 %refused, 1")
             self.line("store i64 %refused1, ptr @refusals")
-            places = [offset for offset in self.entries if offset]
-            if places:
-                ways = " ".join(f"i64 {at}, label %refuse{n}" for n, at in enumerate(places))
-                self.line(f"switch i64 %distance, label %refuse [ {ways} ]")
-                for n, entry_offset in enumerate(places):
-                    self.lines.append(f"refuse{n}:")
-                    self._tail(self._original(entry_offset), "%rec", "%icount", "%base")
-                self.lines.append("refuse:")
-            self._tail(self._original(0), "%rec", "%icount", "%base")
+            self._refuse("refuse")
             self.lines.append("sure:")
+        # The most it can execute before it looks again. The last instruction of a turn is the interpreter's.
+        most = sum(len(block.steps) for block in self.plan.blocks.values())
+        self.line(f"%stop = load i64, ptr {self.place('stop_at')}")
+        self.branch(self.assign(f"icmp ult i64 {self.assign(f'add i64 %icount, {most}')}, %stop"), "room", "near", True)
+        self.lines.append("near:")
+        self._refuse("short")
+        self.lines.append("room:")
         self.write_field("region_entries", self.assign(f"add i64 {self.read_field('region_entries')}, 1"))
         # What was asked for since is noticed when the region is left: at the limit, at the latest.
-        self.line(f"%end = load atomic i64, ptr {self.place('limit')} monotonic, align 8")
+        self.line(f"%limit = load atomic i64, ptr {self.place('limit')} monotonic, align 8")
+        self.line(f"%last = sub i64 %stop, {most}")
+        self.line("%sooner = icmp ult i64 %limit, %last")
+        self.line("%end = select i1 %sooner, i64 %limit, i64 %last")
         self.line("%left = sub i64 %end, %icount")
         self.line("store i64 %left, ptr %left.0")
         for key, variable in self.variables.items():

@@ -7,6 +7,7 @@ from polyvisor.adl.host import attempt, host_atomic, peek, poke
 
 from .. import layout as at
 from ..access import cached_host, engine, find_ram, load_across, lock, page_of, reach, unlock
+from ..clocks import bound_turn
 from ..layout import PAGE_CODE, RAM_FLAGS
 
 
@@ -68,6 +69,8 @@ def region_sync(cpu, arch) -> bool:
     if "data_context" in arch.hooks and arch.hooks["data_context"](cpu) != cpu.data_context:
         return True
     if "fetch_context" in arch.hooks and arch.hooks["fetch_context"](cpu) != cpu.fetch_context:
+        return True
+    if cpu.clock_virtual != 0 and bound_turn(cpu, arch):
         return True
     if "poll" in arch.hooks:
         return attempt(arch.hooks["poll"], cpu)
