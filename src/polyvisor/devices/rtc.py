@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from polyvisor.devices.lines import Line
 from polyvisor.engine.memory import BusError
@@ -52,21 +53,37 @@ class GoldfishRtcState:
     """1 while the line is asserted."""
 
 
+class Timers(Protocol):
+    """Who calls at a time, in nanoseconds of virtual time."""
+
+    @property
+    def now(self) -> int:
+        """What time it is."""
+
+    def call_at(self, when: int, callback: Callable[[], None]) -> object:
+        """Gives what `cancel` takes."""
+
+    def cancel(self, timer: object) -> None:
+        """Forget it; nothing happens if it is over."""
+
+
 class GoldfishRtc:
     """``now()`` gives the host's wall time in nanoseconds since 1970-01-01 UTC; ``line`` is the alarm's interrupt.
+    With ``timers``, these run the alarm, and not the host's clock.
 
     A read of TIME_LOW keeps the matching TIME_HIGH for the next read of that; a write of TIME_LOW sets the time
     and one of ALARM_LOW arms the alarm, each with the upper half written before. An alarm that is due goes off at once.
     Registers are 32 bits wide: other sizes and offsets raise BusError.
     """
 
-    def __init__(self, line: Line, now: Callable[[], int]) -> None:
+    def __init__(self, line: Line, now: Callable[[], int], timers: Timers | None = None) -> None:
         self.state = GoldfishRtcState()
+        self._timers = timers
         self._line = line
         self._now = now
         self.lock = threading.Lock()
         """Held while registers and state change."""
-        self._timer: threading.Timer | None = None
+        self._timer: object | None = None
         self._closed = False
 
     def read(self, offset: int, size: int) -> int:
@@ -144,9 +161,11 @@ class GoldfishRtc:
         return self._now() + self.state.offset & _U64
 
     def _cancel(self) -> None:
-        if self._timer is not None:
+        if isinstance(self._timer, threading.Timer):
             self._timer.cancel()
-            self._timer = None
+        elif self._timer is not None and self._timers is not None:
+            self._timers.cancel(self._timer)
+        self._timer = None
 
     def _look(self) -> None:
         """Let the alarm go off if it is due, else wait for it. With the lock held."""
@@ -160,11 +179,14 @@ class GoldfishRtc:
             state.interrupt = 1
             self._drive()
             return
+        if self._timers is not None:
+            self._timer = self._timers.call_at(self._timers.now + remaining, self._woken)
+            return
         delay = min(max(remaining / 1e9, _SHORTEST_SLEEP), _LONGEST_SLEEP)
-        self._timer = threading.Timer(delay, self._woken)
-        self._timer.name = "rtc-alarm"
-        self._timer.daemon = True
-        self._timer.start()
+        timer = self._timer = threading.Timer(delay, self._woken)
+        timer.name = "rtc-alarm"
+        timer.daemon = True
+        timer.start()
 
     def _woken(self) -> None:
         with self.lock:

@@ -8,11 +8,12 @@ Device tree ``ns16550a`` with ``reg-shift`` 0.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from polyvisor.devices.lines import Line
 from polyvisor.engine.memory import BusError
+from polyvisor.engine.outside import Outside, Plain, Source
 
 WINDOW_SIZE = 0x100
 
@@ -112,6 +113,12 @@ class Uart16550:
         self._output = output
         self.lock = threading.Lock()
         """Held while registers and state change."""
+        self._source: Source | None = None
+        self._posted = 0  # bytes that were taken and wait for the end of a turn
+
+    def connect(self, outside: Outside) -> None:
+        """The machine is in virtual time: received bytes come in by ``outside``."""
+        self._source = outside.source("uart", self._enter)
 
     def receive(self, data: bytes) -> int:
         """Bytes from the far end, from any thread. Returns how many of the first are taken.
@@ -119,12 +126,23 @@ class Uart16550:
         What the FIFO has no room for waits, up to 64 KiB; none of it is lost.
         """
         with self.lock:
-            room = BACKLOG_SIZE - len(self.state.backlog)
-            taken = bytes(data[:room])
-            if taken:
+            room = BACKLOG_SIZE - len(self.state.backlog) - self._posted
+            taken = bytes(data[: max(room, 0)])
+            if taken and self._source is not None:
+                self._posted += len(taken)
+                self._source.post("receive", taken)
+            elif taken:
                 self.state.backlog += taken
                 self._update()
             return len(taken)
+
+    def _enter(self, operation: str, arguments: Sequence[Plain]) -> None:
+        data = arguments[0]
+        assert isinstance(data, bytes)
+        with self.lock:
+            self._posted = max(0, self._posted - len(data))
+            self.state.backlog += data
+            self._update()
 
     def take(self, count: int) -> bytes:
         """Up to ``count`` received bytes, taken past the guest's registers (for firmware that serves a console)."""

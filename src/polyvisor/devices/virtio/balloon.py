@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.queue import Chain, QueueError, Segment, gather, length_of, split
 from polyvisor.engine.memory import PAGE_SIZE
+from polyvisor.engine.outside import Plain
 
 QUEUE_SIZE = 128
 
@@ -89,6 +90,12 @@ class BalloonDevice(VirtioDevice):
         pages, odd = divmod(size, PAGE_SIZE)
         if odd or not 0 <= pages <= _MAX_PAGES:
             raise ValueError(f"a balloon of {size} bytes: must be a multiple of {PAGE_SIZE}, up to 16 TiB")
+        if self.source is not None:
+            self.source.post("target", pages)
+        else:
+            self._set_target(pages)
+
+    def _set_target(self, pages: int) -> None:
         with self.guard():
             if pages != self.state.target:
                 self.state.target = pages
@@ -118,12 +125,24 @@ class BalloonDevice(VirtioDevice):
         """
         answered = False
         with self.guard():
-            before = self._ask()
+            if self.source is not None:
+                before = self._arrivals
+                self.source.post("ask")
+            else:
+                before = self._ask()
             self._changed.wait_for(lambda: self._arrivals != before or self._closed, timeout)
             answered = self._arrivals != before
         if not answered:
             raise TimeoutError(f"the guest gave no memory statistics within {timeout} seconds")
         return dict(self._statistics)
+
+    def enter(self, operation: str, arguments: Sequence[Plain]) -> None:
+        """Do what the host asked for, in virtual time."""
+        if operation == "target":
+            self._set_target(int(arguments[0]))  # type: ignore[arg-type]
+        else:
+            with self.guard():
+                self._ask()
 
     def close(self) -> None:
         """End all waiting."""

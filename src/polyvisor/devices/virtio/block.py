@@ -75,6 +75,7 @@ class BlockDevice(VirtioDevice):
 
     def __init__(self, disk: Disk, serial: str = "") -> None:
         """Raises ValueError for a serial number that does not fit."""
+        self.serial = serial
         self._serial = serial.encode("ascii")
         if len(self._serial) > ID_BYTES:
             raise ValueError(f"serial number {serial!r}: longer than {ID_BYTES} characters")

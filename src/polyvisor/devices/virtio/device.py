@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 from polyvisor.devices.virtio.queue import Chain, QueueError, VirtQueue
 from polyvisor.engine.memory import Memory
+from polyvisor.engine.outside import Outside, Plain, Source
 
 # Device-independent features, as bits (chapter 6).
 F_INDIRECT_DESC = 1 << 28
@@ -102,6 +103,9 @@ class VirtioDevice:
     device_id: ClassVar[int]
     """Section 5's number of the device type."""
 
+    source: Source | None = None
+    """In virtual time: by which the outside gets in."""
+
     def __init__(self, features: int, queue_sizes: Sequence[int], state: Any) -> None:
         """``features``: the type's own feature bits; ``queue_sizes``: powers of two up to 32768."""
         self.features = features
@@ -116,6 +120,14 @@ class VirtioDevice:
         if self._link is not None:
             raise ValueError("the device is connected already")
         self._link = link
+
+    def enter_by(self, outside: Outside, name: str) -> None:
+        """Called once, by the board, if it is in virtual time: the outside gets in by a source called ``name``."""
+        self.source = outside.source(name, self.enter)
+
+    def enter(self, operation: str, arguments: Sequence[Plain]) -> None:
+        """Do what was posted to ``source``."""
+        raise ValueError(f"{type(self).__name__} has no operation {operation!r}")
 
     @property
     def link(self) -> Link:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -14,6 +14,7 @@ from polyvisor.devices.edid import edid
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.queue import Chain, Segment, gather, length_of, scatter, split
 from polyvisor.engine.memory import Memory
+from polyvisor.engine.outside import Plain
 
 CONTROL_QUEUE, CURSOR_QUEUE = 0, 1
 QUEUE_SIZES = (64, 16)
@@ -189,8 +190,10 @@ class GpuDevice(VirtioDevice):
         """Raises ValueError without a display, with more than 16, or if one belongs to another device."""
         if not 1 <= len(displays) <= MAX_SCANOUTS:
             raise ValueError(f"{len(displays)} displays; a graphics device takes 1 to {MAX_SCANOUTS}")
-        self._displays = displays
-        self._max_memory = max_memory
+        self.displays = displays
+        self.preferred = [display.preferred_size for display in displays]
+        """The sizes that the driver is told to be best."""
+        self.max_memory = max_memory
         self._state = GpuState([Scanout() for _ in displays])
         self._work = 0
         self._unplug: list[Callable[[], None]] = []
@@ -220,12 +223,12 @@ class GpuDevice(VirtioDevice):
             if scanout.resource:
                 self._show(index)
             elif before.scanouts[index].resource:
-                self._displays[index].switch_off()
+                self.displays[index].switch_off()
             self._show_cursor(index)
 
     def config(self) -> bytes:
         """struct virtio_gpu_config: events_read, events_clear, num_scanouts, num_capsets."""
-        return _CONFIG.pack(self._state.events, 0, len(self._displays), 0)
+        return _CONFIG.pack(self._state.events, 0, len(self.displays), 0)
 
     def write_config(self, offset: int, data: bytes) -> None:
         """Only ``events_clear`` can be written: its bits are cleared in ``events_read``."""
@@ -234,7 +237,7 @@ class GpuDevice(VirtioDevice):
 
     def reset(self) -> None:
         """Forget all resources; the screens go black."""
-        self.state = GpuState([Scanout() for _ in self._displays])
+        self.state = GpuState([Scanout() for _ in self.displays])
 
     def close(self) -> None:
         """Leave the displays, with the pictures they have."""
@@ -253,7 +256,24 @@ class GpuDevice(VirtioDevice):
 
     def _resized(self) -> None:
         """A display prefers another size: have the driver ask (5.7.5)."""
+        sizes = [display.preferred_size for display in self.displays]
+        if self.source is not None:
+            self.source.post("resized", *(length for size in sizes for length in size))
+        else:
+            self._prefer(sizes)
+
+    def enter(self, operation: str, arguments: Sequence[Plain]) -> None:
+        """Displays prefer other sizes, in virtual time."""
+        lengths = [int(each) for each in arguments]  # type: ignore[arg-type]
+        sizes = list(zip(lengths[::2], lengths[1::2], strict=True))
+        if self.source is not None and self.source.repeats:
+            for display, size in zip(self.displays, sizes, strict=True):
+                display.resize(*size)
+        self._prefer(sizes)
+
+    def _prefer(self, sizes: list[tuple[int, int]]) -> None:
         with self.lock:
+            self.preferred = sizes
             self._state.events |= EVENT_DISPLAY
             if self._link is not None:
                 self.link.config_changed()
@@ -303,7 +323,7 @@ class GpuDevice(VirtioDevice):
         elif kind == GET_EDID and self.link.features & F_EDID:
             index, _ = command.take(_ATTACH)
             self._scanout(index)
-            width, height = self._displays[index].preferred_size
+            width, height = self.preferred[index]
             block = edid(width, height, serial=index)
             return OK_EDID, struct.pack("<II", len(block), 0) + block.ljust(_EDID_BYTES, b"\0")
         else:
@@ -331,13 +351,13 @@ class GpuDevice(VirtioDevice):
 
     def _scanout(self, index: int) -> Scanout:
         """Raises _RequestError if there is no such scanout."""
-        if index >= len(self._displays):
+        if index >= len(self.displays):
             raise _RequestError(ERR_INVALID_SCANOUT_ID)
         return self._state.scanouts[index]
 
     def _take_memory(self, size: int) -> None:
         """Count bytes that a resource takes on the host. Raises _RequestError if they are too many."""
-        if self._state.memory + size > self._max_memory:
+        if self._state.memory + size > self.max_memory:
             raise _RequestError(ERR_OUT_OF_MEMORY)
         self._state.memory += size
 
@@ -421,7 +441,7 @@ class GpuDevice(VirtioDevice):
 
     def _display_info(self) -> bytes:
         """struct virtio_gpu_resp_display_info without its header; there are 16 scanouts, most of them disabled."""
-        modes = [_DISPLAY.pack(0, 0, *display.preferred_size, 1, 0) for display in self._displays]
+        modes = [_DISPLAY.pack(0, 0, *size, 1, 0) for size in self.preferred]
         return b"".join(modes).ljust(_DISPLAY.size * MAX_SCANOUTS, b"\0")
 
     def _set_scanout(self, index: int, name: int, rect: Rect) -> None:
@@ -433,7 +453,7 @@ class GpuDevice(VirtioDevice):
             raise _RequestError(ERR_INVALID_PARAMETER)
         # The displays have pictures of their own; together they may be as large as the resources.
         others = sum(each.size for each in self._state.scanouts if each is not scanout)
-        if others + BYTES_PER_PIXEL * rect.width * rect.height > self._max_memory:
+        if others + BYTES_PER_PIXEL * rect.width * rect.height > self.max_memory:
             raise _RequestError(ERR_OUT_OF_MEMORY)
         scanout.resource, scanout.rect = name, rect
         self._show(index)
@@ -442,7 +462,7 @@ class GpuDevice(VirtioDevice):
         scanout = self._state.scanouts[index]
         if scanout.resource:
             scanout.resource, scanout.rect = 0, _NOTHING
-            self._displays[index].switch_off()
+            self.displays[index].switch_off()
 
     def _flush(self, name: int, rect: Rect) -> None:
         resource = self._resource(name)
@@ -460,7 +480,7 @@ class GpuDevice(VirtioDevice):
     def _show(self, index: int) -> None:
         """Set the mode of a screen, and draw all of it."""
         scanout = self._state.scanouts[index]
-        self._displays[index].set_mode(scanout.rect.width, scanout.rect.height)
+        self.displays[index].set_mode(scanout.rect.width, scanout.rect.height)
         self._draw(index, self._state.resources[scanout.resource], scanout.rect)
 
     def _draw(self, index: int, resource: Resource, rect: Rect) -> None:
@@ -476,7 +496,7 @@ class GpuDevice(VirtioDevice):
             rows = [pixels[at : at + row] for at in range(0, len(pixels), stride)]
             pixels, stride = memoryview(_reorder(b"".join(rows), resource.format)), row
         to = Rect(rect.x - shown.x, rect.y - shown.y, rect.width, rect.height)
-        self._displays[index].draw(to, pixels, stride)
+        self.displays[index].draw(to, pixels, stride)
 
     def _make_cursor(self, name: int, hot_x: int, hot_y: int) -> Cursor:
         resource = self._resource(name)
@@ -486,7 +506,7 @@ class GpuDevice(VirtioDevice):
         return Cursor(CURSOR_SIDE, CURSOR_SIDE, pixels, min(hot_x, CURSOR_SIDE - 1), min(hot_y, CURSOR_SIDE - 1))
 
     def _show_cursor(self, index: int) -> None:
-        scanout, display = self._state.scanouts[index], self._displays[index]
+        scanout, display = self._state.scanouts[index], self.displays[index]
         display.set_cursor(scanout.cursor, scanout.cursor_x, scanout.cursor_y)
 
 

@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from polyvisor.devices.input import EV_KEY, EV_SYN, Event, InputSource
+from polyvisor.devices.input import EV_KEY, EV_SYN, Event, InputSource, Profile
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.queue import Chain, QueueError, gather, length_of, scatter, split
+from polyvisor.engine.outside import Plain
 
 EVENT_QUEUE, STATUS_QUEUE = 0, 1
 QUEUE_SIZES = (64, 64)
@@ -58,7 +59,13 @@ class InputDevice(VirtioDevice):
         """Raises ValueError if ``source`` belongs to another device."""
         super().__init__(0, QUEUE_SIZES, InputState())
         self._source = source
+        self._posted = 0  # in virtual time, events that wait for the end of a turn
         self._unplug = source.plug(self._deliver)
+
+    @property
+    def profile(self) -> Profile:
+        """What the guest is told of it."""
+        return self._source.profile
 
     def config(self) -> bytes:
         """struct virtio_input_config: the answer to what was selected; its size is 0 if there is none."""
@@ -112,15 +119,31 @@ class InputDevice(VirtioDevice):
         with self.guard():
             if self._link is None or not self.link.running or not self.link.queues[EVENT_QUEUE].state.ready:
                 return False
-            waiting = self.state.waiting
-            if len(waiting) >= MAX_WAITING and not must:
+            if len(self.state.waiting) + self._posted >= MAX_WAITING and not must:
                 return False
-            waiting.extend((*events, _SYN))
-            for event in events:
-                if event.type == EV_KEY:
-                    (self.state.held.add if event.value else self.state.held.discard)(event.code)
-            self._drain()
+            if self.source is not None:
+                self._posted += len(events) + 1
+                self.source.post("events", b"".join(_EVENT.pack(*event) for event in events))
+            else:
+                self._accept(events)
         return True
+
+    def enter(self, operation: str, arguments: Sequence[Plain]) -> None:
+        """Take events, in virtual time."""
+        data = arguments[0]
+        assert isinstance(data, bytes)
+        events = [Event(*each) for each in _EVENT.iter_unpack(data)]
+        with self.guard():
+            self._posted = max(0, self._posted - len(events) - 1)
+            if self.link.running and self.link.queues[EVENT_QUEUE].state.ready:
+                self._accept(events)
+
+    def _accept(self, events: Sequence[Event]) -> None:
+        self.state.waiting.extend((*events, _SYN))
+        for event in events:
+            if event.type == EV_KEY:
+                (self.state.held.add if event.value else self.state.held.discard)(event.code)
+        self._drain()
 
     def _drain(self) -> None:
         """Put what waits into the driver's buffers, one event each (5.8.6). Raises QueueError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from polyvisor.devices.virtio.net_control import (
     control,
 )
 from polyvisor.devices.virtio.queue import Chain, QueueError, Segment, gather, length_of, split
+from polyvisor.engine.outside import Plain
 from polyvisor.network.frame import (
     CSUM,
     ECN,
@@ -165,7 +167,7 @@ class NetDevice(VirtioDevice):
         self._backlog_bytes = 0
         super().__init__(features, (QUEUE_SIZE, QUEUE_SIZE, CONTROL_QUEUE_SIZE), self._state)
         self._state.filter.mac = self.mac
-        self._mtu = mtu or 0
+        self.mtu = mtu or 0
         self._longest = ETHERNET_HEADER + _TAGS + mtu if mtu else MAX_FRAME
         self._to_send = False
         self._sending = False
@@ -178,6 +180,9 @@ class NetDevice(VirtioDevice):
         """Frames from the driver that were impossible."""
         self.dropped_received = 0
         """Frames for the driver that it had no buffers for."""
+        # In virtual time: as the driver sees the link, and how many frames wait for the end of a turn.
+        self.link_up = port.up
+        self._posted = 0
         self.plug(port)
 
     def plug(self, port: Port) -> None:
@@ -218,16 +223,29 @@ class NetDevice(VirtioDevice):
 
     def config(self) -> bytes:
         """struct virtio_net_config up to ``mtu`` (5.1.4)."""
-        status = (S_LINK_UP if self.port.up else 0) | (S_ANNOUNCE if self._state.announce else 0)
-        return self.mac + struct.pack("<HHH", status, 1, self._mtu)
+        up = self.port.up if self.source is None else self.link_up
+        status = (S_LINK_UP if up else 0) | (S_ANNOUNCE if self._state.announce else 0)
+        return self.mac + struct.pack("<HHH", status, 1, self.mtu)
 
     def _link_changed(self, up: bool) -> None:
+        if self.source is not None:
+            self.source.post("link", int(up))
+            return
+        self._set_link()
+
+    def _set_link(self) -> None:
         with self.guard():
             if self._link is not None and not self._closed:
                 self.link.config_changed()
 
     def announce(self) -> None:
         """Ask the driver to tell the network where it is, as after it moved; nothing happens if it cannot."""
+        if self.source is not None:
+            self.source.post("announce")
+            return
+        self._announce()
+
+    def _announce(self) -> None:
         with self.guard():
             if self._link is not None and self.link.features & F_GUEST_ANNOUNCE:
                 self._state.announce = 1
@@ -360,6 +378,34 @@ class NetDevice(VirtioDevice):
 
     def receive(self, frame: Frame) -> None:
         """Give a frame to the driver; may be called on any thread that does not hold another device's lock."""
+        if self.source is None:
+            self._receive(frame)
+        elif self._posted >= MAX_BACKLOG:
+            self.dropped_received += 1
+        else:
+            # The count is for this only, so it need not be exact.
+            self._posted += 1
+            self.source.post(
+                "frame", bytes(frame), int(frame.valid), frame.needs, frame.csum_start, frame.csum_offset,
+                frame.gso_type, frame.gso_size,
+            )
+
+    def enter(self, operation: str, arguments: Sequence[Plain]) -> None:
+        """Do what the network did, in virtual time."""
+        if operation == "link":
+            self.link_up = bool(arguments[0])
+            self._set_link()
+        elif operation == "announce":
+            self._announce()
+        else:
+            self._posted = max(0, self._posted - 1)
+            data, valid, *rest = arguments
+            assert isinstance(data, bytes)
+            frame = Frame(data, valid=bool(valid))
+            frame.needs, frame.csum_start, frame.csum_offset, frame.gso_type, frame.gso_size = rest  # type: ignore[assignment]
+            self._receive(frame)
+
+    def _receive(self, frame: Frame) -> None:
         with self.lock:
             if self._link is None or self._closed or not self.link.running or len(frame.head) < ETHERNET_HEADER:
                 return

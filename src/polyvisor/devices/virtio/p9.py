@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.queue import Chain, QueueError, scatter, split
+from polyvisor.engine.outside import Plain, Source
 from polyvisor.storage.p9.errors import ShareError
 from polyvisor.storage.p9.fids import SessionState
 from polyvisor.storage.p9.server import Server
@@ -50,8 +51,11 @@ class P9Device(VirtioDevice):
 
     device_id = 9
 
-    def __init__(self, server: Server, tag: str) -> None:
-        """Raises ShareError for a tag that is not up to 64 letters, digits, dots, dashes and underscores."""
+    def __init__(self, server: Server | None, tag: str) -> None:
+        """``server``: None where all replies come from a recording.
+
+        Raises ShareError for a tag that is not up to 64 letters, digits, dots, dashes and underscores.
+        """
         check_tag(tag, MAX_TAG)
         self._server = server
         self._waiting: dict[int, Chain] = {}
@@ -77,22 +81,26 @@ class P9Device(VirtioDevice):
     @property
     def state(self) -> Any:
         """What the guest has open, by names. Setting it opens them again."""
-        return P9State(self._server.save(), dict(self._waiting))
+        session = self._server.save() if self._server is not None else SessionState()
+        return P9State(session, dict(self._waiting))
 
     @state.setter
     def state(self, state: P9State) -> None:
-        self._server.restore(state.session)
+        if self._server is not None:
+            self._server.restore(state.session)
         self._waiting = dict(state.waiting)
 
     def reset(self) -> None:
         """Forget all that the guest has open."""
-        self._server.reset()
+        if self._server is not None:
+            self._server.reset()
         self._waiting.clear()
 
     def close(self) -> None:
         """Close all files; requests fail from now on."""
         with self.lock:
-            self._server.close()
+            if self._server is not None:
+                self._server.close()
 
     def config(self) -> bytes:
         """The length of the tag, in two bytes, and the tag."""
@@ -103,7 +111,10 @@ class P9Device(VirtioDevice):
         self.serve(index, self._request)
 
     def _request(self, chain: Chain) -> int | None:
+        if self.source is not None:
+            return self._repeatable(chain, self.source)
         memory = self.link.memory
+        assert self._server is not None
         request, room = memory.views(chain.readable), memory.views(chain.writable)
         try:
             done = self._server.handle(request, room)
@@ -117,3 +128,33 @@ class P9Device(VirtioDevice):
             waited = self._waiting.pop(tag)
             self.link.queues[0].push(waited, scatter(memory, waited.writable, reply))
         return done.length
+
+    def _repeatable(self, chain: Chain, source: Source) -> int | None:
+        """The same in virtual time: what the host's files make of a request comes from outside."""
+        memory = self.link.memory
+
+        def handle() -> tuple[Plain, ...]:
+            """The error; or the tag if it waits, bytes used, bytes written; and tags and replies that are ready."""
+            assert self._server is not None
+            try:
+                done = self._server.handle(memory.views(chain.readable), memory.views(chain.writable))
+            except ValueError as error:
+                return (str(error),)
+            written = b"".join(memory.views(split(chain.writable, done.touched)[0]))
+            others = [part for tag, reply in self._server.ready() for part in (tag, reply)]
+            return (done.waiting, done.length, written, *others)
+
+        first, *rest = source.value(handle)
+        if isinstance(first, str):
+            raise QueueError(first)
+        length, written, *others = rest
+        assert isinstance(length, int) and isinstance(written, bytes)
+        if first is None:
+            scatter(memory, chain.writable, written)
+        else:
+            self._waiting[first] = chain  # type: ignore[index]
+        for tag, reply in zip(others[::2], others[1::2], strict=True):
+            assert isinstance(tag, int) and isinstance(reply, bytes)
+            waited = self._waiting.pop(tag)
+            self.link.queues[0].push(waited, scatter(memory, waited.writable, reply))
+        return length if first is None else None

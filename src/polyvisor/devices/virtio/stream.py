@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .vsock import VsockDevice
@@ -45,6 +45,11 @@ class Stream:
         self._sent = 0  # bytes sent, modulo 2^32
         self._peer_room = 0
         self._peer_taken = 0
+        # In virtual time: what was asked of the device and is not done yet.
+        self.generation = 0  # the device's: tells it from earlier ones of the same ports
+        self._posted = 0  # bytes that are to be sent
+        self._seen = 0  # bytes of those received that are taken
+        self._close_posted = False
 
     # For users
 
@@ -72,16 +77,16 @@ class Stream:
         with self._device.guard():
             while len(data):
                 left = None if deadline is None else deadline - time.monotonic()
-                if not self._changed.wait_for(lambda: self._stuck or len(self._outgoing) < BUFFER, left):
+                if not self._changed.wait_for(lambda: self._stuck or self._unsent < BUFFER, left):
                     raise TimeoutError(f"the guest did not take the data within {timeout:g} seconds")
                 if self._stuck:
                     raise BrokenPipeError("the guest has closed the connection")
-                piece = data[: BUFFER - len(self._outgoing)]
-                self._outgoing += piece
+                piece = data[: BUFFER - self._unsent]
                 data = data[len(piece) :]
-                if self.can_send:
-                    self._device.wants_to_send(self)
-                    self._device.pump()
+                if self._device.post(self, "send", bytes(piece)):
+                    self._posted += len(piece)
+                else:
+                    self._send(piece)
 
     def receive(self, count: int = BUFFER, timeout: float | None = None) -> bytes:
         """Up to ``count`` bytes, as soon as there are any; nothing at the end of the stream.
@@ -89,23 +94,30 @@ class Stream:
         Raises ConnectionResetError if it broke, and TimeoutError.
         """
         with self._device.guard():
-            if not self._changed.wait_for(lambda: self._incoming or self._incoming_ended or self._broken, timeout):
+            if not self._changed.wait_for(lambda: self._unseen or self._incoming_ended or self._broken, timeout):
                 raise TimeoutError(f"nothing came from the guest within {timeout:g} seconds")
-            if not self._incoming and not self._incoming_ended:
+            if not self._unseen and not self._incoming_ended:
                 raise ConnectionResetError("the guest broke the connection")
             return self.take_received(count)
 
     def take_received(self, count: int = BUFFER) -> bytes:
         """What has been received, up to ``count`` bytes; does not wait. With the device's lock held."""
-        data = bytes(memoryview(self._incoming)[:count])
-        del self._incoming[:count]
-        self._taken = (self._taken + len(data)) & _U32
-        self._took(self._incoming_ended)
+        data = bytes(memoryview(self._incoming)[self._seen : self._seen + count])
+        if self._device.post(self, "took", len(data)):
+            self._seen += len(data)
+        else:
+            self._take_away(len(data))
         return data
+
+    def _take_away(self, count: int) -> None:
+        del self._incoming[:count]
+        self._taken = (self._taken + count) & _U32
+        self._took(self._incoming_ended)
 
     def _discard(self, ended: bool) -> None:
         self._taken = (self._taken + len(self._incoming)) & _U32
         self._incoming.clear()
+        self._seen = 0
         self._took(ended)
 
     def _took(self, ended: bool) -> None:
@@ -118,7 +130,7 @@ class Stream:
     @property
     def at_end(self) -> bool:
         """Whether nothing more will be received, and all was taken."""
-        return not self._incoming and (self._incoming_ended or self._broken)
+        return not self._unseen and (self._incoming_ended or self._broken)
 
     @property
     def broken(self) -> bool:
@@ -128,34 +140,78 @@ class Stream:
     def end(self) -> None:
         """Nothing more will be sent: the guest sees the end after what was sent before."""
         with self._device.guard():
-            if not self._outgoing_ended:
-                self._outgoing_ended = True
-                self._device.wants_to_send(self)
-                self._device.pump()
+            if not self._device.post(self, "end"):
+                self._end()
 
     def close(self) -> None:
         """End both directions, after what was sent before; may be repeated."""
         with self._device.guard():
-            if self.closed:
+            if self.closed or self._close_posted:
                 return
+            self._close_posted = True
+            if not self._device.post(self, "close"):
+                self._close()
+
+    # What was asked for, with the device's lock held
+
+    def do(self, operation: str, argument: int | str | bytes | None) -> None:
+        """Do what was posted in virtual time."""
+        if operation == "send":
+            assert isinstance(argument, bytes)
+            self._posted = max(0, self._posted - len(argument))
+            if not self._stuck:
+                self._send(argument)
+            self._changed.notify_all()
+        elif operation == "took":
+            assert isinstance(argument, int)
+            count = min(argument, len(self._incoming))
+            self._seen = max(0, self._seen - count)
+            self._take_away(count)
+        elif operation == "end":
+            self._end()
+        elif operation == "close":
+            self._close()
+        else:
+            self._abort()
+
+    def _send(self, data: bytes | memoryview) -> None:
+        self._outgoing += data
+        if self.can_send:
+            self._device.wants_to_send(self)
+            self._device.pump()
+
+    def _end(self) -> None:
+        if not self._outgoing_ended:
+            self._outgoing_ended = True
+            self._device.wants_to_send(self)
+            self._device.pump()
+
+    def _close(self) -> None:
+        if not self.closed:
             self.closed = True
             ended, self._incoming_ended = self._incoming_ended, True
             # A guest that still sends must not wait for us: then it might never take what was sent to it.
             self._discard(ended)
             if not self.is_open or self._broken:
-                self.abort()
+                self._abort()
                 return
             self._outgoing_ended = True
             self.shutdown_sent = False  # of one direction, if any: now both
             self._device.wants_to_send(self)
             self._device.pump()
 
+    def _abort(self) -> None:
+        self._device.forget(self, reset=True)
+        self._device.pump()
+        self.was_reset()
+
+    # For users
+
     def abort(self) -> None:
         """Break the connection; what was not sent yet is lost."""
         with self._device.guard():
-            self._device.forget(self, reset=True)
-            self._device.pump()
-            self.was_reset()
+            if not self._device.post(self, "abort"):
+                self._abort()
 
     def __enter__(self) -> Stream:
         return self
@@ -164,10 +220,28 @@ class Stream:
         self.close()
 
     @property
+    def _unsent(self) -> int:
+        return len(self._outgoing) + self._posted
+
+    @property
+    def _unseen(self) -> int:
+        return len(self._incoming) - self._seen
+
+    @property
     def _stuck(self) -> bool:
         return self._broken or self._outgoing_ended
 
     # For the device, with its lock held
+
+    def save(self) -> dict[str, Any]:
+        """All that is to be known to go on."""
+        saved = {name: value for name, value in vars(self).items() if isinstance(value, int)}
+        return saved | {"_incoming": bytes(self._incoming), "_outgoing": bytes(self._outgoing)}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go back to what :meth:`save` gave."""
+        vars(self).update(saved)
+        self._incoming, self._outgoing = bytearray(saved["_incoming"]), bytearray(saved["_outgoing"])
 
     @property
     def can_send(self) -> bool:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.queue import Chain, QueueError, gather, length_of, scatter, split
 from polyvisor.devices.virtio.stream import BUFFER, Stream
+from polyvisor.engine.outside import Plain
 
 __all__ = ["HOST_CID", "Stream", "VsockDevice", "VsockState"]
 
@@ -73,6 +75,11 @@ class VsockDevice(VirtioDevice):
         self.cid = cid
         self._listeners: dict[int, Callable[[Stream], None]] = {}
         self._streams: dict[tuple[int, int], Stream] = {}  # by the guest's port and the host's
+        # In virtual time: who listens, and what is opened, from the next turn on.
+        self._accepts: dict[int, Callable[[Stream], None]] = {}
+        self._opening: dict[tuple[int, int], Stream] = {}
+        self._asked_port = 0  # the host's port that was asked for last
+        self._generation = 0
         self._replies: deque[bytes] = deque()
         self._ready: deque[Stream] = deque()  # those that have something to send and may
         self._stalled = False
@@ -83,9 +90,18 @@ class VsockDevice(VirtioDevice):
     def listen(self, port: int, accept: Callable[[Stream], None]) -> None:
         """Call ``accept`` with each stream that the guest opens to ``port``. Raises ValueError if it is taken."""
         with self.lock:
-            if port in self._listeners:
+            if port in self._listeners or port in self._accepts:
                 raise ValueError(f"port {port} is taken")
-            self._listeners[port] = accept
+            if self.source is not None:
+                self._accepts[port] = accept
+                self.source.post("listen", port)
+            else:
+                self._listeners[port] = accept
+
+    @property
+    def listening(self) -> list[int]:
+        """The ports that somebody listens on."""
+        return sorted(self._listeners)
 
     def connect_to(self, port: int, timeout: float | None = None) -> Stream:
         """Open a stream to a port of the guest.
@@ -104,12 +120,21 @@ class VsockDevice(VirtioDevice):
             # A guest that gives no buffers could make them wait for ever.
             if len(self._streams) >= _MAX_CONNECTIONS or len(self._replies) >= 2 * _MAX_REPLIES:
                 raise ConnectionError("too many connections to the guest are open")
-            state = self.state
-            state.last_port = state.last_port + 1 if _FIRST_PORT <= state.last_port < _U32 - 1 else _FIRST_PORT
-            stream = self._add(port, state.last_port)
-            self._reply(stream, OP_REQUEST)
-            self.pump()
+            last = max(self.state.last_port, self._asked_port)
+            port_here = last + 1 if _FIRST_PORT <= last < _U32 - 1 else _FIRST_PORT
+            stream = Stream(self, port_here, port)
+            if self.post(stream, "open"):
+                self._asked_port = port_here
+                self._opening[port, port_here] = stream
+            else:
+                self._open(stream)
         return stream
+
+    def _open(self, stream: Stream) -> None:
+        self.state.last_port = stream.port
+        self._streams[stream.peer_port, stream.port] = stream
+        self._reply(stream, OP_REQUEST)
+        self.pump()
 
     def close(self) -> None:
         """Break all streams; there can be no more."""
@@ -117,7 +142,58 @@ class VsockDevice(VirtioDevice):
             self._closed = True
             self._break_all()
 
+    # In virtual time
+
+    def enter(self, operation: str, arguments: Sequence[Plain]) -> None:
+        """Do what a user of a stream asked for."""
+        with self.guard():
+            if operation == "listen":
+                port = int(arguments[0])  # type: ignore[arg-type]
+                self._listeners[port] = self._accepts.pop(port, lambda stream: None)
+                return
+            peer_port, number, generation, argument = arguments
+            key = int(peer_port), int(number)  # type: ignore[arg-type]
+            if operation == "open":
+                opened = self._opening.pop(key, None) or Stream(self, key[1], key[0])
+                if len(self._streams) < _MAX_CONNECTIONS and len(self._replies) < 2 * _MAX_REPLIES:
+                    self._open(opened)
+                else:
+                    self.state.last_port = key[1]
+                    opened.was_reset()
+                return
+            stream = self._streams.get(key)
+            if stream is not None and stream.generation == generation:
+                stream.do(operation, argument)
+
+    def save_streams(self) -> dict[str, Any]:
+        """The connections, as far as the guest sees them: for a replay, in which nobody else does."""
+        streams = list(self._streams.values())
+        return {
+            "streams": [stream.save() for stream in streams], "replies": list(self._replies),
+            "ready": [streams.index(stream) for stream in self._ready if stream in streams],
+            "listening": self.listening, "stalled": self._stalled, "generation": self._generation,
+        }
+
+    def restore_streams(self, saved: dict[str, Any]) -> None:
+        """Go back to what :meth:`save_streams` gave."""
+        self._break_all()
+        streams = [Stream(self, each["port"], each["peer_port"]) for each in saved["streams"]]
+        for stream, each in zip(streams, saved["streams"], strict=True):
+            stream.restore(each)
+            self._streams[stream.peer_port, stream.port] = stream
+        self._replies.extend(saved["replies"])
+        self._ready.extend(streams[index] for index in saved["ready"])
+        self._listeners = {port: self._listeners.get(port, lambda stream: None) for port in saved["listening"]}
+        self._stalled, self._generation = saved["stalled"], saved["generation"]
+
     # For streams, with the lock held
+
+    def post(self, stream: Stream, operation: str, argument: Plain = None) -> bool:
+        """Have something done between turns, and give True; in real time it is to be done at once."""
+        if self.source is None:
+            return False
+        self.source.post(operation, stream.peer_port, stream.port, stream.generation, argument)
+        return True
 
     def wants_to_send(self, stream: Stream) -> None:
         """Send what the stream holds as soon as there are buffers."""
@@ -337,6 +413,8 @@ class VsockDevice(VirtioDevice):
             self._refuse(peer_port, port)
             return
         stream = self._add(peer_port, port)
+        self._generation += 1
+        stream.generation = self._generation
         stream.credit(room, taken)
         stream.was_opened()
         self._reply(stream, OP_RESPONSE)
