@@ -30,8 +30,8 @@ class Htif:
 
     def __init__(self, memory: Memory, tohost: int, fromhost: int | None, output: Callable[[bytes], None]) -> None:
         self._memory = memory
-        self._tohost = tohost
-        self._fromhost = fromhost
+        self.tohost = tohost
+        self.fromhost = fromhost
         self._output = output
         self.lock = threading.Lock()
         """Held while a command is served."""
@@ -45,7 +45,7 @@ class Htif:
             return self._serve()
 
     def _serve(self) -> int | None:
-        value = self._load(self._tohost)
+        value = self._load(self.tohost)
         if not value:
             return None
         device, command, payload = value >> 56, value >> 48 & 0xFF, value & _PAYLOAD
@@ -57,7 +57,7 @@ class Htif:
             self._output(bytes([payload & 0xFF]))
             self._answer(value & ~_PAYLOAD)
         else:
-            self._store(self._tohost, 0)
+            self._store(self.tohost, 0)
         return None
 
     def _system_call(self, block: int) -> int | None:
@@ -65,7 +65,7 @@ class Htif:
         try:
             number, *arguments = _MAGIC.unpack(self._memory.read(block, _MAGIC.size))
         except BusError:
-            self._store(self._tohost, 0)
+            self._store(self.tohost, 0)
             return None
         if number == _EXIT:
             return int(arguments[0]) & 0xFF
@@ -87,9 +87,9 @@ class Htif:
 
     def _answer(self, value: int) -> None:
         """Take the command first: a program may wait for either word."""
-        self._store(self._tohost, 0)
-        if self._fromhost is not None:
-            self._store(self._fromhost, value)
+        self._store(self.tohost, 0)
+        if self.fromhost is not None:
+            self._store(self.fromhost, value)
 
     def _load(self, address: int) -> int:
         try:

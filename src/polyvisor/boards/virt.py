@@ -25,6 +25,7 @@ from polyvisor.devices.virtio.mmio import EmptySlot, VirtioMmio
 from polyvisor.devices.virtio.rng import RngDevice
 from polyvisor.devices.virtio.transport import Transport
 from polyvisor.engine.codepages import CodePages
+from polyvisor.engine.conductor import Conductor, Timing
 from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.executor import Executor, ReferenceExecutor
 from polyvisor.engine.memory import Device, Extent, Memory
@@ -61,9 +62,10 @@ _DYNAMIC_INFO_AT = at.MROM.base + 0x100
 class VirtConfig:
     """What is on the board.
 
-    ``memory`` in bytes; ``cpus`` harts; ``tier`` of the engine; ``virtual_time``: the time counter follows executed
-    instructions instead of the host's clock; ``entropy``: where the guest's random numbers come from; ``devices``:
-    what makes the virtio devices beside the entropy device, in this order. The board closes those it made.
+    ``memory`` in bytes; ``cpus`` harts; ``tier`` of the engine; ``virtual_time``: time follows executed instructions
+    instead of the host's clock, and harts run one at a time, as ``timing`` says; ``entropy``: where the guest's random
+    numbers come from; ``devices``: what makes the virtio devices beside the entropy device, in this order. The board
+    closes those it made.
     ``bus``: where the virtio devices are, ``mmio`` or ``pci``; ``packed``: offer them packed virtqueues.
     """
 
@@ -74,23 +76,31 @@ class VirtConfig:
     packed: bool = False
     tier: str = "jit"
     virtual_time: bool = False
+    timing: Timing = field(default_factory=Timing)
     entropy: Callable[[int], bytes] = field(default=os.urandom)
 
 
 class _Clock:
     """The board's time counter, as the ACLINT sees it: that of all harts."""
 
-    def __init__(self, harts: Sequence[RiscvHart]) -> None:
+    def __init__(self, harts: Sequence[RiscvHart], conductor: Conductor | None) -> None:
         self._harts = harts
+        self._conductor = conductor
+
+    def _current(self) -> Executor:
+        """A CPU that knows the time: in virtual time, the one whose turn it is."""
+        running = self._conductor.running if self._conductor is not None else None
+        return (running or self._harts[0]).cpu
 
     def ticks(self) -> int:
-        return self._harts[0].cpu.clock
+        return self._current().clock
 
     def set_ticks(self, value: int) -> None:
         # One offset for all: a kernel takes it as given that no hart's time is behind another's.
-        self._harts[0].cpu.clock = value
+        current = self._current()
+        current.clock = value
         for hart in self._harts:
-            hart.cpu.clock_offset = self._harts[0].cpu.clock_offset
+            hart.cpu.clock_offset = current.clock_offset
 
 
 def _make_devices(makers: Sequence[Callable[[], VirtioDevice]]) -> list[VirtioDevice]:
@@ -153,13 +163,17 @@ class Virt:
         ]
         for hart in self.harts:
             hart.cpu.connect([each.cpu for each in self.harts])
-        self.clock = _Clock(self.harts)
+        self.conductor = Conductor(self.harts, config.timing, failed) if config.virtual_time else None
+        self.clock = _Clock(self.harts, self.conductor)
         self.clock.set_ticks(0)
         lines = [hart.line(name) for hart in self.harts for name in ("meip", "seip")]
         self.plic = Plic(at.PLIC_SOURCES, lines)
         self.aclint = Aclint(self.harts, self.clock)
         self.uart = Uart16550(self.plic.line(at.UART.irq), output)
-        self.rtc = GoldfishRtc(self.plic.line(at.RTC.irq), time.time_ns)
+        start = config.timing.start
+        self.started_at = start if start is not None else time.time_ns()
+        """The wall time at virtual time 0, in nanoseconds since 1970-01-01 UTC."""
+        self.rtc = self._make_rtc()
         self.test = Test(lambda code: power("off", code), lambda: power("reset", 0))
         fixed: dict[at.Region, Device] = {
             at.TEST: self.test, at.RTC: self.rtc, at.CLINT: self.aclint, at.PLIC: self.plic, at.UART: self.uart
@@ -167,6 +181,10 @@ class Virt:
         for region, device in fixed.items():
             memory.add_device(region.base, region.size, device)
         self.virtio_devices = _make_devices([lambda: RngDevice(config.entropy), *config.devices])
+        if self.conductor is not None:
+            self.uart.connect(self.conductor.outside)
+            for number, each in enumerate(self.virtio_devices):
+                each.enter_by(self.conductor.outside, f"virtio{number}")
         self.pci: PciHost | None = None
         self.virtio: Sequence[Transport] = self._add_pci() if config.bus == "pci" else self._add_mmio()
         self.sbi = Sbi(self.harts, memory, output, self.read_input, power)
@@ -177,11 +195,20 @@ class Virt:
         self.boot_harts: list[RiscvHart] = []
         self._output = output
 
+    def _make_rtc(self) -> GoldfishRtc:
+        line, conductor = self.plic.line(at.RTC.irq), self.conductor
+        if conductor is None:
+            return GoldfishRtc(line, time.time_ns)
+        start = self.started_at
+        return GoldfishRtc(line, lambda: start + conductor.now, conductor)
+
     def _executor(self) -> Executor:
         virtual = self.config.virtual_time
         if self.code is None or self.pages is None:
             return ReferenceExecutor(rv64, self.memory, frequency=at.TIMEBASE_FREQUENCY, virtual=virtual)
-        return Cpu(self.code, self.memory, self.pages, frequency=at.TIMEBASE_FREQUENCY, virtual=virtual, waits=True)
+        return Cpu(
+            self.code, self.memory, self.pages, frequency=at.TIMEBASE_FREQUENCY, virtual=virtual, waits=not virtual
+        )
 
     def _add_mmio(self) -> list[VirtioMmio]:
         """Give each virtio device a register block."""
@@ -315,6 +342,8 @@ class Virt:
             )
         for hart in self.harts:
             hart.revive()
+        if self.conductor is not None:
+            self.conductor.revive()
         self.rtc.revive()
 
     def reconnect(self) -> None:

@@ -24,6 +24,7 @@ from polyvisor.devices.rtc import GoldfishRtcState
 from polyvisor.devices.syscon import TestState
 from polyvisor.devices.uart import Uart16550State
 from polyvisor.devices.virtio.queue import QueueError
+from polyvisor.engine.conductor import ConductorState
 from polyvisor.engine.memory import BusError
 from polyvisor.isa.riscv import rv64
 from polyvisor.vm.errors import SnapshotError
@@ -77,6 +78,8 @@ class BoardState:
     rtc: GoldfishRtcState
     test: TestState
     pci: PciHostState | None
+    conductor: ConductorState | None
+    """In virtual time: whose turn it is, and what time."""
     program: ElfProgram | None
 
 
@@ -154,6 +157,7 @@ def capture_devices(machine: Machine) -> MachineState:
         rtc=board.rtc.state,
         test=board.test.state,
         pci=board.pci.state if board.pci is not None else None,
+        conductor=board.conductor.saved() if board.conductor is not None else None,
         program=board.program,
     )
     return MachineState(
@@ -253,9 +257,12 @@ def _apply_board(machine: Machine, state: BoardState) -> None:
     # The harts first: from the moment that a device has its state, it may assert their lines.
     for hart, hart_state in zip(board.harts, state.harts, strict=True):
         _apply_hart(hart, hart_state)
-    if board.config.virtual_time:
+    if board.conductor is not None:
+        if state.conductor is None or len(state.conductor.waiting) != len(board.harts):
+            raise StateError("no time, or not of these harts")
         for hart in board.harts:
             hart.cpu.clock_offset = state.clock_offset
+        board.conductor.restore(state.conductor)
     else:
         board.clock.set_ticks(state.ticks)
     board.boot_harts = []
