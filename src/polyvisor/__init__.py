@@ -27,6 +27,10 @@ _PUBLIC = {
     "Snapshot": "polyvisor.vm.snapshot.store",
     "SnapshotError": "polyvisor.vm.errors",
     "ImageError": "polyvisor.images",
+    "replay": "polyvisor.vm.replay.replay",
+    "search": "polyvisor.vm.search",
+    "Replay": "polyvisor.vm.replay.replay",
+    "DivergenceError": "polyvisor.vm.replay.replay",
 }
 
 __all__ = [*_PUBLIC, "__version__"]
@@ -42,6 +46,10 @@ if TYPE_CHECKING:
     from polyvisor.vm.errors import StoppedError as StoppedError
     from polyvisor.vm.errors import VMError as VMError
     from polyvisor.vm.errors import VMTimeoutError as VMTimeoutError
+    from polyvisor.vm.replay.replay import DivergenceError as DivergenceError
+    from polyvisor.vm.replay.replay import Replay as Replay
+    from polyvisor.vm.replay.replay import replay as replay
+    from polyvisor.vm.search import search as search
     from polyvisor.vm.snapshot.store import Snapshot as Snapshot
     from polyvisor.vm.virtual_machine import VM as VM
 

@@ -84,11 +84,18 @@ def _range(where: int | slice) -> tuple[int, int]:
     return where.start, where.stop - where.start
 
 
+Allowed = Callable[[], None]
+"""Called before something is changed; raises VMError if that must not be."""
+
+
 class PhysicalMemory(_Bytes):
     """RAM by physical address. Reading needs no pause. Raises BusError outside RAM."""
 
-    def __init__(self, memory: Callable[[], Memory], virtual: Callable[[int], VirtualMemory]) -> None:
+    def __init__(
+        self, memory: Callable[[], Memory], virtual: Callable[[int], VirtualMemory], allowed: Allowed = lambda: None
+    ) -> None:
         self._memory = memory
+        self._allowed = allowed
         self.virtual = virtual
         """``virtual(cpu=0)``: memory by the virtual addresses that hart uses now."""
 
@@ -96,6 +103,7 @@ class PhysicalMemory(_Bytes):
         return self._memory().read(address, length)
 
     def write(self, address: int, data: bytes) -> None:
+        self._allowed()
         self._memory().write(address, data)
 
 
@@ -105,8 +113,11 @@ class VirtualMemory(_Bytes):
     Raises LookupError where nothing is mapped.
     """
 
-    def __init__(self, memory: Callable[[], Memory], hart: Callable[[], Hart], still: Still) -> None:
+    def __init__(
+        self, memory: Callable[[], Memory], hart: Callable[[], Hart], still: Still, allowed: Allowed = lambda: None
+    ) -> None:
         self._memory = memory
+        self._allowed = allowed
         self._hart = hart
         self._still = still
 
@@ -121,6 +132,7 @@ class VirtualMemory(_Bytes):
             return b"".join(self._memory().read(*piece) for piece in self._pieces(address, length))
 
     def write(self, address: int, data: bytes) -> None:
+        self._allowed()
         with self._still():
             for physical, length in self._pieces(address, len(data)):
                 self._memory().write(physical, data[:length])
@@ -134,8 +146,9 @@ class CpuView:
     """One hart: every member of its described state is an attribute, for example ``cpu.pc``, ``cpu.x[10]``,
     ``cpu.x["a0"]``; all can be assigned. Values are ints."""
 
-    def __init__(self, hart: Callable[[], Hart], still: Still) -> None:
+    def __init__(self, hart: Callable[[], Hart], still: Still, allowed: Allowed = lambda: None) -> None:
         self.__dict__["_hart"] = hart
+        self.__dict__["_allowed"] = allowed
         self.__dict__["_still"] = still
 
     def __getattr__(self, name: str) -> Any:
@@ -144,7 +157,7 @@ class CpuView:
         if member is None:
             raise AttributeError(f"a hart has no {name!r}; it has {', '.join(sorted(type(hart.state).members))}")
         if isinstance(member, Registers):
-            return RegisterFile(self._hart, self._still, name)
+            return RegisterFile(self._hart, self._still, name, self._allowed)
         with self._still():
             return int(getattr(hart.state, name))
 
@@ -152,6 +165,7 @@ class CpuView:
         hart = self._hart()
         if name not in type(hart.state).members:
             raise AttributeError(f"a hart has no {name!r}")
+        self._allowed()
         with self._still():
             setattr(hart.state, name, value)
 
@@ -173,8 +187,11 @@ class CpuView:
 class RegisterFile:
     """An array of registers, by number or name."""
 
-    def __init__(self, hart: Callable[[], Hart], still: Still, member: str) -> None:
+    def __init__(
+        self, hart: Callable[[], Hart], still: Still, member: str, allowed: Allowed = lambda: None
+    ) -> None:
         self._hart = hart
+        self._allowed = allowed
         self._still = still
         self._member = member
 
@@ -198,6 +215,7 @@ class RegisterFile:
             return int(self._registers()[self._index(which)])
 
     def __setitem__(self, which: int | str, value: int) -> None:
+        self._allowed()
         with self._still():
             self._registers()[self._index(which)] = value
 

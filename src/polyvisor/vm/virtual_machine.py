@@ -27,6 +27,7 @@ from .errors import BootError, ForkError, SnapshotError, StoppedError, VMError, 
 from .events import Events
 from .inspect import CpuView, PhysicalMemory, Symbols, VirtualMemory
 from .machine import Machine
+from .recording import Recording
 from .sizes import parse_memory
 from .software import Software, check_file
 
@@ -83,6 +84,9 @@ class VM(GuestCommands):
         bus: str = "mmio",
         tier: str = "jit",
         virtual_time: bool = False,
+        seed: int | None = None,
+        schedule: int | None = None,
+        record: str | os.PathLike[str] | None = None,
         agent: bool | None = None,
         software: Software | None = None,
         reboot: bool = True,
@@ -108,8 +112,9 @@ class VM(GuestCommands):
         for the next machine, and is made if it is not there. ``on_output`` gets the console's bytes, ``progress``
         the names of what is compiled on a first start. ``origin`` is for :meth:`restore`.
 
-        Raises ValueError, ImageError, LoadError, and at the start
-        OSError for what cannot be opened.
+        ``virtual_time`` is for runs that can be repeated (docs/replay.md), with a ``seed`` for random numbers and a
+        ``schedule`` of the harts; ``record`` is a file for :func:`polyvisor.replay`, and needs virtual time.
+        Raises ValueError, ImageError, LoadError, and at the start OSError for what cannot be opened.
         """
         self.name = name or (image if isinstance(image, str) else image.name if image else "vm")
         self.timeout = timeout
@@ -134,8 +139,10 @@ class VM(GuestCommands):
         ]  # fmt: skip
         if self.software.agent:
             makers.append(self._make_sockets)
+        self._recording = Recording(virtual_time, seed, schedule, record)
         self.config = VirtConfig(
-            memory=parse_memory(memory), cpus=cpus, tier=tier, virtual_time=virtual_time, bus=bus, devices=makers
+            memory=parse_memory(memory), cpus=cpus, tier=tier, bus=bus, devices=makers,
+            **self._recording.config(self.software.agent or bool(self.networks)),
         )
         self.reboot = reboot
         self.events = Events()
@@ -147,7 +154,7 @@ class VM(GuestCommands):
         self.console = Console(self._type)
         if on_output is not None:
             self.console.listen(on_output)
-        self.memory = PhysicalMemory(lambda: self.machine.board.memory, self._virtual)
+        self.memory = PhysicalMemory(lambda: self.machine.board.memory, self._virtual, self._recording.may_change)
         self._progress = progress
         self._machine: Machine | None = None
         self._sockets: VsockDevice | None = None
@@ -228,6 +235,7 @@ class VM(GuestCommands):
                 self.software.load(machine)
             for call in self.on_machine:
                 call(machine)
+            self._recording.begin(machine, self.name)
         except BaseException:
             machine.close()
             raise
@@ -258,6 +266,7 @@ class VM(GuestCommands):
             self.machine.close()
             self.events.emit("failed", error)
         finally:
+            self._failure = self._failure or self._recording.close()
             self._close_disks()
             self._ready.clear()
             self._ended.set()
@@ -358,13 +367,15 @@ class VM(GuestCommands):
     @property
     def cpu(self) -> Sequence[CpuView]:
         """The harts: ``vm.cpu[0].pc``, ``vm.cpu[0].x["a0"]``."""
-        return [CpuView(partial(self._hart, number), self.paused) for number in range(self.config.cpus)]
+        allowed = self._recording.may_change
+        return [CpuView(partial(self._hart, number), self.paused, allowed) for number in range(self.config.cpus)]
 
     def _hart(self, number: int) -> Any:
         return self.machine.board.harts[number]
 
     def _virtual(self, cpu: int = 0) -> VirtualMemory:
-        return VirtualMemory(lambda: self.machine.board.memory, partial(self._hart, cpu), self.paused)
+        hart, allowed = partial(self._hart, cpu), self._recording.may_change
+        return VirtualMemory(lambda: self.machine.board.memory, hart, self.paused, allowed)
 
     @property
     def symbols(self) -> Symbols:
@@ -484,6 +495,7 @@ class VM(GuestCommands):
         with self.paused(), self._snapshots, contextlib.ExitStack() as held:
             if not self.running:
                 raise ForkError(f"{self.name} is not running")
+            self._recording.may_fork()
             for disk in self.all_disks:
                 if obstacle := disk.obstacle():
                     raise ForkError(f"no fork can be made: {obstacle}")

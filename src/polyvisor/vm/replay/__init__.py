@@ -1,0 +1,1 @@
+"""Recordings of machines in virtual time: written as they run, replayed bit for bit."""

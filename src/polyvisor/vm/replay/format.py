@@ -1,0 +1,371 @@
+"""The file of a recording; docs/replay.md describes it.
+
+A file is a magic number and *sections*: a kind, a length, a checksum, and bytes compressed with Zstandard. The events
+of a run are in sections of some hundred kilobytes each, so what was written before a crash is of use.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import zstandard
+
+from polyvisor.engine.outside import Operation, Plain
+
+from ..errors import VMError
+
+VERSION = 1
+_MAGIC = b"polyvisor recording\n"
+_VERSION = struct.Struct("<I")
+# Kind, bytes compressed, bytes, checksum (CRC-32) of the compressed bytes; and a checksum of these.
+_SECTION = struct.Struct("<4sIIII")
+_HEAD = struct.Struct("<4sIII")
+MACHINE, PAGES, EVENTS = b"MACH", b"PAGE", b"EVNT"
+_LEVEL = 1
+_FLUSH_AT = 256 << 10
+_LARGEST = 1 << 30
+
+# Kinds of events, and of arguments.
+_OPERATION, _VALUE, _CHECKPOINT, _END, _NAME = range(5)
+_NOTHING, _POSITIVE, _NEGATIVE, _BYTES, _TEXT = range(5)
+
+
+class RecordingError(VMError):
+    """A file is no recording, or damaged; or what is to be recorded cannot be. One line for the user."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """The machine asked ``source``, and got ``value``."""
+
+    source: str
+    value: tuple[Plain, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the machine was before turn ``turn``: instructions executed, nanoseconds, and digests."""
+
+    turn: int
+    executed: int
+    time: int
+    memory: bytes
+    registers: bytes
+    devices: bytes
+
+
+@dataclass(frozen=True)
+class End:
+    """A life of the machine ended, in turn ``turn``. ``how``: off, reset, or cut (by the outside).
+
+    The digests are as those of a checkpoint, but in the midst of the turn; there are none where it was cut.
+    """
+
+    how: str
+    code: int | None
+    turn: int
+    memory: bytes = b""
+    registers: bytes = b""
+    devices: bytes = b""
+
+
+Event = Operation | Value | Checkpoint | End
+
+
+class Writer:
+    """Writes a recording to ``path``. Everything raises RecordingError where the file cannot be written."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        with self._errors():
+            self._file: BinaryIO = self._path.open("wb")
+            self._file.write(_MAGIC + _VERSION.pack(VERSION))
+        self._buffer = bytearray()
+        self._names: dict[str, int] = {}
+        self._turn = 0
+        self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RecordingError(f"recording {str(self._path)!r}: {error.strerror}") from error
+
+    def machine(self, description: dict[str, Any]) -> None:
+        """A new life of the machine begins; :meth:`pages` follow, and its events."""
+        self.flush()
+        self._section(MACHINE, json.dumps(description, sort_keys=True).encode())
+
+    def pages(self, address: int, data: bytes) -> None:
+        """Contents of memory at the beginning."""
+        self._section(PAGES, struct.pack("<Q", address) + data)
+
+    def event(self, event: Event) -> None:
+        """What happens next."""
+        out = self._buffer
+        if isinstance(event, Operation):
+            name, source = self._name(event.name), self._name(event.source)
+            out.append(_OPERATION)
+            _number(out, event.turn - self._turn)
+            self._turn = event.turn
+            _number(out, source)
+            _number(out, name)
+            _arguments(out, event.arguments)
+        elif isinstance(event, Value):
+            source = self._name(event.source)
+            out.append(_VALUE)
+            _number(out, source)
+            _arguments(out, event.value)
+        elif isinstance(event, Checkpoint):
+            out.append(_CHECKPOINT)
+            _arguments(
+                out, (event.turn, event.executed, event.time, event.memory, event.registers, event.devices)
+            )
+        else:
+            out.append(_END)
+            _arguments(out, (event.how, event.code, event.turn, event.memory, event.registers, event.devices))
+        if len(out) >= _FLUSH_AT:
+            self.flush()
+
+    def _name(self, text: str) -> int:
+        """The number of a name; one that is new is written first."""
+        number = self._names.get(text)
+        if number is None:
+            number = self._names[text] = len(self._names)
+            self._buffer.append(_NAME)
+            _arguments(self._buffer, (text,))
+        return number
+
+    def flush(self) -> None:
+        """Give everything so far to the host."""
+        if self._buffer:
+            self._section(EVENTS, bytes(self._buffer))
+            self._buffer.clear()
+            # Each section can be read without those before it.
+            self._names.clear()
+            self._turn = 0
+        with self._errors():
+            self._file.flush()
+
+    def _section(self, kind: bytes, data: bytes) -> None:
+        packed = self._compressor.compress(data)
+        head = _HEAD.pack(kind, len(packed), len(data), zlib.crc32(packed))
+        with self._errors():
+            self._file.write(head + struct.pack("<I", zlib.crc32(head)) + packed)
+
+    def abandon(self) -> None:
+        """Close and remove the file."""
+        self._buffer.clear()
+        with suppress(OSError):
+            self._file.close()
+        if self._path.is_file():  # and not a device
+            self._path.unlink()
+
+    def close(self) -> None:
+        """Write the rest. May be repeated."""
+        if not self._file.closed:
+            try:
+                self.flush()
+            finally:
+                with self._errors():
+                    self._file.close()
+
+
+def _number(out: bytearray, value: int) -> None:
+    """An unsigned number, seven bits in a byte, the lowest first."""
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+
+
+def _arguments(out: bytearray, values: Sequence[Plain]) -> None:
+    _number(out, len(values))
+    for value in values:
+        if value is None:
+            out.append(_NOTHING)
+        elif isinstance(value, int):
+            out.append(_POSITIVE if value >= 0 else _NEGATIVE)
+            _number(out, abs(value))
+        else:
+            data = value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+            out.append(_BYTES if isinstance(value, bytes) else _TEXT)
+            _number(out, len(data))
+            out += data
+
+
+@dataclass(frozen=True)
+class Life:
+    """From where the sections of one life are: its machine, its pages, its events."""
+
+    machine: dict[str, Any]
+    pages: tuple[int, ...]
+    events: tuple[int, ...]
+
+
+class Reader:
+    """Reads the recording at ``path``. Raises RecordingError, and OSError for what cannot be read."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.truncated = False
+        """Whether the end is missing: who recorded was interrupted."""
+        try:
+            self._file: BinaryIO = self.path.open("rb")
+        except OSError as error:
+            raise RecordingError(f"recording {str(path)!r}: {error.strerror}") from error
+        try:
+            self.lives = self._index()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _fail(self, what: str) -> RecordingError:
+        return RecordingError(f"recording {str(self.path)!r}: {what}")
+
+    def _index(self) -> list[Life]:
+        size = os.fstat(self._file.fileno()).st_size
+        start = self._file.read(len(_MAGIC) + _VERSION.size)
+        if start[: len(_MAGIC)] != _MAGIC or len(start) < len(_MAGIC) + _VERSION.size:
+            raise self._fail("is not a recording of a machine")
+        (version,) = _VERSION.unpack(start[len(_MAGIC) :])
+        if version != VERSION:
+            raise self._fail(f"has version {version} of the format; this polyvisor reads version {VERSION}")
+        lives: list[tuple[dict[str, Any], dict[bytes, list[int]]]] = []
+        at = len(start)
+        while at < size:
+            self._file.seek(at)
+            head = self._file.read(_SECTION.size)
+            if len(head) < _SECTION.size:
+                self.truncated = True
+                break
+            kind, packed, _, _, checksum = _SECTION.unpack(head)
+            known = kind in (MACHINE, PAGES, EVENTS) and zlib.crc32(head[: _HEAD.size]) == checksum
+            if not known or (not lives and kind != MACHINE):
+                raise self._fail("is damaged")
+            if at + _SECTION.size + packed > size:
+                self.truncated = True
+                break
+            if kind == MACHINE:
+                try:
+                    lives.append((json.loads(self._read(at)), {PAGES: [], EVENTS: []}))
+                except ValueError:
+                    raise self._fail("is damaged") from None
+            else:
+                lives[-1][1][kind].append(at)
+            at += _SECTION.size + packed
+        if not lives:
+            raise self._fail("has no machine in it")
+        return [Life(machine, tuple(at[PAGES]), tuple(at[EVENTS])) for machine, at in lives]
+
+    def _read(self, at: int) -> bytes:
+        self._file.seek(at)
+        _, packed, length, checksum, _ = _SECTION.unpack(self._file.read(_SECTION.size))
+        data = self._file.read(packed)
+        if zlib.crc32(data) != checksum or length > _LARGEST:
+            raise self._fail("is damaged")
+        try:
+            found = zstandard.ZstdDecompressor().decompress(data, max_output_size=length)
+        except zstandard.ZstdError:
+            raise self._fail("is damaged") from None
+        if len(found) != length:
+            raise self._fail("is damaged")
+        return found
+
+    def pages(self, life: Life) -> Iterator[tuple[int, bytes]]:
+        """Addresses and contents of memory at the beginning; the rest is zeroes."""
+        for at in life.pages:
+            data = self._read(at)
+            if len(data) < 8:
+                raise self._fail("is damaged")
+            yield struct.unpack_from("<Q", data)[0], data[8:]
+
+    def events(self, life: Life, section: int) -> list[Event]:
+        """What happened, in order, as far as it is in one of ``life.events``."""
+        names: list[str] = []
+        found: list[Event] = []
+        turn = 0
+        data = _Decoder(self._read(life.events[section]))
+        try:
+            while not data.at_end:
+                kind = data.byte()
+                if kind == _NAME:
+                    (name,) = data.arguments()
+                    names.append(str(name))
+                elif kind == _OPERATION:
+                    turn += data.number()
+                    source, what = names[data.number()], names[data.number()]
+                    found.append(Operation(turn, source, what, data.arguments()))
+                elif kind == _VALUE:
+                    found.append(Value(names[data.number()], data.arguments()))
+                elif kind == _CHECKPOINT:
+                    found.append(Checkpoint(*data.arguments()))  # type: ignore[arg-type]
+                elif kind == _END:
+                    found.append(End(*data.arguments()))  # type: ignore[arg-type]
+                else:
+                    raise IndexError
+        except (IndexError, TypeError, UnicodeDecodeError):
+            raise self._fail("is damaged") from None
+        return found
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class _Decoder:
+    """Takes apart what the writer put together. Raises IndexError beyond the end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    @property
+    def at_end(self) -> bool:
+        return self._at >= len(self._data)
+
+    def byte(self) -> int:
+        self._at += 1
+        return self._data[self._at - 1]
+
+    def number(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    def bytes(self) -> bytes:
+        length = self.number()
+        if self._at + length > len(self._data):
+            raise IndexError
+        self._at += length
+        return self._data[self._at - length : self._at]
+
+    def arguments(self) -> tuple[Plain, ...]:
+        found: list[Plain] = []
+        for _ in range(self.number()):
+            kind = self.byte()
+            if kind == _NOTHING:
+                found.append(None)
+            elif kind in (_POSITIVE, _NEGATIVE):
+                value = self.number()
+                found.append(value if kind == _POSITIVE else -value)
+            elif kind == _BYTES:
+                found.append(self.bytes())
+            elif kind == _TEXT:
+                found.append(self.bytes().decode("utf-8", "surrogateescape"))
+            else:
+                raise IndexError
+        return tuple(found)

@@ -1,0 +1,166 @@
+"""Writes down what happens to a machine from outside while it runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from polyvisor.devices.virtio.rng import SeededEntropy
+from polyvisor.engine.memory import PAGE_SIZE, Memory
+from polyvisor.engine.outside import Operation, Plain
+
+from ..machine import Machine
+from .devices import prepare
+from .digest import MemoryDigest, devices_digest, registers_digest, state_of
+from .format import Checkpoint, End, RecordingError, Value, Writer
+
+CHECKPOINT = 1 << 30
+"""Instructions from one checkpoint to the next."""
+_PIECE = 4 << 20
+_ZEROES = bytes(_PIECE)
+_FLUSH_EVERY = 1.0  # seconds: so much is lost if the process dies
+
+
+class Recorder:
+    """Records a machine, and those that follow it after resets, to the file ``path``.
+
+    The machine is in virtual time, and its entropy is seeded. ``checkpoint``: instructions from one to the next.
+    Everything raises RecordingError where the file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], checkpoint: int = CHECKPOINT) -> None:
+        if checkpoint < 1:
+            raise ValueError(f"a checkpoint every {checkpoint} instructions: must be at least 1")
+        self._writer = Writer(path)
+        self._checkpoint = checkpoint
+        self._next = 0
+        self._machine: Machine | None = None
+        self._memory: MemoryDigest | None = None
+        self._lock = threading.Lock()
+        self._flushed = time.monotonic()
+
+    def begin(self, machine: Machine, **about: Any) -> None:
+        """A machine is loaded and will start: write down where it starts from. ``about`` goes into the description.
+
+        Raises RecordingError if it cannot be recorded.
+        """
+        board = machine.board
+        conductor = board.conductor
+        if conductor is None:
+            raise RecordingError("only machines in virtual time can be recorded")
+        if not isinstance(board.config.entropy, SeededEntropy):
+            raise RecordingError("only machines with seeded entropy can be recorded")
+        if board.htif is not None:
+            about = {**about, "htif": [board.htif.tohost, board.htif.fromhost]}
+        timing = conductor.timing
+        description = {
+            "memory": board.config.memory, "cpus": board.config.cpus, "bus": board.config.bus,
+            "packed": board.config.packed, "tier": board.config.tier,
+            "turn": timing.turn, "schedule": timing.schedule, "start": board.started_at,
+            "seed": board.config.entropy.seed, "entropy": board.config.entropy.position,
+            "devices": [prepare(device) for device in board.virtio_devices[1:]],
+            "harts": [state_of(hart.state) for hart in board.harts],
+            "boot": [hart.hart_id for hart in board.boot_harts],
+            **about,
+        }
+        self._machine = machine
+        self._memory = MemoryDigest(board)
+        self._next = 0
+        self._writer.machine(description)
+        for address, data in _contents(board.memory):
+            self._writer.pages(address, data)
+        machine.sealed = True
+        machine.on_close.append(self.end)
+        conductor.outside.log = self
+        conductor.before_turn.append(self._look)
+
+    def _look(self) -> None:
+        """Between turns: time for a checkpoint?"""
+        assert self._machine is not None
+        conductor = self._machine.board.conductor
+        assert conductor is not None
+        if conductor.executed >= self._next:
+            self._next = conductor.executed + self._checkpoint
+            self._write(self.checkpoint())
+        now = time.monotonic()
+        if now - self._flushed > _FLUSH_EVERY:
+            self._flushed = now
+            with self._lock:
+                self._writer.flush()
+
+    def checkpoint(self) -> Checkpoint:
+        """What the machine is now."""
+        assert self._machine is not None and self._memory is not None
+        return take_checkpoint(self._machine, self._memory)
+
+    def operation(self, operation: Operation) -> None:
+        """See :class:`polyvisor.engine.outside.Log`."""
+        self._write(operation)
+
+    def value(self, source: str, value: tuple[Plain, ...]) -> None:
+        """See :class:`polyvisor.engine.outside.Log`."""
+        self._write(Value(source, value))
+
+    def _write(self, event: Operation | Value | Checkpoint | End) -> None:
+        with self._lock:
+            self._writer.event(event)
+
+    def end(self) -> None:
+        """The machine has ended; it is not closed yet."""
+        machine, self._machine = self._machine, None
+        if machine is None:
+            return
+        conductor = machine.board.conductor
+        assert conductor is not None
+        conductor.join()
+        if machine.ended_itself and self._memory is not None:
+            last = take_checkpoint(machine, self._memory)
+            how = "reset" if machine.reset_requested else "off"
+            self._write(End(how, machine.exit_code, last.turn, last.memory, last.registers, last.devices))
+        else:
+            self._write(End("cut", machine.exit_code, conductor.state.turn))
+        with self._lock:
+            self._writer.flush()
+
+    def abandon(self) -> None:
+        """The machine did not start: there is nothing to record."""
+        self._machine = None
+        self._writer.abandon()
+
+    def close(self) -> None:
+        """Finish the file; may be repeated."""
+        self.end()
+        with self._lock:
+            self._writer.close()
+
+
+def take_checkpoint(machine: Machine, memory: MemoryDigest) -> Checkpoint:
+    """What a machine is now, while it stands still: of turn and time, how they were when the turn began."""
+    board = machine.board
+    assert board.conductor is not None
+    state = board.conductor.state
+    return Checkpoint(
+        state.turn, state.executed, state.time, memory.take(), registers_digest(board), devices_digest(board)
+    )
+
+
+def _contents(memory: Memory) -> Iterator[tuple[int, bytes]]:
+    """The parts of RAM that are not zero."""
+    for ram in memory.ram:
+        at = 0
+        while at < ram.size:
+            try:
+                # The host knows which pages were never touched.
+                at = os.lseek(ram.fd, at, os.SEEK_DATA)
+            except OSError:
+                break
+            end = min(ram.size, os.lseek(ram.fd, at, os.SEEK_HOLE))
+            at -= at % PAGE_SIZE
+            while at < end:
+                piece = bytes(ram.view[at : min(at + _PIECE, end)])
+                if piece != _ZEROES[: len(piece)]:
+                    yield ram.base + at, piece
+                at += len(piece)
