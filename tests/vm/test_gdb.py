@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 from polyvisor.boards.virt import VirtConfig
 from polyvisor.vm.gdb import GdbServer
 from polyvisor.vm.machine import Machine
+from support.gdb_client import Client
 from support.programs import DRAM, POWER_OFF, elf
 
 PROGRAM = """
@@ -31,38 +31,6 @@ data:
     .dword 0x1122334455667788
 """
 LOOP = DRAM + 12  # li 4, la 8
-
-
-class Client:
-    """Speaks the remote serial protocol."""
-
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port))
-        self.socket.settimeout(20)
-        self.data = b""
-
-    def send(self, text: str) -> None:
-        body = text.encode()
-        self.socket.sendall(b"$" + body + b"#%02x" % (sum(body) & 0xFF))
-
-    def receive(self) -> str:
-        while True:
-            self.data = self.data.lstrip(b"+-")
-            end = self.data.find(b"#")
-            if self.data[:1] == b"$" and 0 < end <= len(self.data) - 3:
-                body, self.data = self.data[1:end], self.data[end + 3 :]
-                self.socket.sendall(b"+")
-                return body.decode()
-            part = self.socket.recv(4096)
-            assert part, "the server hung up"
-            self.data += part
-
-    def ask(self, text: str) -> str:
-        self.send(text)
-        return self.receive()
-
-    def register(self, number: int) -> int:
-        return int.from_bytes(bytes.fromhex(self.ask(f"p{number:x}")), "little")
 
 
 @pytest.fixture(params=["interpreter", "reference"])

@@ -10,14 +10,17 @@ import os
 import select
 import socket
 import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 from polyvisor.adl import Trap
+from polyvisor.boards.virt import Virt
 from polyvisor.engine.hart import Hart
 from polyvisor.engine.memory import BusError
 from polyvisor.isa.riscv.debug import REGISTERS, TARGET_XML
 
+from .errors import VMError
 from .inspect import physical_pieces
-from .machine import Machine
 
 _SIGINT, _SIGTRAP = 2, 5
 _INTERRUPT = b"\x03"
@@ -37,15 +40,57 @@ def _wait(*descriptors: int) -> set[int]:
     return {descriptor for descriptor, _ in poller.poll()}
 
 
+class Target(Protocol):
+    """The machine that is debugged: a :class:`~polyvisor.vm.machine.Machine`, or a replay."""
+
+    can_reverse: bool
+    sealed: bool
+    """Whether registers and memory may not be changed."""
+    history: str
+    """What is to be added to the reply when it has stopped, of the ends of a recording."""
+    on_break: Callable[[Hart], None] | None
+
+    @property
+    def board(self) -> Virt:
+        """Its harts and memory."""
+
+    def pause(self) -> None:
+        """Make all harts stand still."""
+
+    def resume(self) -> None:
+        """Let them run."""
+
+    def stop(self) -> None:
+        """End it."""
+
+    def step(self, hart: Hart) -> Hart:
+        """Execute an instruction, if possible of ``hart``; gives the hart that did."""
+
+    def set_breakpoints(self, addresses: Iterable[int]) -> None:
+        """Where harts stop; while all stand still. Raises ValueError."""
+
+
+@runtime_checkable
+class ReversibleTarget(Protocol):
+    """One that can go back; each gives the hart it is at."""
+
+    def reverse_step(self) -> Hart:
+        """One instruction back."""
+
+    def reverse_continue(self) -> Hart:
+        """Back to a breakpoint, or to the beginning."""
+
+
 class GdbServer:
     """Serves one debugger at a time. The machine stands still while a debugger has stopped it.
 
-    ``port`` 0 takes a free one; :attr:`port` says which. Raises OSError where the port is taken.
+    ``port`` 0 takes a free one; :attr:`port` says which. ``once``: when the debugger goes away, that is all, and the
+    machine does not run on. Raises OSError where the port is taken.
     """
 
-    def __init__(self, machine: Machine, port: int = 1234) -> None:
+    def __init__(self, machine: Target, port: int = 1234, once: bool = False) -> None:
         self._machine = machine
-        self._harts = machine.board.harts
+        self._once = once
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self._wake_read, self._wake_write = os.pipe()
@@ -59,10 +104,18 @@ class GdbServer:
         self._acknowledge = True
         self._thread = threading.Thread(target=self._serve, name="gdb", daemon=True)
 
+    @property
+    def _harts(self) -> Sequence[Hart]:
+        return self._machine.board.harts
+
+    def wait(self) -> None:
+        """Wait until there is nobody left to serve."""
+        while self._thread.is_alive():
+            self._thread.join(0.2)  # lets signals through
+
     def start(self) -> None:
         """Begin to serve."""
-        for hart in self._harts:
-            hart.on_break = self._on_break
+        self._machine.on_break = self._on_break
         self._thread.start()
 
     def close(self) -> None:
@@ -94,6 +147,8 @@ class GdbServer:
             connection.close()
             self._connection = None
             self._set_breakpoints(set())
+            if self._once:
+                return
             if not self._closing:
                 self._go()
 
@@ -107,7 +162,7 @@ class GdbServer:
                 reply = self._answer(packet)
             except (ValueError, IndexError, KeyError, UnicodeError):
                 reply = "E01"
-            except (BusError, Trap):
+            except (BusError, Trap, VMError):
                 reply = "E14"
             if reply is not None:
                 self._send(reply)
@@ -158,7 +213,7 @@ class GdbServer:
         hart, self._stopped_hart = self._stopped_hart, None
         if hart is not None and self._running:
             self._halt()
-            self._current = self._harts.index(hart)  # type: ignore[arg-type]
+            self._current = hart.hart_id
             self._send(self._stop_reply(_SIGTRAP, hart))
 
     def _send(self, text: str) -> None:
@@ -183,19 +238,25 @@ class GdbServer:
 
     def _set_breakpoints(self, addresses: set[int]) -> None:
         if addresses != self._breakpoints:
-            for hart in self._harts:
-                hart.cpu.set_breakpoints(addresses)
+            self._machine.set_breakpoints(addresses)
             self._breakpoints = addresses
 
     def _stop_reply(self, signal: int, hart: Hart) -> str:
-        return f"T{signal:02x}thread:{hart.hart_id + 1:x};"
+        return f"T{signal:02x}thread:{hart.hart_id + 1:x};{self._machine.history}"
 
     def _step(self) -> str:
-        hart = self._harts[self._current]
-        found = hart.cpu.step()
-        while found.kind == "stop":  # left over from making it stand still
-            found = hart.cpu.step()
-        hart.handle(found)
+        return self._arrive(self._machine.step(self._harts[self._current]))
+
+    def _reverse(self, kind: str) -> str:
+        """Reverse step and reverse continue (GDB manual, "Packets", bs and bc)."""
+        if not isinstance(self._machine, ReversibleTarget):
+            return _EMPTY
+        if kind == "bs":
+            return self._arrive(self._machine.reverse_step())
+        return self._arrive(self._machine.reverse_continue())
+
+    def _arrive(self, hart: Hart) -> str:
+        self._current = hart.hart_id
         return self._stop_reply(_SIGTRAP, hart)
 
     # Packets
@@ -208,6 +269,10 @@ class GdbServer:
                 return self._stop_reply(_SIGTRAP, self._harts[self._current])
             case "g":
                 return "".join(self._read_register(n) for n in range(33))
+            case "G" | "P" | "M" if self._machine.sealed:
+                return "E01"
+            case "c" | "s" if rest and self._machine.sealed:
+                return "E01"
             case "G":
                 for n in range(min(33, len(rest) // 16)):
                     self._write_register(n, rest[16 * n : 16 * n + 16])
@@ -234,6 +299,8 @@ class GdbServer:
                 if rest:
                     self._harts[self._current].state.pc = int(rest, 16)
                 return self._step()
+            case "b":
+                return self._reverse(packet)
             case "Z" | "z":
                 return self._breakpoint(kind == "Z", rest)
             case "H":
@@ -286,7 +353,8 @@ class GdbServer:
         name, _, rest = packet.partition(":")
         match name:
             case "qSupported":
-                return f"PacketSize={_PACKET_SIZE:x};qXfer:features:read+;QStartNoAckMode+;vContSupported+"
+                reverse = "ReverseStep+;ReverseContinue+;" if self._machine.can_reverse else ""
+                return f"PacketSize={_PACKET_SIZE:x};{reverse}qXfer:features:read+;QStartNoAckMode+;vContSupported+"
             case "QStartNoAckMode":
                 self._acknowledge = False
                 return _OK
