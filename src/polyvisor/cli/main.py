@@ -10,6 +10,7 @@ import polyvisor
 
 from . import cache, disk, image, machines, snapshot
 from .image_build import build
+from .replay import record, replay
 from .run import run
 
 app = typer.Typer(
@@ -23,6 +24,10 @@ app.add_typer(cache.app, name="cache")
 app.add_typer(snapshot.app, name="snapshot")
 app.command()(run)
 app.command()(snapshot.restore)
+app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+)(record)
+app.command()(replay)
 app.command()(machines.ps)
 app.command("exec", context_settings={"allow_interspersed_args": False})(machines.execute)
 app.command("cp")(machines.copy)

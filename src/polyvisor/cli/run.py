@@ -166,6 +166,15 @@ def run(
     virtual_time: Annotated[
         bool, typer.Option("--virtual-time", help="Time follows executed instructions, not the host's clock.")
     ] = False,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="With --virtual-time: makes all random numbers that the guest gets.")
+    ] = None,
+    schedule: Annotated[
+        int | None, typer.Option(min=0, help="With --virtual-time: makes how long which hart runs, else all the same.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Record the run, in virtual time, for `polyvisor replay`.")
+    ] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write every executed instruction to this file (- for standard error); slow.")
     ] = None,
@@ -220,7 +229,7 @@ def run(
                     software=software, name=name, memory=size, cpus=cpus, tier=tier, virtual_time=virtual_time,
                     disks=disk or (), shares=share or (), networks=[nic] if nic else (),
                     display=desk.screen if desk else None, bus="pci" if pci else "mmio", reboot=not no_reboot,
-                    keep=keep, **callbacks,
+                    keep=keep, seed=seed, schedule=schedule, record=record, **callbacks,
                 )
 
             status = Session(make, Watched(file, gdb, stats, stats_json), background, named, desk).run()
