@@ -22,6 +22,7 @@ LAST_LINES = {
     "async_machines": "[55, 5050, 500500]",
     "snapshots": "and on from there: 101",
     "forks": "the machine: a b c",
+    "replay": "there and back: True",
     "screenshot": "640 by 400 pixels: {result}",
 }
 
