@@ -377,6 +377,8 @@ def linux(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, byte
         result = vm.run(WORKLOAD)
         assert result.ok, result
         assert result.stdout.endswith("from the host\npong\n")
+        with pytest.raises(polyvisor.VMError, match="no fork can be made: the machine is recorded"):
+            vm.fork(1)
         with pytest.raises(polyvisor.VMError, match="is recorded"):
             vm.cpu[0].pc = 0
     disk.unlink()
