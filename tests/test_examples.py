@@ -13,9 +13,8 @@ from polyvisor.builder.recipe import read_recipe
 from support.guests import guest_image, image_cache
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-PROGRAMS = sorted(EXAMPLES.glob("*.py"))
 SUITES = sorted(path for path in EXAMPLES.iterdir() if path.is_dir() and any(path.glob("test_*.py")))
-MAKE_FILES = ("screenshot",)
+MAKE_FILES = {"screenshot": b"\x89PNG", "hook_heatmap": b"\x89PNG", "hook_profile": b"<svg"}
 LAST_LINES = {
     "describe_a_cpu": "interpreter: halt after 904 instructions, r2 = 45150, stored 45150",
     "run_commands": "banner: Linux version",
@@ -24,7 +23,15 @@ LAST_LINES = {
     "forks": "the machine: a b c",
     "replay": "there and back: True",
     "screenshot": "640 by 400 pixels: {result}",
+    "hook_counters": "plausible: True",
+    "hook_syscalls": "openat: True",
+    "hook_profile": "written to {result}",
+    "hook_heatmap": "written to {result}",
+    "hook_cache": "larger is better: True",
 }
+# Takes a program; `tests/vm/test_analysis.py` has one, and runs it.
+WITH_PROGRAMS = ("hook_coverage",)
+SLOW = ("hook_cache", "hook_heatmap", "hook_profile")
 
 
 def run(text: str, *command: str) -> str:
@@ -38,7 +45,13 @@ def run(text: str, *command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: p.stem)
+PROGRAMS = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
+    for path in sorted(EXAMPLES.glob("*.py")) if path.stem not in WITH_PROGRAMS
+]
+
+
+@pytest.mark.parametrize("path", PROGRAMS)
 def test_an_example_runs(path: Path, tmp_path: Path) -> None:
     result = tmp_path / "result"
     lines = run(path.stem, str(path), *([str(result)] if path.stem in MAKE_FILES else ())).splitlines()
@@ -47,7 +60,7 @@ def test_an_example_runs(path: Path, tmp_path: Path) -> None:
     else:
         assert lines[-1] == LAST_LINES[path.stem].format(result=result)
     if path.stem in MAKE_FILES:
-        assert result.read_bytes().startswith(b"\x89PNG")
+        assert result.read_bytes().startswith(MAKE_FILES[path.stem])
     if path.stem == "describe_a_cpu":
         assert lines[0].removeprefix("reference: ") == lines[1].removeprefix("interpreter: ")
 

@@ -15,6 +15,9 @@ from polyvisor.adl.assembler import assemble
 from polyvisor.engine.codepages import CodePages
 from polyvisor.engine.cpu import Cpu, Exit
 from polyvisor.engine.executor import ReferenceExecutor
+from polyvisor.engine.hooks.declare import Hook, State
+from polyvisor.engine.hooks.install import HookPoint
+from polyvisor.engine.hooks.states import HookStates, Installed
 from polyvisor.engine.layout import SAMPLES
 from polyvisor.engine.memory import Memory
 from polyvisor.engine.native import native_code
@@ -227,6 +230,25 @@ class Tier:
         self.executor = make(self.memory)
         self.over = False
         self.heads: Sequence[int] = ()
+        self.hooks: HookStates | None = None
+        self._point: HookPoint | None = None
+
+    def hook(self, state: type[State] | None, functions: Sequence[tuple[Hook, range | None]] = ()) -> None:
+        """Have these hooks, with a state of this type, and no others. Their counts go on where they were."""
+        if self._point is None:
+            self._point = HookPoint(rv64, [self.executor], self._regions())
+        if state is None:
+            self._point.apply([])
+            return
+        if self.hooks is None:
+            self.hooks = HookStates(state, 1, self.name)
+        installed = Installed(self.hooks)
+        for function, where in functions:
+            installed.add(function.kind, function, None, where)
+        self._point.apply([installed])
+
+    def _regions(self) -> Regions | None:
+        return None
 
     def close(self) -> None:
         self.memory.close()
@@ -253,6 +275,8 @@ class Tier:
         self.probe.log = 0
         self.over = False
         self.heads = given.heads
+        if self.hooks is not None:
+            self.hooks.reset()
         self.executor.flush()
 
     def _forget(self) -> None:
@@ -303,6 +327,9 @@ class NativeTier(Tier):
         engine.retired = engine.left = engine.resuming = 0
         if self.slice is not None:
             engine.slice = self.slice
+
+    def _regions(self) -> Regions | None:
+        return _regions_of(self.executor)
 
     def records(self) -> list[int]:
         """Addresses of the records of the program's heads, as far as their pages are decoded."""
@@ -368,14 +395,13 @@ def _restless() -> Prepare:
 def _compiling() -> Prepare:
     """Compiles regions at places where execution was sampled, of various sizes."""
     rng = random.Random(2)
-    compiler: list[RegionCompiler] = []
+    compilers: dict[Any, RegionCompiler] = {}
 
     def prepare(cpu: Cpu, records: Sequence[int]) -> None:
-        if cpu.pages.on_discard is None:
-            code = cpu.code
-            cpu.regions = Regions(code, cpu.pages, _NoBackend())  # type: ignore[attr-defined]
-            compiler[:] = [RegionCompiler(code.architecture, code.layout, code.compiler)]
-        regions: Regions = cpu.regions  # type: ignore[attr-defined]
+        regions, code = _regions_of(cpu), cpu.code
+        if code not in compilers:
+            compilers[code] = RegionCompiler(code.architecture, code.layout, code.compiler, code.hooks)
+        compiler = compilers[code]
         quick = rng.random() < 0.7
         limit = rng.choice((4, 20, 60))
         for _ in range(rng.choice((0, 1, 2))):
@@ -383,10 +409,16 @@ def _compiling() -> Prepare:
             record, address = int(cpu.engine.sample_records[number]), int(cpu.engine.sample_addresses[number])
             if record:
                 regions.compile_now(
-                    record, address, cpu, lambda r: compiler[0].compile(replace(r, limit=limit, quick=quick))
+                    record, address, cpu, lambda r: compiler.compile(replace(r, limit=limit, quick=quick))
                 )
 
     return prepare
+
+
+def _regions_of(cpu: Cpu) -> Regions:
+    if cpu.pages.on_discard is None:
+        cpu.regions = Regions(cpu.code, cpu.pages, _NoBackend())  # type: ignore[attr-defined]
+    return cpu.regions  # type: ignore[attr-defined,no-any-return]
 
 
 class _NoBackend:
@@ -442,6 +474,11 @@ def differences(a: Tier, b: Tier, loosely: bool = False, memory: bool = True) ->
         found += [f"RAM + {i:#x}: {a.name} {rams[0][i]:#x}, {b.name} {rams[1][i]:#x}" for i in where[:8]]
     if a.probe.log != b.probe.log:
         found.append("the devices saw different accesses")
+    if a.hooks is not None and b.hooks is not None and not loosely:
+        for name in a.hooks.harts[0].members:
+            pair = [t.hooks.read(name) for t in (a, b)]  # type: ignore[union-attr]
+            if pair[0] != pair[1]:
+                found.append(f"hooks' {name}: {a.name} {pair[0]}, {b.name} {pair[1]}")
     if a.over != b.over:
         found.append(f"has come to its end: {a.name} {a.over}, {b.name} {b.over}")
     return "\n".join(found)

@@ -62,8 +62,11 @@ def _align(a: Tier, b: Tier) -> str:
     return "the tiers do not come to the same place"
 
 
-def compare(program: Program, a: Tier, b: Tier, budget: int) -> str:
-    """Run a program in both; what differs, empty if nothing does."""
+Stop = Callable[[random.Random, Tier, Tier], None]
+
+
+def compare(program: Program, a: Tier, b: Tier, budget: int, stop: Stop | None = None) -> str:
+    """Run a program in both; what differs, empty if nothing does. ``stop`` is called now and then, where both stand."""
     given = program.load()
     a.load(given)
     b.load(given)
@@ -78,6 +81,8 @@ def compare(program: Program, a: Tier, b: Tier, budget: int) -> str:
             return "" if all(stopped) else f"{a.name} and {b.name} stop: {stopped}"
         if not program.loosely and (found := _align(a, b)):
             return f"after {a.retired} instructions:\n{found}"
+        if stop is not None:
+            stop(rng, a, b)
     if program.loosely and not (a.over or b.over):
         return ""  # Given up, in the midst of whatever each was doing.
     return differences(a, b, program.loosely)

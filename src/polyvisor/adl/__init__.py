@@ -1,6 +1,6 @@
 """The architecture description language: machines as typed Python functions."""
 
-from .architecture import Architecture, Instruction
+from .architecture import Architecture, Instruction, SystemCall
 from .builtins import (
     bit,
     bits,
@@ -25,7 +25,7 @@ from .types import DescriptionError, Int, i8, i16, i32, i64, i128, u8, u16, u32,
 
 __all__ = [
     "FETCH", "READ", "WRITE", "Architecture", "DescriptionError", "Field", "Function", "Instruction", "Int",
-    "Primitives", "Registers", "State", "Table", "Trap", "bit", "bits", "bswap", "clz", "ctz", "function", "i8", "i16",
-    "i32", "i64", "i128", "ieee_add", "ieee_convert", "ieee_div", "ieee_fma", "ieee_mul", "ieee_sqrt", "ieee_sub",
-    "likely", "popcount", "sext", "u8", "u16", "u32", "u64", "u128", "unlikely",
+    "Primitives", "Registers", "State", "SystemCall", "Table", "Trap", "bit", "bits", "bswap", "clz", "ctz", "function",
+    "i8", "i16", "i32", "i64", "i128", "ieee_add", "ieee_convert", "ieee_div", "ieee_fma", "ieee_mul", "ieee_sqrt",
+    "ieee_sub", "likely", "popcount", "sext", "u8", "u16", "u32", "u64", "u128", "unlikely",
 ]

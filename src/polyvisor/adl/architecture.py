@@ -77,6 +77,20 @@ HOOKS: dict[str, str] = {
 }
 
 
+@dataclass(frozen=True)
+class SystemCall:
+    """How programs call their kernel: by a trap whose first value is ``cause``.
+
+    ``number``, ``arguments`` and ``result`` are in these registers of the group ``registers``.
+    """
+
+    cause: int
+    registers: str
+    number: int
+    arguments: tuple[int, ...]
+    result: int
+
+
 @dataclass
 class Architecture:
     """An instruction set architecture under description.
@@ -105,6 +119,7 @@ class Architecture:
     modifiers: dict[str, Callable[[int, Place], int]] = field(default_factory=dict)
     state_type: type[State] | None = None
     reasons: list[str] = field(default_factory=list)
+    system_call: SystemCall | None = None
 
     def __post_init__(self) -> None:
         self._functions: list[Function] = []

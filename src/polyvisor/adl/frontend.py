@@ -22,6 +22,7 @@ from typing import Any
 from . import builtins, host, ssa
 from .architecture import Architecture
 from .functions import Function, Table, Trap
+from .outside import Outside, Prebuilt
 from .state import Field, Registers
 from .types import DescriptionError, Int, integer_type, u8, u32, u64
 
@@ -34,14 +35,6 @@ class CpuMarker:
 
 
 CPU = CpuMarker()
-
-
-class Prebuilt:
-    """An SSA function, made without Python source, that described functions can call with ``cpu`` first."""
-
-    def __init__(self, function: ssa.Function) -> None:
-        self.function = function
-        self.name = function.name
 
 
 class _Reference:
@@ -97,7 +90,7 @@ _NOT_ALLOWED = (
 
 _PRIMITIVES = frozenset(
     "load store atomic compare_exchange phys_load phys_compare_exchange fence flush_tlb flush_tlb_page flush_code "
-    "clock instructions encoding leave wait signal flush_others cpus".split()
+    "clock instructions encoding leave wait signal flush_others cpus note".split()
 )
 
 Environment = dict[str, Any]
@@ -148,6 +141,11 @@ class Compiler:
             yield
         finally:
             self._active.pop()
+
+    def body(self, builder: Builder, function: Function, environment: Environment) -> None:
+        """Write the body of a function without results where a builder stands; ``environment``: its parameters."""
+        with self.calling(function):
+            _Frame(builder, function, environment).run(())
 
     def instruction(self, function: Function, types: Mapping[str, type[Int]], name: str) -> ssa.Function:
         """Compile an instruction's function, with all its operands as run-time values."""
@@ -537,11 +535,18 @@ class _Frame:
                 for one, v in zip(targets, value, strict=True):
                     self.assign(one, v)
             case ast.Attribute(value=base, attr=name):
-                if self.expression(base) is not CPU:
+                holder = self.expression(base)
+                if isinstance(holder, Outside):
+                    holder.set(self.builder, name, value)
+                    return
+                if holder is not CPU:
                     raise DescriptionError(f"only the CPU's state can be changed, not {ast.unparse(target)}")
                 self.set_member(name, value)
             case ast.Subscript(value=base, slice=index):
                 registers = self.expression(base)
+                if isinstance(registers, Outside):
+                    registers.set_item(self.builder, self.expression(index), value)
+                    return
                 if not isinstance(registers, _RegistersReference):
                     raise DescriptionError(f"only registers of the CPU can be assigned to, not {ast.unparse(target)}")
                 member = self.builder.compiler.members[registers.name]
@@ -808,6 +813,8 @@ class _Frame:
         return self.builder.join(join)["the conditional expression"]
 
     def attribute(self, base: Any, name: str) -> Any:
+        if isinstance(base, Outside):
+            return base.get(self.builder, name)
         if base is not CPU:
             if isinstance(base, ssa.Value):
                 raise DescriptionError(f"a number has no attribute {name!r}")
@@ -827,6 +834,8 @@ class _Frame:
         raise DescriptionError(f"the CPU has no member {name!r}")
 
     def subscript(self, base: Any, index: Any) -> Any:
+        if isinstance(base, Outside):
+            return base.item(self.builder, index)
         if isinstance(base, _RegistersReference):
             member = self.builder.compiler.members[base.name]
             position = self.index(index, member)
@@ -864,6 +873,8 @@ class _Frame:
                 arguments.append(self.expression(argument))
         if isinstance(target, Function):
             return self.call_function(target, arguments)
+        if isinstance(target, Outside):
+            return target.call(self.builder, arguments)
         if isinstance(target, Prebuilt):
             return self.call_prebuilt(target.function, arguments)
         if isinstance(target, _PrimitiveReference):
@@ -998,6 +1009,9 @@ class _Frame:
                 return None
             case "flush_others", [first, mask]:
                 self.builder.emit(name, (value(first, u64), value(mask, u64)))
+                return None
+            case "note", [str(event), *what]:
+                self.builder.emit("note", tuple(value(v) for v in what), (), event)
                 return None
             case "cpus", []:
                 return self.builder.one("get", (), u64, "cpu_count")

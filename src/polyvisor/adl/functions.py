@@ -102,6 +102,9 @@ class Primitives(Protocol):
         When this returns, they have, or will have before they execute anything. Of this CPU nothing is forgotten.
         """
 
+    def note(self, event: str, *values: Int) -> None:
+        """Something happened that hooks may be told of: ``csr_write`` (number, value). Else it costs nothing."""
+
 
 class Function:
     """A described function: callable under CPython, and compiled by its syntax tree.

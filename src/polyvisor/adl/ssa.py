@@ -72,6 +72,10 @@ class Op:
     leave                                                     reason
     signal                  CPU number, u8 ->                 member name
     flush_others            first CPU, mask ->
+    note                    values ->                         event
+    hook                    values ->                         HookUse (instrumentation: see engine.hooks)
+    hook_call               values ->                         HookUse, of a callback
+    hook_before             values ->                         HookUse, of a callback: the access that it is of follows
     call                    arguments -> results              Function; with catch: first result is "trapped"
     peek / poke             host address / and value          type (engine only)
     host_atomic             host address, value -> old        operation (engine only)
@@ -241,7 +245,7 @@ TRAPPING = frozenset({"raise", "load", "store", "atomic", "compare_exchange"})
 _NOTED = TRAPPING | {
     "phys_load", "phys_compare_exchange", "fence", "flush_tlb", "flush_tlb_page", "flush_code", "clock",
     "instructions", "encoding", "leave", "signal", "flush_others", "pc", "next_pc", "set_next_pc", "peek", "poke",
-    "host_call", "host_atomic",
+    "host_call", "host_atomic", "note", "hook", "hook_call",
 }
 
 

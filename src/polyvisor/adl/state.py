@@ -36,7 +36,8 @@ class Field:
         self.__doc__ = doc
         self.name = ""
         self.offset = -1
-        self._struct = struct.Struct("=" + _CODES[type.bits, type.signed])
+        self.format: Any = _CODES[type.bits, type.signed]  # as in `struct` and memoryview.cast
+        self._struct = struct.Struct("=" + self.format)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -91,7 +92,8 @@ class Registers:
         self.__doc__ = doc
         self.name = ""
         self.offset = -1
-        self._struct = struct.Struct("=" + _CODES[type.bits, type.signed])
+        self.format: Any = _CODES[type.bits, type.signed]  # as in `struct` and memoryview.cast
+        self._struct = struct.Struct("=" + self.format)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name

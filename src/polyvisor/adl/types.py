@@ -23,6 +23,10 @@ class DescriptionError(Exception):
     """
 
 
+class DivisionError(DescriptionError):
+    """A division by zero, at run time."""
+
+
 class Int(int):
     """A fixed-width integer; use one of its subclasses (``u8`` ... ``u128``, ``i8`` ... ``i128``)."""
 
@@ -100,14 +104,14 @@ class Int(int):
     def __floordiv__(self, other: Any) -> Self:
         divisor = self._peer(other)
         if divisor == 0:
-            raise DescriptionError("division by zero; test the divisor first")
+            raise DivisionError("division by zero; test the divisor first")
         quotient = abs(int(self)) // abs(divisor)
         return type(self)(-quotient if (self < 0) != (divisor < 0) else quotient)
 
     def __mod__(self, other: Any) -> Self:
         divisor = self._peer(other)
         if divisor == 0:
-            raise DescriptionError("division by zero; test the divisor first")
+            raise DivisionError("division by zero; test the divisor first")
         remainder = abs(int(self)) % abs(divisor)
         return type(self)(-remainder if self < 0 else remainder)
 

@@ -32,6 +32,7 @@ from .desk import Desk, check_writable, parse_display
 from .image import errors as image_errors
 from .image import progress as image_progress
 from .lab import run_lab
+from .reports import Reports
 from .session import Session, Watched
 from .terminal import HELP
 
@@ -195,6 +196,16 @@ def run(
     screenshot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="When it has ended, save what the display showed, as PNG.")
     ] = None,
+    coverage: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write which lines of a program were executed: lcov, or (.xml) Cobertura."),
+    ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write where its time went: a flame graph (.svg), or stacks.")
+    ] = None,
+    syscalls: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write every system call to this file (- for standard error).")
+    ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="When it has ended, show where its time went.")] = False,
     stats_json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the same to this file, as JSON.")
@@ -224,15 +235,20 @@ def run(
         around = desk.opened(f"polyvisor {name}") if desk is not None else contextlib.nullcontext()
         with open_trace(trace) as file, capturing(capture, nic), around:
 
+            reports = Reports(coverage, profile, syscalls)
+
             def make(**callbacks: Any) -> VM:
-                return VM(
+                vm = VM(
                     software=software, name=name, memory=size, cpus=cpus, tier=tier, virtual_time=virtual_time,
                     disks=disk or (), shares=share or (), networks=[nic] if nic else (),
                     display=desk.screen if desk else None, bus="pci" if pci else "mmio", reboot=not no_reboot,
                     keep=keep, seed=seed, schedule=schedule, record=record, **callbacks,
                 )
+                reports.attach(vm)
+                return vm
 
             status = Session(make, Watched(file, gdb, stats, stats_json), background, named, desk).run()
+            reports.write()
     except LoadError as error:
         fail(f"{software.name}: {error}" if software else str(error))
     except images.ImageError as error:

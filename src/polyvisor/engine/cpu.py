@@ -77,6 +77,7 @@ class Cpu:
         self._write = _WRITE(self._device_write)
         self._frequency, self._virtual, self._waits = frequency, virtual, waits
         self._peers = (ctypes.c_uint64 * 1)(self.address)
+        self._hook_data: Sequence[int] = ()
         self.reset()
         pages.executors.append(self)
         if memory.on_write is None:
@@ -93,12 +94,12 @@ class Cpu:
         descriptors = self.pages.descriptors
         engine.ram_table = ctypes.addressof(descriptors)
         engine.ram_end = ctypes.addressof(descriptors) + ctypes.sizeof(descriptors)
-        engine.decode_table = ctypes.addressof(code.table)
         engine.decode_handler = code.decode
         engine.cross_handler = code.cross
         engine.stopped_handler = code.stopped
         engine.breakpoint_handler = code.breakpoint
         self._store_breakpoints()
+        self._store_hooks()
         engine.scratch = self._scratch[1]
         engine.scratch_record = scratch_record or self._scratch[1]
         engine.step_slot = self._step_slot[1]
@@ -175,6 +176,25 @@ class Cpu:
         self.engine.breakpoint_count = len(self.breakpoints)
         for i, address in enumerate(self.breakpoints):
             self.engine.breakpoint_addresses[i] = address
+
+    # Hooks
+
+    def hook(self, code: NativeCode, data: Sequence[int]) -> None:
+        """Run other native code, with hooks, for which ``data`` goes into the block. While all CPUs stand still.
+
+        What was decoded before must be decoded again (:meth:`CodePages.decode_again`).
+        """
+        self.code = code
+        self._hook_data = data
+        self._store_hooks()
+
+    def _store_hooks(self) -> None:
+        engine, code = self.engine, self.code
+        engine.decode_table = ctypes.addressof(code.table)
+        for name in ("trap_hook", "entry_hook", "hook_start", "hook_table"):
+            setattr(engine, name, code.hook_places.get(name, 0))
+        for number, word in enumerate(self._hook_data):
+            engine.hook_data[number] = word
 
     # Running
 
@@ -361,7 +381,7 @@ class Cpu:
         except BusError:
             self.engine.device_fault = 1
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
         return 0
 
     def _device_write(self, block: int, address: int, size: int, value: int) -> int:
@@ -372,9 +392,10 @@ class Cpu:
         except BusError:
             self.engine.device_fault = 1
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
         return 0
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """End :meth:`run`, which raises the error; from what native code calls."""
         self.failure = error
         self.stop()

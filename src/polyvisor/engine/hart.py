@@ -97,9 +97,14 @@ class Hart:
         self.cpu.stop()
         self._wake.set()
 
+    @property
+    def is_this_thread(self) -> bool:
+        """Whether it is the hart's own thread that asks."""
+        return self._thread is threading.current_thread()
+
     def join(self, timeout: float | None = None) -> None:
         """Wait until the thread has ended."""
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not None and not self.is_this_thread:
             self._thread.join(timeout)
 
     def pause(self) -> None:

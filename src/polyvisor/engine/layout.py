@@ -62,6 +62,11 @@ def reason_number(reason: str) -> int:
 
 
 MAX_BREAKPOINTS = 64
+# User functions that can be installed at a time; each has four u64 of its own: the address of its state, and for
+# ranges of memory the first address and the length, and for callbacks the address of a C function.
+MAX_HOOKS = 16
+HOOK_STATE, HOOK_START, HOOK_LENGTH, HOOK_CALL = 0, 1, 2, 3
+HOOK_DATA = 4
 SAMPLES = 256  # a power of two
 JUMP_SAMPLE_BITS = 5
 
@@ -139,6 +144,13 @@ class EngineState(State):
     sched_yield = Field(u64, doc="the C library's function")
     cpu_count = Field(u64, doc="CPUs of the machine")
     peers = Field(u64, doc="address of the addresses of their blocks")
+    # Hooks (see `hooks`).
+    trap_hook = Field(u64, doc="C function (block) called before a trap is entered, 0: none")
+    entry_hook = Field(u64, doc="C function (block) called when `next_pc` is where a trap leads, 0: none")
+    hook_start = Field(u64, doc="address of the handler that runs what is hooked to the start of instructions")
+    hook_table = Field(u64, doc="address of the handlers' addresses that it goes on with")
+    hook_index = Field(u32, doc="which of them")
+    hook_data = Registers(u64, HOOK_DATA * MAX_HOOKS, doc="of each installed function")
 
 
 class Layout:

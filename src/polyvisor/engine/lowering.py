@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from polyvisor.adl import ssa
@@ -41,6 +42,7 @@ class HelperEmitter(Emitter):
         self.layout = layout
         self.runtime = runtime
         self.callees: set[ssa.Function] = set()
+        self.hooks: set[ssa.Function] = set()  # that the module must have: see `hooks.lowering`
 
     def text(self) -> str:
         """The whole function."""
@@ -421,6 +423,44 @@ class HelperEmitter(Emitter):
         kinds = ", ".join(["i64"] * len(op.arguments))
         arguments = ", ".join(self.typed(a) for a in op.arguments)
         self.define(op, f"call i64 ({kinds}) {function}({arguments})")
+
+    # Hooks
+
+    def op_note(self, op: ssa.Op) -> None:
+        """Nothing: it is for hooks."""
+
+    def op_hook_before(self, op: ssa.Op) -> None:
+        """Nothing: what follows can call Python."""
+
+    def op_hook(self, op: ssa.Op) -> None:
+        guard, *arguments = op.arguments
+        function: ssa.Function = op.detail.function
+        self.hooks.add(function)
+        with self._if(self.operand(guard)):
+            given = ", ".join(["ptr %cpu", *(self.typed(a) for a in arguments)])
+            self.line(f'call void @"{function.name}"({given})')
+
+    def op_hook_call(self, op: ssa.Op) -> None:
+        guard, address, *arguments = op.arguments
+        with self._if(self.operand(guard)):
+            function = self.assign(f"inttoptr {self.typed(address)} to ptr")
+            block = self.assign("ptrtoint ptr %cpu to i64")
+            kinds = ", ".join(["i64"] * (len(arguments) + 1))
+            given = ", ".join([f"i64 {block}", *(self.typed(a) for a in arguments)])
+            self.assign(f"call i64 ({kinds}) {function}({given})")
+
+    @contextmanager
+    def _if(self, condition: str) -> Iterator[None]:
+        """What is written meanwhile is executed only if the condition (an i1) holds."""
+        if condition == "true":
+            yield
+            return
+        then, after = self.new_label("then"), self.new_label("after")
+        self.branch(condition, then, after)
+        self.begin(then)
+        yield
+        self.line(f"br label %{after}")
+        self.begin(after)
 
     def op_cpu_address(self, op: ssa.Op) -> None:
         self.define(op, "ptrtoint ptr %cpu to i64")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from polyvisor.adl import ssa
     from polyvisor.adl.frontend import Compiler
 
+    from .hooks.events import HookSet
     from .units import Units
 
 _lock = threading.RLock()
@@ -61,6 +62,12 @@ class NativeCode:
     ``table`` has the addresses of handlers by the number of the instruction (0: illegal), 0 for what is not linked;
     ``region_symbols`` is what compiled regions call.
     """
+
+    lock = _lock
+    # What is hooked in this code (see :mod:`polyvisor.engine.hooks`).
+    hooks: HookSet | None = None
+    # Addresses that CPUs with hooks need, by member of `EngineState`.
+    hook_places: Mapping[str, int] = {}
 
     def __init__(self, architecture: Architecture, progress: Callable[[str], None] | None = None) -> None:
         self.architecture = architecture

@@ -7,9 +7,9 @@ else is compared with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from polyvisor.adl import FETCH, READ, WRITE, Architecture, Int, Trap, i8, i16, i32, i64, u8, u16, u32, u64
+from polyvisor.adl import FETCH, READ, WRITE, Architecture, Instruction, Int, Trap, i8, i16, i32, i64, u8, u16, u32, u64
 from polyvisor.adl.state import checked
 
 from .memory import BusError, Memory
@@ -29,6 +29,31 @@ _OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+class Observer(Protocol):
+    """Is told of what a CPU does: see :mod:`polyvisor.engine.hooks`."""
+
+    def begins(self, cpu: Any) -> None:
+        """An instruction begins: it was fetched and decoded."""
+
+    def ends(self, cpu: Any, instruction: Instruction) -> None:
+        """It has completed; ``cpu.next_pc`` is where it leads."""
+
+    def loaded(self, cpu: Any, address: Int, value: Int) -> None:
+        """Memory was read."""
+
+    def stored(self, cpu: Any, address: Int, value: Int) -> None:
+        """Memory was written."""
+
+    def traps(self, cpu: Any, values: Sequence[int]) -> None:
+        """A trap is about to be entered."""
+
+    def enters(self, cpu: Any) -> None:
+        """It was: ``cpu.next_pc`` is where it leads."""
+
+    def noted(self, cpu: Any, event: str, values: Sequence[Int]) -> None:
+        """The description called ``cpu.note``."""
+
+
 class ReferenceCpu:
     """The primitives of a described CPU, over ``memory``; mixed with the described state by `reference_cpu`."""
 
@@ -46,6 +71,7 @@ class ReferenceCpu:
         self.reason: str | None = None
         self.peers: Sequence[Any] = [self]  # the CPUs of the machine
         self.on_signal: Callable[[], None] = lambda: None
+        self.observer: Observer | None = None
         self.next_pc: Any = self.pc
         self._clock = clock or (lambda: self.retired)
 
@@ -69,7 +95,11 @@ class ReferenceCpu:
             self.word = word & ((1 << 8 * length) - 1)
             self.next_pc = type(self.pc)(int(self.pc) + length)
             values = found.operand_values(self.word)
+            if self.observer is not None:
+                self.observer.begins(self)
             found.function.python(self, *(t(values[name]) for name, t in found.types.items()))
+            if self.observer is not None:
+                self.observer.ends(self, found)
             self.pc = self.next_pc
             self.retired += 1
         except Trap as trap:
@@ -81,7 +111,11 @@ class ReferenceCpu:
         on_trap = self.architecture.hooks["on_trap"]
         hints = on_trap.hints
         names = on_trap.parameters[1:]
+        if self.observer is not None:
+            self.observer.traps(self, trap.values)
         on_trap(self, *(hints[name](value) for name, value in zip(names, trap.values, strict=True)))
+        if self.observer is not None:
+            self.observer.enters(self)
         self.pc = self.next_pc
 
     def fetch(self) -> int:
@@ -140,7 +174,10 @@ class ReferenceCpu:
         data = b""
         for vaddr, paddr, size in self._pieces(address, type.bits // 8, READ):
             data += self._read(vaddr, paddr, size, READ)
-        return type(int.from_bytes(data, self.architecture.byte_order))  # type: ignore[arg-type]
+        value = type(int.from_bytes(data, self.architecture.byte_order))  # type: ignore[arg-type]
+        if self.observer is not None:
+            self.observer.loaded(self, address, value)
+        return value
 
     def store(self, type: type[Int], address: Int, value: Int) -> None:
         value = checked(type, value, "the stored value")
@@ -153,6 +190,8 @@ class ReferenceCpu:
             else:
                 self.memory.write(paddr, data[:part])
             data = data[part:]
+        if self.observer is not None:
+            self.observer.stored(self, address, value)
 
     def _read(self, vaddr: Int, paddr: int, size: int, access: int) -> bytes:
         try:
@@ -187,6 +226,10 @@ class ReferenceCpu:
         new = change(old)
         if new is not None:
             self.memory.write(paddr, int(new).to_bytes(size, order))
+        if self.observer is not None:
+            self.observer.loaded(self, address, old)
+            if new is not None:
+                self.observer.stored(self, address, type(int(new)))
         return old
 
     def atomic(self, operation: str, type: type[Int], address: Int, value: Int) -> Int:
@@ -248,6 +291,11 @@ class ReferenceCpu:
 
     def flush_others(self, first: Int, mask: Int) -> None:
         pass
+
+    def note(self, event: str, *values: Int) -> None:
+        """Tell the observer, if there is one."""
+        if self.observer is not None:
+            self.observer.noted(self, event, values)
 
 
 def reference_cpu(

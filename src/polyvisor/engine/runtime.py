@@ -60,7 +60,11 @@ def enter_contexts(cpu, arch, layout) -> None:
 def deliver(cpu, arch) -> None:
     """Enter the trap whose values are in the state: cpu.pc is where it happened, and then where it leads."""
     on_trap = arch.hooks["on_trap"]
+    if unlikely(cpu.trap_hook != 0):
+        host_call(cpu, "trap_hook", cpu_address(cpu))
     on_trap(cpu, *trap_arguments(cpu, on_trap))
+    if unlikely(cpu.entry_hook != 0):
+        host_call(cpu, "entry_hook", cpu_address(cpu))
     cpu.pc = cpu.next_pc
 
 

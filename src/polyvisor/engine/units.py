@@ -6,8 +6,9 @@ from functools import cache
 from typing import Any
 
 from polyvisor.adl import Architecture, Function, ssa
-from polyvisor.adl.frontend import Compiler, Prebuilt
+from polyvisor.adl.frontend import Compiler
 from polyvisor.adl.llvm import METADATA
+from polyvisor.adl.outside import Prebuilt
 from polyvisor.adl.types import u8, u16, u32, u64
 
 from . import access, runtime
@@ -15,6 +16,7 @@ from . import layout as at
 from .decoder import decode_function
 from .glue import GLUE
 from .handler_lowering import HANDLER_ARGUMENTS, HandlerEmitter
+from .hooks.lowering import hooks_text
 from .layout import MISSES, Layout, operand_layout
 from .lowering import HelperEmitter, result_type
 from .regions import support
@@ -177,20 +179,27 @@ class Units:
         instruction = self.architecture.instructions[index - 1]
         return self.compiler.instruction(instruction.function, instruction.types, instruction.name)
 
-    def handler(self, index: int) -> tuple[str, list[ssa.Function]]:
-        """The text of a handler's module, and the functions it calls that are units of their own."""
-        function = self.handler_function(index)
+    def handler(
+        self, index: int, function: ssa.Function | None = None, symbol: str = ""
+    ) -> tuple[str, list[ssa.Function]]:
+        """The text of a handler's module, and the functions it calls that are units of their own.
+
+        ``function`` is the instruction's SSA, if that was changed, and ``symbol`` what its handler is then called.
+        """
+        function = function or self.handler_function(index)
         instruction = self.architecture.instructions[index - 1] if index else None
         declarations: dict[str, str] = {}
         parts: list[str] = []
         callees: set[ssa.Function] = set()
-        symbol = f"h{index}"
+        hooks: set[ssa.Function] = set()
+        symbol = symbol or f"h{index}"
 
         def emit(symbol: str, fast: bool) -> HandlerEmitter:
             emitter = HandlerEmitter(function, self.layout, self.runtime, instruction, self.watched, symbol, fast)
             parts.append(emitter.text())
             declarations.update(emitter.declarations)
             callees.update(emitter.callees)
+            hooks.update(emitter.hooks)
             return emitter
 
         if HandlerEmitter.worth_two(function):
@@ -201,7 +210,8 @@ class Units:
             emit(symbol, False)
         core = self._core_names()
         helpers = sorted((c for c in callees if c.name not in core), key=lambda c: c.name)
-        return "\n".join([*declarations.values(), *parts, METADATA]), helpers
+        text, more = hooks_text(hooks, self.layout, self.runtime)
+        return "\n".join([*(declarations | more).values(), *parts, text, METADATA]), helpers
 
     def helper(self, function: ssa.Function) -> tuple[str, list[ssa.Function]]:
         """The same for a function that handlers share."""
@@ -209,7 +219,8 @@ class Units:
         text = emitter.text()
         core = self._core_names()
         helpers = sorted((c for c in emitter.callees if c.name not in core), key=lambda c: c.name)
-        return "\n".join([*emitter.declarations.values(), text, METADATA]), helpers
+        hooks, more = hooks_text(emitter.hooks, self.layout, self.runtime)
+        return "\n".join([*(emitter.declarations | more).values(), text, hooks, METADATA]), helpers
 
     @cache  # noqa: B019  (one per architecture and process)
     def _core_names(self) -> frozenset[str]:

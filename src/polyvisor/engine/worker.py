@@ -36,7 +36,9 @@ def main() -> None:
     if key != sys.argv[2]:
         return  # the sources have changed since that process started: nothing more is compiled for it
     cache = CodeCache(key)
+    # For the hooks that were asked for last: they change rarely.
     regions: RegionCompiler | None = None
+    hooks = ""
     while True:
         try:
             kind, payload = receive(source)
@@ -48,7 +50,10 @@ def main() -> None:
         elif kind == "image":
             renew_image(units, cache)
         elif kind == "region":
-            regions = regions or RegionCompiler(architecture, units.layout, units.compiler)
+            wanted = payload.hooks.digest if payload.hooks else ""
+            if regions is None or wanted != hooks:
+                regions = RegionCompiler(architecture, units.layout, units.compiler, payload.hooks)
+                hooks = wanted
             with contextlib.suppress(UncompilableError):
                 answer = regions.compile(payload)
         try:

@@ -12,6 +12,8 @@ from polyvisor.boards.virt import Virt, VirtConfig
 from polyvisor.engine.hart import Hart
 from polyvisor.engine.memory import Extent
 
+from .errors import VMError
+
 # How often a bare-metal program's `tohost` is looked at, in seconds.
 _HTIF_INTERVAL = 0.0005
 # How long a thread may keep the interpreter's lock when others want it, in seconds; Python's own choice is 0.005.
@@ -145,6 +147,11 @@ class Machine:
         if self.failure is not None:
             raise self.failure
         return ended
+
+    def check_thread(self) -> None:
+        """Raise VMError where a hart's own thread is about to wait until the harts stand still."""
+        if any(hart.is_this_thread for hart in self.board.harts):
+            raise VMError("a hart called this function, and cannot wait until it stands still")
 
     def pause(self) -> None:
         """Make all harts stand still."""

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from .equipment import Disk, Nic, Screen, Share
     from .forks.fork import Fork
+    from .hooks import Hooks
     from .root_disk import RootDisk
     from .snapshot.restore import Origin
     from .snapshot.store import Snapshot
@@ -362,6 +363,12 @@ class VM(GuestCommands):
         state = "running" if self.running else "new" if self._thread is None else f"ended with {self.exit_code}"
         return f"<VM {self.name}: {self.config.memory >> 20} MiB, {self.config.cpus} harts, {state}>"
 
+    @cached_property
+    def hooks(self) -> Hooks:
+        """Functions that the harts call while they execute: see :class:`~polyvisor.vm.hooks.Hooks`."""
+        from .hooks import Hooks  # not before: it loads what compiles
+        return Hooks(self)
+
     # Looking inside
 
     @property
@@ -396,6 +403,7 @@ class VM(GuestCommands):
 
     def pause(self) -> None:
         """Make all harts stand still; as often as this was called, :meth:`resume` must be."""
+        self.machine.check_thread()  # before the lock: who has it may wait for this hart
         with self._still:
             if self._still_for == 0:
                 self.machine.pause()

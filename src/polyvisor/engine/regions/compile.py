@@ -9,6 +9,8 @@ import llvmlite.binding as llvm
 from polyvisor.adl import Architecture, Instruction, ssa
 from polyvisor.adl.frontend import Compiler
 
+from ..hooks.events import HookSet
+from ..hooks.instrument import Instrumenter
 from ..layout import Layout
 from ..objectcode import target
 from ..objects import unit_from_object
@@ -25,9 +27,12 @@ class UncompilableError(Exception):
 
 
 class RegionCompiler:
-    """Compiles regions of one architecture."""
+    """Compiles regions of one architecture, with ``hooks`` in them."""
 
-    def __init__(self, architecture: Architecture, layout: Layout, compiler: Compiler) -> None:
+    def __init__(
+        self, architecture: Architecture, layout: Layout, compiler: Compiler, hooks: HookSet | None = None
+    ) -> None:
+        self._instrumenter = hooks and Instrumenter(hooks, layout.members, architecture.system_call)
         self.architecture = architecture
         self.layout = layout
         self.compiler = compiler
@@ -38,12 +43,11 @@ class RegionCompiler:
         self._scratch = InstructionEmitter(layout, {}, self.watched)
 
     def function(self, instruction: Instruction) -> ssa.Function:
-        """The SSA of an instruction."""
+        """The SSA of an instruction, with hooks."""
         number = self._numbers[id(instruction)]
         if number not in self._functions:
-            self._functions[number] = self.compiler.instruction(
-                instruction.function, instruction.types, instruction.name
-            )
+            made = self.compiler.instruction(instruction.function, instruction.types, instruction.name)
+            self._functions[number] = self._instrumenter.instruction(made, True) if self._instrumenter else made
         return self._functions[number]
 
     def _is_whole(self, raw: bytes) -> bool:
@@ -156,7 +160,8 @@ class RegionCompiler:
         starts = frozenset(offset for _, offset in emitter.plan.blocks)
         plan = emitter.plan
         return Region(
-            unit, footprint, entries, assumed, count, starts, plan.ends, bool(plan.loops), replace(request, pages={})
+            unit, footprint, entries, assumed, count, starts, plan.ends, bool(plan.loops),
+            replace(request, pages={}, hooks=None),
         )
 
 
@@ -186,6 +191,8 @@ def _optimise(text: str, quick: bool) -> bytes:
     if quick:
         # The passes that gain most.
         manager = llvm.create_new_module_pass_manager()
+        if "alwaysinline" in text:
+            manager.add_always_inliner_pass()
         manager.add_sroa_pass()
         manager.add_instruction_combine_pass()
         manager.add_simplify_cfg_pass()

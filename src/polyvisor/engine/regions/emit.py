@@ -18,6 +18,7 @@ from polyvisor.adl import Instruction, ssa
 from polyvisor.adl.llvm import METADATA
 
 from ..handler_lowering import HANDLER_ARGUMENTS
+from ..hooks.lowering import hooks_text
 from ..layout import CODE_TLB_ENTRY, CODE_TLB_SIZE, Layout
 from .accesses import UnsupportedError
 from .inline import Exit, InstructionEmitter, Outcome, State
@@ -128,10 +129,11 @@ class RegionEmitter(InstructionEmitter):
         body = "\n".join("\n".join(chunk) for chunk in self.chunks)
         entry = "\n".join(self._entry())
         self.declare("jump", f"declare preserve_nonecc void @jump({HANDLER_ARGUMENTS})")
+        hooks, more = hooks_text(self.hooks, self.layout, self.runtime)
         return (
-            "\n".join(self.declarations.values())
+            "\n".join((self.declarations | more).values())
             + f'\ndefine preserve_nonecc void @{FUNCTION}({HANDLER_ARGUMENTS}) nounwind {{\n'
-            + f"entry:\n{entry}\n{body}\n}}\n{METADATA}"
+            + f"entry:\n{entry}\n{body}\n}}\n{hooks}{METADATA}"
         )
 
     def _make_entry(self, block: Block) -> None:

@@ -16,10 +16,14 @@ from typing import Any, NoReturn
 from polyvisor.adl import ssa
 from polyvisor.adl.llvm import llvm_type
 
+from ..hooks.events import MEMORY, HookUse
 from ..layout import Layout
 from .accesses import AccessEmitter, UnsupportedError
 from .known import PURE, Known, Partial, Relative, fold, relative, same
 from .plan import Key
+
+# A hook's function, whether it is called (an i1), and its arguments with their types.
+PendingHook = tuple[ssa.Function, str, tuple[str, ...]]
 
 
 @dataclass
@@ -28,7 +32,8 @@ class State:
 
     ``registers`` are the values of those that were read or written; ``stale`` are those of them whose variable does not
     hold the value yet (variables are written where a block ends); ``changed``: memory was changed, so there is no way
-    back before the instruction; ``sync``: contexts or pending interrupts may have changed.
+    back before the instruction; ``sync``: contexts or pending interrupts may have changed; ``pending``: hooks of the
+    instruction's start, to be called when it is clear that it completes here.
     """
 
     registers: dict[Key, Known]
@@ -37,6 +42,7 @@ class State:
     next: Known | None = None
     changed: bool = False
     sync: bool = False
+    pending: tuple[PendingHook, ...] = ()
 
     def copy(self) -> State:
         """An independent copy."""
@@ -100,6 +106,7 @@ class InstructionEmitter(AccessEmitter):
         self.assumes: set[str] = set()
         self.contradicted: set[str] = set()  # assumed, but written
         self.block: Any = None
+        self.page_offset = -1  # of the region's entry in its page; -1: not known
         self.state = State({}, set())
         self.written: set[Key] = set()  # in this block so far, on some path
         # Keep the guest's registers in the CPU's block from one basic block to the next, not in variables.
@@ -275,6 +282,59 @@ class InstructionEmitter(AccessEmitter):
         self.line(f"br label %{self.leave_before()}")
         raise _ColdError
 
+    # Hooks
+
+    def op_hook(self, op: ssa.Op) -> None:
+        use = op.detail
+        if use.kind == "instruction":
+            if not self._is_elsewhere(use):
+                # With what the CPU holds now, but not before it is clear that the instruction is not left.
+                guard, *arguments = op.arguments
+                given = tuple(self.typed(a) for a in arguments)
+                self.state.pending += ((use.function, self.operand(guard), given),)
+            return
+        self._flush_pending()
+        super().op_hook(op)
+        self.note_change()
+
+    def op_hook_before(self, op: ssa.Op) -> None:
+        """The interpreter executes what calls Python."""
+        guard = self.known(op.arguments[0])
+        if isinstance(guard, ssa.Const) and guard.value:
+            self.cold()
+        go = self.new_label("go")
+        self.branch(self.text_of(guard), self.leave_before(), go, False)
+        self.begin(go)
+
+    def op_hook_call(self, op: ssa.Op) -> None:
+        # An access was left before, if at all.
+        if op.detail.kind not in MEMORY and not self._is_elsewhere(op.detail):
+            self.op_hook_before(op)
+
+    def _is_elsewhere(self, use: HookUse) -> bool:
+        """Whether a hook on a range of code cannot be meant here, judging by the place in the page."""
+        size = self.layout.page_size
+        if use.kind != "instruction" or use.at is None or self.page_offset < 0 or use.at[1] >= size:
+            return False
+        return (self.page_offset + self._offset - use.at[0]) % size >= use.at[1]
+
+    def _flush_pending(self) -> None:
+        """Call the hooks of the instruction's start."""
+        for function, guard, arguments in self.state.pending:
+            self.hooks.add(function)
+            with self._if(guard):
+                self.line(f'call void @"{function.name}"({", ".join(["ptr %cpu", *arguments])})')
+            self.state.changed = True
+        self.state.pending = ()
+
+    def _call_pending(self, edge: _Edge) -> None:
+        """The same at the end of a way."""
+        if edge.state.pending:
+            self.resume(edge.label)
+            self.state = edge.state
+            self._flush_pending()
+            edge.label = self.label
+
     # Operations
 
     def op(self, op: ssa.Op) -> None:
@@ -318,8 +378,11 @@ class InstructionEmitter(AccessEmitter):
         self.at_step(offset, length, count)
         state = self.state
         state.values = {p.number: v for p, v in zip(function.parameters, operands, strict=True)}
-        state.next, state.sync = None, False
-        return [Outcome(edge.label, edge.state) for edge in self._walk(function)]
+        state.next, state.sync, state.pending = None, False, ()
+        edges = self._walk(function)
+        for edge in edges:
+            self._call_pending(edge)
+        return [Outcome(edge.label, edge.state) for edge in edges]
 
     def _walk(self, function: ssa.Function, chunks: int | None = None) -> list[_Edge]:
         """Write a function's body from here; gives the ways to its returns, with the results as arguments.
@@ -415,6 +478,9 @@ class InstructionEmitter(AccessEmitter):
             for parameter, argument in zip(parameters, edge.arguments, strict=True):
                 self.state.values[parameter.number] = argument
             return
+        if any(not e.state.pending for e in edges):
+            for edge in edges:
+                self._call_pending(edge)
         label = self.new_label("join")
         states = [e.state for e in edges]
         keys = sorted(set().union(*(s.registers for s in states)))
@@ -453,7 +519,8 @@ class InstructionEmitter(AccessEmitter):
         registers = {k: v for k, v in first.registers.items() if all(same(s.registers.get(k), v) for s in states)}
         shared = {n: v for n, v in first.values.items() if all(same(s.values.get(n), v) for s in states)}
         self.state = State(
-            registers, set(changed), shared, first.next, any(s.changed for s in states), any(s.sync for s in states)
+            registers, set(changed), shared, first.next, any(s.changed for s in states), any(s.sync for s in states),
+            first.pending,
         )
         for what, kind, names in columns:
             incoming = ", ".join(f"[ {n}, %{e.label} ]" for n, e in zip(names, edges, strict=True))
@@ -465,7 +532,8 @@ class InstructionEmitter(AccessEmitter):
 
 
 _ALLOWED = frozenset(
-    "get set getreg setreg pc next_pc set_next_pc load store atomic compare_exchange fence instructions clock".split()
+    "get set getreg setreg pc next_pc set_next_pc load store atomic compare_exchange fence instructions clock "
+    "note hook hook_before hook_call".split()
 )
 
 

@@ -152,6 +152,7 @@ class Regions:
         self._longest = _LONGEST
         self._forgotten = False
         self._remembered = RememberedRegions(code.cache, self._content)
+        self._remembered_of = {code: self._remembered}
         self._decoded = 0  # of how many decoded pages the remembered regions were asked for
         self._likely = {
             n: m.likely for n, m in code.layout.members.items() if isinstance(m, Field) and m.likely is not None
@@ -196,7 +197,8 @@ class Regions:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
-        self._remembered.save(everything=True)
+        for remembered in self._remembered_of.values():
+            remembered.save(everything=True)
         self.pages.on_discard = self.pages.on_activate = None
         self.arena.close()
 
@@ -465,7 +467,9 @@ class Regions:
         if slots is not None:
             slots.update((delta, each) for delta, each in found.items() if delta)
         limit = QUICK_INSTRUCTIONS if quick else MAX_INSTRUCTIONS
-        return Request(entry, pages, tuple(targets), self._assumed(cpu), limit, quick)
+        return Request(
+            entry, pages, tuple(targets), self._assumed(cpu), limit, quick, hooks=self.code.hooks
+        )
 
     def _submit(self, record: int, place: _Place, request: Request) -> None:
         place.waiting = True
@@ -485,7 +489,7 @@ class Regions:
             record, place, request, result, discards = self._finished.pop(0)
             place.waiting = False
             self._waiting.pop(record, None)
-            if discards != self.pages.discards:
+            if discards != self.pages.discards or request.hooks is not self.code.hooks:
                 continue
             if isinstance(result, Missing):
                 pages = dict(request.pages)
@@ -663,6 +667,18 @@ class Regions:
         if pages_too:
             self._installed.clear()
         self._forgotten = True
+
+    def change_code(self, code: NativeCode) -> None:
+        """From now on, regions are made for other native code. No CPU is running, and everything decodes again."""
+        with self.lock:
+            self.code = code
+            with self.pages.lock:
+                self.forget_all()
+            self._remembered.forget()
+            if code not in self._remembered_of:
+                self._remembered_of[code] = RememberedRegions(code.cache, self._content)
+            self._remembered = self._remembered_of[code]
+            self.arena.clear()
 
     def _start_over(self) -> None:
         """There is no room for more code: forget all, and begin anew once nobody executes any."""

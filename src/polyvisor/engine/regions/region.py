@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..objects import Unit
+
+if TYPE_CHECKING:
+    from ..hooks.events import HookSet
 
 # The most instructions in a region, and in one that is to be ready soon; basic blocks that may be entered by jumps to
 # unknown places.
@@ -33,7 +36,8 @@ class Request:
     ``pages`` are the bytes of the entry's page (0) and of others, by their distance in pages, and for each of their
     units whether it was executed (a bit string, lowest bit first).  ``targets`` and ``assumed`` are those of
     :class:`.plan.Plan` and :class:`.emit.RegionEmitter`.  ``quick``: a small region, soon, rather than a good one.
-    ``final``: there are no more pages to be had.  ``remakes``: how often the place was compiled before.
+    ``final``: there are no more pages to be had.  ``remakes``: how often the place was compiled before.  ``hooks`` are
+    compiled into it.
     """
 
     entry: int
@@ -44,6 +48,7 @@ class Request:
     quick: bool = False
     final: bool = False
     remakes: int = 0
+    hooks: HookSet | None = None
 
 
 class Missing(NamedTuple):

@@ -102,6 +102,7 @@ def exchange_csr(cpu, number: u32, operation: u32, operand: u64) -> u64:
     elif operation == 2:
         new = base & ~operand
     CSR_WRITE[number](cpu, new)
+    cpu.note("csr_write", number, new)
     return old
 
 
@@ -112,6 +113,7 @@ def write_csr(cpu, number: u32, value: u64):
     if number == 0x344 or number == 0x144:
         take_in_ssip(cpu)
     CSR_WRITE[number](cpu, value)
+    cpu.note("csr_write", number, value)
 
 
 # Zicsr (Unprivileged ISA, "Zicsr")

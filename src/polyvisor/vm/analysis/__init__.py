@@ -1,0 +1,1 @@
+"""What hooks are good for: coverage, profiles, system calls, pictures of memory accesses, caches."""
