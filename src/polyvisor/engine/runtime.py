@@ -7,7 +7,7 @@ architecture.  ``arch`` and ``layout`` are compile-time constants.
 from __future__ import annotations
 
 from polyvisor.adl import FETCH, u8, u32, u64, unlikely
-from polyvisor.adl.host import attempt, cpu_address, peek, poke
+from polyvisor.adl.host import attempt, cpu_address, host_call, peek, poke
 
 from . import layout as at
 from . import waiting
