@@ -49,9 +49,10 @@ def test_coverage_of_a_program(tmp_path: Path) -> None:
 
 def test_system_calls_and_a_profile(tmp_path: Path) -> None:
     calls, stacks = tmp_path / "calls", tmp_path / "profile.svg"
-    done = run("debian", "--run", "cat /etc/passwd; exit 4", "--syscalls", str(calls), "--profile", str(stacks))
-    assert done.returncode == 4, done.stderr
-    assert done.stdout.startswith("root:")
+    for option in (("--syscalls", str(calls)), ("--profile", str(stacks))):
+        done = run("debian", "--run", "cat /etc/passwd; exit 4", *option)
+        assert done.returncode == 4, done.stderr
+        assert done.stdout.startswith("root:")
     assert any("openat(-100, '/etc/passwd'" in line for line in calls.read_text().splitlines())
     assert stacks.exists()
 
