@@ -26,31 +26,39 @@ _LONGEST_WAIT = 10.0
 _APPROACH = 2600
 # Instructions from one time that all translations are forgotten to the next.
 _SETTLE = 1 << 27
+# Instructions in a turn. Alone, a hart only lets the outside wait.
+_ALONE, _AMONG_OTHERS = 400_000, 100_000
 # For schedules that differ: turns are from an eighth of the usual length to twice that.
 _SHORTEST, _LONGEST = 8, 2
 
 
 @dataclass(frozen=True)
 class Timing:
-    """``turn``: instructions in a turn. ``schedule``: a seed by which turns are longer and shorter, None: all alike.
+    """``turn``: instructions in a turn; None: 100,000, or more if there is one hart only. ``schedule``: a seed by which
+    turns are longer and shorter, None: all alike.
 
     ``pace``: while all harts wait, time goes on as the host's does, so that the outside has time to say something; else
     it skips to the next timer at once. ``start``: the wall time at virtual time 0, in nanoseconds since 1970-01-01 UTC;
     None: what the host's is.
     """
 
-    turn: int = 100_000
+    turn: int | None = None
     schedule: int | None = None
     pace: bool = False
     start: int | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for an impossible turn."""
-        if not 100 <= self.turn <= 10**9:
+        if self.turn is not None and not 100 <= self.turn <= 10**9:
             raise ValueError(f"turns of {self.turn} instructions; 100 to 1,000,000,000 are possible")
 
+    def of(self, harts: int) -> Timing:
+        """With a definite ``turn``, for so many harts."""
+        return self if self.turn is not None else replace(self, turn=_ALONE if harts == 1 else _AMONG_OTHERS)
+
     def length(self, turn: int) -> int:
-        """The instructions in a turn, by its number."""
+        """The instructions in a turn, by its number; see :meth:`of`."""
+        assert self.turn is not None
         if self.schedule is None:
             return self.turn
         # splitmix64, of the seed and the number.
@@ -94,7 +102,7 @@ class Conductor:
     def __init__(
         self, harts: Sequence[Hart], timing: Timing, failed: Callable[[BaseException], None]
     ) -> None:
-        self.timing = timing
+        self.timing = timing.of(len(harts))
         self.outside = Outside()
         self.outside.arrived = self._arrived
         self.state = ConductorState(waiting=[False] * len(harts))

@@ -103,3 +103,16 @@ def additions(agent: bool, scripts: bool) -> bytes:
         found = extend(b"", agent_for=RISCV64 if agent else None, scripts=scripts)
         kept.put(name, found)
     return found
+
+
+class FetchLog:
+    """Fetching and building images may take minutes; who wants to know reads the log ``polyvisor.images``."""
+
+    def stage(self, text: str) -> None:
+        """Something else is being done."""
+        import logging
+
+        logging.getLogger("polyvisor.images").info("%s", text)
+
+    def transfer(self, name: str, done: int, total: int) -> None:
+        """Some of a file is here; nothing is said of that."""

@@ -29,7 +29,7 @@ from .inspect import CpuView, PhysicalMemory, Symbols, VirtualMemory
 from .machine import Machine
 from .recording import Recording
 from .sizes import parse_memory
-from .software import Software, check_file
+from .software import FetchLog, Software, check_file
 
 if TYPE_CHECKING:
     from polyvisor import images
@@ -620,18 +620,6 @@ class VM(GuestCommands):
             raise self._failure
 
 
-class _Logged:
-    """Fetching and building images may take minutes; who wants to know reads the log ``polyvisor.images``."""
-
-    def stage(self, text: str) -> None:
-        import logging
-
-        logging.getLogger("polyvisor.images").info("%s", text)
-
-    def transfer(self, name: str, done: int, total: int) -> None:
-        pass
-
-
 # What a machine has not got is not imported.
 
 
@@ -695,7 +683,7 @@ def _software(
     if isinstance(image, str):
         from polyvisor import images
 
-        found: images.Image | None = images.ensure(image, progress=_Logged())
+        found: images.Image | None = images.ensure(image, progress=FetchLog())
     else:
         found = image
     if found is None and kernel is None:

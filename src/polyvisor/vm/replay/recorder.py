@@ -8,19 +8,18 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from polyvisor.boards.virt import Virt
 from polyvisor.devices.virtio.rng import SeededEntropy
-from polyvisor.engine.memory import PAGE_SIZE, Memory
 from polyvisor.engine.outside import Operation, Plain
 
 from ..machine import Machine
+from ..snapshot.ram import nonzero, runs
 from .devices import prepare
 from .digest import MemoryDigest, devices_digest, registers_digest, state_of
 from .format import Checkpoint, End, RecordingError, Value, Writer
 
 CHECKPOINT = 1 << 30
 """Instructions from one checkpoint to the next."""
-_PIECE = 4 << 20
-_ZEROES = bytes(_PIECE)
 _FLUSH_EVERY = 1.0  # seconds: so much is lost if the process dies
 
 
@@ -70,7 +69,7 @@ class Recorder:
         self._memory = MemoryDigest(board)
         self._next = 0
         self._writer.machine(description)
-        for address, data in _contents(board.memory):
+        for address, data in _contents(board):
             self._writer.pages(address, data)
         machine.sealed = True
         machine.on_close.append(self.end)
@@ -147,20 +146,8 @@ def take_checkpoint(machine: Machine, memory: MemoryDigest) -> Checkpoint:
     )
 
 
-def _contents(memory: Memory) -> Iterator[tuple[int, bytes]]:
+def _contents(board: Virt) -> Iterator[tuple[int, bytes]]:
     """The parts of RAM that are not zero."""
-    for ram in memory.ram:
-        at = 0
-        while at < ram.size:
-            try:
-                # The host knows which pages were never touched.
-                at = os.lseek(ram.fd, at, os.SEEK_DATA)
-            except OSError:
-                break
-            end = min(ram.size, os.lseek(ram.fd, at, os.SEEK_HOLE))
-            at -= at % PAGE_SIZE
-            while at < end:
-                piece = bytes(ram.view[at : min(at + _PIECE, end)])
-                if piece != _ZEROES[: len(piece)]:
-                    yield ram.base + at, piece
-                at += len(piece)
+    for index, ram in enumerate(board.memory.ram):
+        for offset, length in nonzero(ram.view, runs(board.memory, board.pages, index)):
+            yield ram.base + offset, bytes(ram.view[offset : offset + length])
