@@ -76,5 +76,5 @@ def test_examples_are_short(path: Path) -> None:
 
 
 def test_the_recipe_is_one() -> None:
-    recipe = read_recipe(PROGRAMS[0].with_name("web_server.toml"))
+    recipe = read_recipe(EXAMPLES / "web_server.toml")
     assert recipe.identity()["name"] == "example:web"

@@ -152,8 +152,7 @@ class Session:
 
     def _quit(self) -> None:
         self.quit = True
-        if self.vm.running:
-            self.vm.kill()
+        self.vm.kill()  # while it starts, too
 
     def _monitor(self) -> None:
         if self._machine is None:
