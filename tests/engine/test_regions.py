@@ -480,6 +480,41 @@ def test_what_a_page_had_before_is_installed_without_samples(make):
     assert later.in_regions > 150_000
 
 
+def test_a_region_is_entered_at_places_that_are_decoded_later(make):
+    """A loop that was not reached yet when the region around it was installed."""
+    text = f"""
+        li a5, {random.getrandbits(31)}
+        li a0, 3000
+    outer:
+        addi a1, a1, 1
+        andi a2, a1, 1023
+        bnez a2, skip
+        li a3, 50
+    inner:
+        addi a4, a4, 1
+        addi a3, a3, -1
+        bnez a3, inner
+    skip:
+        addi a0, a0, -1
+        bnez a0, outer
+        wfi
+    """
+    first, second = make(text), make(text)
+    start = BASE + first.memory.read(BASE, 256).index(bytes(assemble(rv64, "addi a1, a1, 1")))
+    inner = BASE + first.memory.read(BASE, 256).index(bytes(assemble(rv64, "addi a4, a4, 1")))
+    first.cpu.run(20_000)
+    request = replace(first.regions.request(first.record(start), start, first.cpu), final=True)
+    region = first.compiler.compile(request)
+    assert inner - start in [offset for offset, _ in region.entries]
+    second.cpu.run(500)
+    assert second.regions.install(second.record(start), start, second.cpu, region) is not None
+    assert not second.regions._compiled_at(second.record(inner)) or second.record(inner) not in second.regions._entries
+    second.cpu.run(8000)
+    second.regions._finish_entries()
+    assert second.record(inner) in second.regions._entries
+    assert finish(second) == finish(make(text))
+
+
 def test_a_page_with_other_content_has_no_regions_of_before(make):
     texts = [f"li a5, {random.getrandbits(31)}\n{LOOP}" for _ in range(2)]
     bench = make(texts[0])

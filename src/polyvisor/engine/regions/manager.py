@@ -38,7 +38,7 @@ from .region import (
 from .remembered import RememberedRegions
 
 # Samples of a place after which the cache is asked, after which it is compiled quickly, and then again, well.
-WARM, HOT, BLAZING = 1, 6, 400
+WARM, HOT, BLAZING = 1, 4, 400
 # To compile a place anew gains less than what is still interpreted, and takes longer: it is worth this much of that.
 _AGAIN = 0.02
 # To enter and to leave a region costs as much as some ten instructions: with fewer, and no loop, it is of no use.
@@ -64,6 +64,8 @@ _NEIGHBOURS = (-2, -1, 1, 2)
 _MAX_VARIANTS = 6
 # Where pages are mapped, by the code TLBs, is looked at once in so many looks.
 _MAPPED_EVERY = 2
+# And at places where regions may be entered, once they are decoded.
+_ENTRIES_EVERY = 6
 # A region that refuses to run this often was made for a case that is over.
 _REFUSALS = 10_000
 
@@ -122,6 +124,10 @@ class _Installed:
 
     descriptor: Any
     links: list[Any] = field(default_factory=list)
+    handler: int = 0
+    cpu: Any = None
+    quick: bool = False
+    later: list[int] = field(default_factory=list)  # records to be entered at too, as soon as they are decoded
 
 
 class Regions:
@@ -143,6 +149,7 @@ class Regions:
         # Where regions are entered: the place that each is of, and whether it was made quickly.
         self._entries: dict[int, tuple[int, bool]] = {}
         self._mapped: dict[int, int] = {}
+        self._unfinished: list[_Installed] = []
         self._installed: list[_Installed] = []
         self._finished: list[tuple[int, _Place, Request, Region | Missing | None, int]] = []
         self._stop = threading.Event()
@@ -223,6 +230,7 @@ class Regions:
                 self._forgotten = False
                 self._places.clear()
                 self._entries.clear()
+                self._unfinished.clear()
                 self._mapped.clear()
                 self._remembered.forget()
                 self._decoded = 0
@@ -255,6 +263,8 @@ class Regions:
         if self._remembered.waiting and self._looks % _MAPPED_EVERY == 0:
             self._remembered.try_some(self._mapped_now(), self._install_remembered)
         self._remembered.save()
+        if self._looks % _ENTRIES_EVERY == 0:
+            self._finish_entries()
 
     def _mapped_now(self) -> dict[int, int]:
         """The slots that CPUs have in their code TLBs, and their virtual addresses."""
@@ -635,19 +645,42 @@ class Regions:
                 return None
             if not self.code.install_region(cpu.address, records[0], place, handler):
                 return None
-            quick = region.request.quick
-            self._entries[record] = record, quick
-            for other in records[1:]:
-                owner, worse = self._entries.get(other, (0, False))
-                if self._compiled_at(other) and owner != record and (quick or not worse):
-                    continue
-                if self.code.install_region(cpu.address, other, place, handler):
-                    self._entries[other] = record, quick
+            self._entries[record] = record, region.request.quick
+            installed.handler, installed.cpu, installed.quick = handler, cpu, region.request.quick
+            installed.later = records[1:]
+            self._enter_elsewhere(installed)
+            if installed.later:
+                self._unfinished.append(installed)
             self.stats.installed += 1
             self.stats.instructions += region.instructions
             self.stats.code_bytes += len(region.unit.code)
             self._remembered.note(first, region)
             return descriptor
+
+    def _enter_elsewhere(self, installed: _Installed) -> None:
+        """Let a region be entered in other places too, as far as they are decoded by now. The pages' lock is held."""
+        place, record = ctypes.addressof(installed.descriptor), installed.descriptor[at.REGION_RECORDS // 8]
+        later = []
+        if ctypes.c_uint64.from_address(record).value != installed.handler:
+            installed.later = later  # there is a better one by now
+        for other in installed.later:
+            if ctypes.c_uint64.from_address(other).value == self.code.decode:
+                later.append(other)
+                continue
+            owner, worse = self._entries.get(other, (0, False))
+            if self._compiled_at(other) and owner != record and (installed.quick or not worse):
+                continue
+            if self.code.install_region(installed.cpu.address, other, place, installed.handler):
+                self._entries[other] = record, installed.quick
+        installed.later = later
+
+    def _finish_entries(self) -> None:
+        """Look for places that were not decoded when their regions were installed."""
+        with self.pages.lock:
+            for installed in self._unfinished:
+                if installed.descriptor[0]:
+                    self._enter_elsewhere(installed)
+            self._unfinished = [each for each in self._unfinished if each.descriptor[0] and each.later]
 
     def _same_code(self, region: Region, slots: Mapping[int, int]) -> bool:
         return all(
