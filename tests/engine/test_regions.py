@@ -19,6 +19,7 @@ from polyvisor.engine.native import native_code
 from polyvisor.engine.regions.backend import WorkerBackend
 from polyvisor.engine.regions.compile import RegionCompiler, Request
 from polyvisor.engine.regions.manager import Regions
+from polyvisor.engine.regions.variants import keep_region
 from polyvisor.engine.workers import Workers
 from polyvisor.isa.riscv import rv64
 from polyvisor.isa.riscv.pmp import open_pmp
@@ -457,7 +458,7 @@ def test_of_what_the_cache_has_the_good_is_taken_first(make):
     for quick in (True, False, True):
         request = replace(regions.request(record, place.address, bench.cpu, quick), final=True)
         region = bench.compiler.compile(request)
-        regions._keep(request, region)
+        keep_region(regions.code.cache, request.pages[0][0], region)
     record, place = max(later.regions._places.items(), key=lambda found: found[1].heat)
     assert later.regions._from_cache(record, place)
     assert not place.region.request.quick

@@ -5,9 +5,20 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from ..workers import SOON, WELL, WELL_BEGUN, Workers
 from .region import Missing, Region, Request
+
+
+class Backend(Protocol):
+    """Compiles requests beside the guest."""
+
+    def room(self, quick: bool) -> int:
+        """How many requests, for quick regions or others, it would begin with at once."""
+
+    def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
+        """Compile; ``done`` is called from any thread."""
 
 
 class LateBackend:

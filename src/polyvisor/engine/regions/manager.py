@@ -9,14 +9,12 @@ written to.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import pickle
 import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from polyvisor.adl import Field
 
@@ -24,6 +22,7 @@ from .. import layout as at
 from ..arena import ArenaFullError, CodeArena
 from ..codepages import CodePages
 from ..native import NativeCode
+from .backend import Backend
 from .region import (
     FUNCTION,
     MAX_INSTRUCTIONS,
@@ -36,6 +35,7 @@ from .region import (
     slot_symbol,
 )
 from .remembered import RememberedRegions
+from .variants import keep_region, kept_regions
 
 # Samples of a place after which the cache is asked, after which it is compiled quickly, and then again, well.
 WARM, HOT, BLAZING = 1, 4, 400
@@ -58,26 +58,14 @@ _MOST_SAMPLES = 96
 _DECAY = 200
 # The cache is asked so often: the other pages of a region may not be known at first.
 _MAX_TRIES = 6
-_KEY_BYTES = 64
 # Pages that are given with a request, if they are decoded; what else it needs, the compiler asks for.
 _NEIGHBOURS = (-2, -1, 1, 2)
-_MAX_VARIANTS = 6
 # Where pages are mapped, by the code TLBs, is looked at once in so many looks.
 _MAPPED_EVERY = 2
 # And at places where regions may be entered, once they are decoded.
 _ENTRIES_EVERY = 6
 # A region that refuses to run this often was made for a case that is over.
 _REFUSALS = 10_000
-
-
-class Backend(Protocol):
-    """Compiles requests beside the guest."""
-
-    def room(self, quick: bool) -> int:
-        """How many requests, for quick regions or others, it would begin with at once."""
-
-    def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
-        """Compile; ``done`` is called from any thread."""
 
 
 @dataclass
@@ -517,7 +505,7 @@ class Regions:
                 place.vain += 1
             else:
                 self.stats.compiled += 1
-                self._keep(request, result)
+                keep_region(self.code.cache, request.pages[0][0], result)
                 descriptor = self.install(record, place.address, place.cpu, result, place.slots)
                 if descriptor is not None:
                     place.region, place.descriptor = result, descriptor
@@ -539,29 +527,12 @@ class Regions:
 
     # The cache
 
-    def _key(self, content: bytes, entry: int) -> str:
-        code = content[entry : entry + _KEY_BYTES]
-        return "region " + hashlib.sha256(entry.to_bytes(4, "little") + code).hexdigest()
-
-    def _keep(self, request: Request, region: Region) -> None:
-        name = self._key(request.pages[0][0], request.entry)
-        good = [v for v in self._variants(name) if not v.request.quick]
-        if not region.request.quick:
-            good = [v for v in good if v.footprint != region.footprint or v.assumed != region.assumed]
-        good = good[: _MAX_VARIANTS - 1]
-        # In the order in which they are tried.
-        self.code.cache.put(name, pickle.dumps([*good, region] if region.request.quick else [region, *good]))
-
-    def _variants(self, name: str) -> list[Region]:
-        content = self.code.cache.get(name)
-        return pickle.loads(content) if content is not None else []
-
     def _from_cache(self, record: int, place: _Place, well: bool = False) -> bool:
         """Install a region from the cache, if one fits; ``well``: not one that was made quickly."""
         slot = self._slot(record)
         content = self._content(slot)
         entry = (record - slot) >> self.layout.shift
-        variants = self._variants(self._key(content, entry))
+        variants = kept_regions(self.code.cache, content, entry)
         if not variants:
             place.tries = _MAX_TRIES
         for region in variants:
@@ -660,7 +631,7 @@ class Regions:
     def _enter_elsewhere(self, installed: _Installed) -> None:
         """Let a region be entered in other places too, as far as they are decoded by now. The pages' lock is held."""
         place, record = ctypes.addressof(installed.descriptor), installed.descriptor[at.REGION_RECORDS // 8]
-        later = []
+        later: list[int] = []
         if ctypes.c_uint64.from_address(record).value != installed.handler:
             installed.later = later  # there is a better one by now
         for other in installed.later:
