@@ -12,6 +12,7 @@ import pytest
 
 import polyvisor
 from polyvisor.boards.loader import LoadError
+from polyvisor.isa.riscv import rv64
 from polyvisor.storage.open import open_disk
 from polyvisor.vm.control import ControlServer
 from polyvisor.vm.machine import Machine
@@ -515,6 +516,23 @@ def test_memory_by_physical_and_virtual_address(vm: VM) -> None:
             _ = vm.memory[wrong]
     with pytest.raises(ValueError, match="5 bytes"):
         vm.memory[base : base + 4] = b"12345"
+
+
+def test_looking_at_memory_changes_nothing_of_a_hart(vm: VM, monkeypatch: pytest.MonkeyPatch) -> None:
+    hart = vm.machine.board.harts[0]
+    address = vm.symbols["linux_banner"]
+    data_context = rv64.hooks["data_context"]
+
+    def driven(cpu: object) -> object:
+        """A device interrupts while the hart stands still."""
+        hart.line("meip").set(True)
+        return data_context(cpu)
+
+    with vm.paused():
+        monkeypatch.setitem(rv64.hooks, "data_context", driven)
+        assert vm.memory.virtual()[address : address + 5] == b"Linux"
+        assert int(hart.state.line_meip) == 1
+        hart.line("meip").set(False)
 
 
 def test_a_machine_that_stands_still(vm: VM) -> None:

@@ -6,6 +6,7 @@ The machine stands still while something is looked at or changed, so what is see
 from __future__ import annotations
 
 import io
+import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ from typing import Any
 from polyvisor.adl import READ, Registers, Trap, u32, u64
 from polyvisor.engine.hart import Hart
 from polyvisor.engine.memory import Memory
+from polyvisor.engine.reference import reference_cpu
 
 Still = Callable[[], AbstractContextManager[object]]
 """Makes a machine stand still for a ``with`` block."""
@@ -29,25 +31,34 @@ def translate(hart: Hart, address: int) -> int:
 
     The hart stands still.
     """
-    view: Any = hart.cpu.view
-    hooks = view.architecture.hooks
+    hooks = hart.cpu.architecture.hooks
     if "translate" not in hooks:
         return address
-    saved = bytes(view.block)
-    # No A bits are set for a look from outside.
-    view.phys_compare_exchange = lambda kind, where, expected, new: (expected, True)
-    try:
-        now = int(hooks["data_context"](view))
-        # A kernel's own rules may forbid it to see its program's memory: then by those of less privileged contexts.
-        for context in (now, *range(now)):
-            try:
-                return int(hooks["translate"](view, u64(address), u32(READ), u32(context))[0])
-            except Trap as trap:
-                failure = trap
-        raise failure
-    finally:
-        del view.phys_compare_exchange
-        view.block[: len(saved)] = saved
+    view = _likeness(hart.cpu)
+    view.block[:] = hart.state.block[: len(view.block)]
+    now = int(hooks["data_context"](view))
+    # A kernel's own rules may forbid it to see its program's memory: then by those of less privileged contexts.
+    for context in (now, *range(now)):
+        try:
+            return int(hooks["translate"](view, u64(address), u32(READ), u32(context))[0])
+        except Trap as trap:
+            failure = trap
+    raise failure
+
+
+_likenesses: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def _likeness(cpu: Any) -> Any:
+    """Another CPU, to be given the same state and then changed in its place: even while a CPU stands still, devices
+    drive its interrupt lines, which are part of its state."""
+    if cpu not in _likenesses:
+        same: Any = weakref.ref(cpu)
+        view = reference_cpu(cpu.architecture, cpu.memory, bytearray(len(cpu.state.block)), lambda: same().clock)
+        # No A bits are set for a look from outside.
+        view.phys_compare_exchange = lambda kind, where, expected, new: (expected, True)
+        _likenesses[cpu] = view
+    return _likenesses[cpu]
 
 
 def physical_pieces(hart: Hart, address: int, length: int) -> Iterator[tuple[int, int]]:
