@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .errors import StoppedError, VMError, VMTimeoutError
 
 if TYPE_CHECKING:
     from polyvisor.guest.client import GuestClient, Result
@@ -26,6 +28,7 @@ class GuestCommands(ABC):
     They take a ``timeout`` in seconds, None for no limit; without one :attr:`timeout` counts.
     """
 
+    name: str
     timeout: float | None
     _kept_connections = 4  # to the agent, for further requests; each is a small process in the guest
 
@@ -41,8 +44,20 @@ class GuestCommands(ABC):
         """A new connection to the guest's agent; waits until there is one."""
 
     @abstractmethod
-    def _errors(self) -> AbstractContextManager[None]:
+    def _circumstances(self) -> str:
+        """What there is to say of a connection that was lost, behind the error; may raise what the machine died of."""
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
         """Errors of the connection become errors of the machine."""
+        try:
+            yield
+        except VMError:
+            raise
+        except TimeoutError as error:
+            raise VMTimeoutError(f"{self.name}: {error}") from error
+        except ConnectionError as error:
+            raise StoppedError(f"{self.name}: {error}{self._circumstances()}") from error
 
     def _limit(self, timeout: float | object | None) -> float | None:
         return self.timeout if timeout is DEFAULT else timeout  # type: ignore[return-value]

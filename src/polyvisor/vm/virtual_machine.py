@@ -600,20 +600,11 @@ class VM(GuestCommands):
             self.wait_ready(timeout)
         return self._sockets.open(protocol.PORT)
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Errors of the connection become errors of the machine."""
-        try:
-            yield
-        except VMError:
-            raise
-        except TimeoutError as error:
-            raise VMTimeoutError(f"{self.name}: {error}") from error
-        except ConnectionError as error:
-            self._ended.wait(0.2)
-            self._raise_failure()
-            how = "it has ended" if self._ended.is_set() else "its agent is gone"
-            raise StoppedError(f"{self.name}: {error}: {how}; the console ends:\n{self.console.tail()}") from error
+    def _circumstances(self) -> str:
+        self._ended.wait(0.2)
+        self._raise_failure()
+        how = "it has ended" if self._ended.is_set() else "its agent is gone"
+        return f": {how}; the console ends:\n{self.console.tail()}"
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -10,7 +10,6 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 from polyvisor.vm import running
@@ -135,14 +134,14 @@ class Fork(GuestCommands):
                 raise ConnectionResetError
         except OSError as error:
             ours.close()
-            raise StoppedError(f"{self.name} has ended{self._last_lines()}") from error
+            raise StoppedError(f"{self.name} has ended{self._circumstances()}") from error
         answer = json.loads(line)
         if "error" in answer:
             ours.close()
             raise VMError(answer["error"])
         return ours
 
-    def _last_lines(self) -> str:
+    def _circumstances(self) -> str:
         with contextlib.suppress(OSError, ValueError):
             if self.has_ended(0.2) and self._over and self._over.get("console"):
                 return f"; the console ends:\n{self._over['console']}"
@@ -151,17 +150,6 @@ class Fork(GuestCommands):
     def open_agent(self, timeout: float | None = None) -> SocketConnection:
         """A new connection to the guest's agent; waits until there is one."""
         return SocketConnection(self._open("agent", timeout=threading.TIMEOUT_MAX if timeout is None else timeout))
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except VMError:
-            raise
-        except TimeoutError as error:
-            raise VMTimeoutError(f"{self.name}: {error}") from error
-        except ConnectionError as error:
-            raise StoppedError(f"{self.name}: {error}{self._last_lines()}") from error
 
 
 def _end(channel: socket.socket, pid: int) -> None:
