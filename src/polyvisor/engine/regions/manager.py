@@ -268,19 +268,12 @@ class Regions:
         with self.pages.lock:
             return {s: page for s, page in found.items() if page != at.NO_TAG and self.pages.is_active(s)}
 
-    def _install_remembered(self, slot: int, page: int, region: Region, patient: bool) -> bool | None:
+    def _install_remembered(self, slot: int, page: int, region: Region) -> bool | None:
         record = slot + (region.request.entry << self.layout.shift)
-        decode = self.code.decode
-        if ctypes.c_uint64.from_address(record).value == decode:
+        if ctypes.c_uint64.from_address(record).value == self.code.decode:
             return None
         if self._compiled_at(record):
             return True
-        # It is entered only where something was executed by the time it is installed.
-        if patient and any(
-            ctypes.c_uint64.from_address(record + (offset << self.layout.shift)).value == decode
-            for offset, _ in region.entries
-        ):
-            return False
         cpu = next((c for c in self._cpus if self._fits(region.assumed, c)), None)
         if cpu is None:
             return False

@@ -2,7 +2,7 @@
 
 Samples find hot places one by one, the less often executed the later; a program with a flat profile is over before.  So
 the cache also keeps, by the content of a page of code, the regions that begin there.  When a page is decoded, they are
-looked up; when the records of their entries are decoded too, they are installed, whether a sample was seen or not.
+looked up; when the records where they begin are decoded too, they are installed, whether a sample was seen or not.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .region import Region
 # microseconds, of a thread that shares the interpreter's lock with the devices.
 _MAX_REGIONS = 96
 _LOOKED_UP, _SAVED, _TRIED = 32, 4, 48
-# A region is tried so often: its other pages may not be decoded at first. At first all its entries are waited for.
-_MAX_TRIES, _PATIENT = 40, 10
+# A region is tried so often: its other pages may not be decoded at first.
+_MAX_TRIES = 40
 
 
 @dataclass
@@ -86,17 +86,16 @@ class RememberedRegions:
             self._known[name] = {_identity(region): region for region in regions}
         return self._known[name]
 
-    def try_some(self, mapped: Mapping[int, int], install: Callable[[int, int, Region, bool], bool | None]) -> None:
+    def try_some(self, mapped: Mapping[int, int], install: Callable[[int, int, Region], bool | None]) -> None:
         """Try regions of pages that are executed now; ``mapped`` are their slots and virtual addresses.
 
-        ``install(slot, page, region, patient)`` gives whether it was; None: its entry is not decoded, which is no
-        attempt.
+        ``install(slot, page, region)`` gives whether it was; None: its entry is not decoded, which is no attempt.
         """
         left = _TRIED
         for slot in [s for s in self._wishes if s in mapped]:
             remaining = []
             for wish in self._wishes[slot]:
-                done = install(slot, mapped[slot], wish.region, wish.tries < _PATIENT) if left > 0 else None
+                done = install(slot, mapped[slot], wish.region) if left > 0 else None
                 if done is not None:
                     left -= 1
                     wish.tries += 1
