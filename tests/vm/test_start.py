@@ -7,6 +7,9 @@ import os
 import subprocess
 import sys
 
+from polyvisor.engine.image import renew_image
+from polyvisor.engine.native import native_code
+from polyvisor.isa.riscv import rv64
 from support.guests import guest_image
 
 SCRIPT = """
@@ -36,12 +39,18 @@ def modules(how: str) -> set[str]:
 
 def test_a_guest_starts_without_a_compiler() -> None:
     """And without what this one does not have: disks, cards, a screen, requests to its agent."""
-    modules("boot")  # so that all that a boot needs is in the cache of compiled code
+    # All that a boot needs is in the cache of compiled code, and every handler: the workers of a process that has
+    # just filled it may have ended before they got to the last ones.
+    modules("boot")
+    native = native_code(rv64)
+    for index in range(len(native.table)):
+        native.handler(index)
+    renew_image(native.units, native.cache)
     found = modules("start")
     assert not {name for name in found if name.partition(".")[0] in ("llvmlite", "elftools", "logging", "tarfile")}
-    assert not found & {
+    assert not sorted(found & {
         "polyvisor.adl.frontend", "polyvisor.adl.ssa", "polyvisor.adl.encoding", "polyvisor.adl.assembly",
         "polyvisor.engine.units", "polyvisor.engine.reference", "polyvisor.devices.pci.host",
         "polyvisor.devices.virtio.block", "polyvisor.guest.client", "polyvisor.guest.program",
         "polyvisor.network.switch", "polyvisor.vm.equipment",
-    }
+    })

@@ -16,7 +16,6 @@ from typing import Any
 from polyvisor.adl import READ, Registers, Trap, u32, u64
 from polyvisor.engine.hart import Hart
 from polyvisor.engine.memory import Memory
-from polyvisor.engine.reference import reference_cpu
 
 Still = Callable[[], AbstractContextManager[object]]
 """Makes a machine stand still for a ``with`` block."""
@@ -53,6 +52,8 @@ def _likeness(cpu: Any) -> Any:
     """Another CPU, to be given the same state and then changed in its place: even while a CPU stands still, devices
     drive its interrupt lines, which are part of its state."""
     if cpu not in _likenesses:
+        from polyvisor.engine.reference import reference_cpu  # only for a look at memory, not for every start
+
         same: Any = weakref.ref(cpu)
         view = reference_cpu(cpu.architecture, cpu.memory, bytearray(len(cpu.state.block)), lambda: same().clock)
         # No A bits are set for a look from outside.
