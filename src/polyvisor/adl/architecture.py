@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .functions import Function
@@ -74,6 +74,12 @@ HOOKS: dict[str, str] = {
     "poll": "(cpu): take an interrupt that is pending and enabled, by raising its Trap",
     "wake": "(cpu) -> bool: whether a waiting hart should go on",
     "deadline": "(cpu) -> u64: the clock() value at which poll or wake may change by time alone; all ones for never",
+    "bus": "(cpu, access: u32, vaddr): the CPU is about to use the bus for a cycle (clocked architectures); others may "
+    "have it first, for which cpu.stall() lets time pass. Before `deadline` it must do nothing that can be seen: then it "
+    "is not always called",
+    "read_device": "(cpu, paddr, size: u64) -> tuple[u64, bool]: a load where there is no RAM, and whether a described "
+    "device answered; else the board's devices are asked",
+    "write_device": "(cpu, paddr, size: u64, value: u64) -> bool: the same for a store",
 }
 
 
@@ -91,6 +97,10 @@ class SystemCall:
     result: int
 
 
+Description = Callable[["Architecture"], None]
+"""Adds something that was described to an architecture."""
+
+
 @dataclass
 class Architecture:
     """An instruction set architecture under description.
@@ -100,7 +110,13 @@ class Architecture:
     how many sets of translation rules exist side by side (so that changing privilege keeps the TLB);
     ``prime_adds``: what a primed register field adds; ``default_kinds``: how operands with well-known names
     are written in assembly; ``padding``: instructions that do nothing, longest first, with which the assembler aligns;
-    ``modifiers``: what ``%name(value)`` means in an expression.
+    ``modifiers``: what ``%name(value)`` means in an expression; ``address_bits``: program counters wrap at this size.
+
+    ``clocked``: time is counted in clock cycles, and each instruction says by ``cpu.cycle`` when one passes; this is how
+    many the longest takes if nobody else has the bus. 0: time is counted in instructions. ``data_after``: so many
+    writes to a page with code make the engine take it for data. ``absolute``: jumps mostly name their target's address,
+    so compiled code may depend on where it is. ``features`` are what ``cpu.has`` says yes to, so that one description
+    serves the models of a family.
 
     Patterns and syntax are parsed when instructions, kinds or pseudo-instructions are first looked at; what is wrong
     with one is raised then, as DescriptionError with the place of its function.
@@ -120,11 +136,18 @@ class Architecture:
     state_type: type[State] | None = None
     reasons: list[str] = field(default_factory=list)
     system_call: SystemCall | None = None
+    address_bits: int = 64
+    clocked: int = 0
+    data_after: int = 64
+    absolute: bool = False
+    features: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self._functions: list[Function] = []
-        # What was described and not parsed yet, in that order.
-        self._pending: deque[Callable[[], None]] = deque()
+        # What was described, in that order, and what of it was not parsed yet.
+        self._described: list[Description] = []
+        self._pending: deque[Description] = deque()
+        self._inherited = 0  # instructions that are another architecture's
         self._lock = threading.RLock()
         self._instructions: list[Instruction] = []
         self._kinds: dict[str, Kind] = {}
@@ -136,8 +159,30 @@ class Architecture:
         """Parse what is pending. It stays so if that fails, and others wait until all is there."""
         with self._lock:
             while self._pending:
-                self._pending[0]()
+                self._pending[0](self)
                 self._pending.popleft()
+
+    def _describe(self, description: Description) -> None:
+        self._described.append(description)
+        self._pending.append(description)
+
+    def variant(self, name: str, **changes: Any) -> Architecture:
+        """An architecture that has all that this one has now, for more to be described.
+
+        ``changes`` are arguments of the class. An instruction with the same fixed bits as an inherited one replaces
+        it, and so does a hook of the same name; both have the state that is declared last.
+        """
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        own |= {"hooks": dict(self.hooks), "reasons": list(self.reasons), "modifiers": dict(self.modifiers)}
+        made = Architecture(**{**own, "name": name, **changes})
+        made._functions = list(self._functions)
+        for description in self._described:
+            made._describe(description)
+        made._pending.append(Architecture._mark_inherited)
+        return made
+
+    def _mark_inherited(self) -> None:
+        self._inherited = len(self._instructions)
 
     @property
     def instructions(self) -> list[Instruction]:
@@ -173,27 +218,28 @@ class Architecture:
 
     def kind(
         self, name: str, names: Sequence[str] = (), *, aliases: Mapping[str, int] | None = None, pc: bool = False,
-        signed: bool = True, shift: int = 0, width: int = 0, default: int | None = None,
+        signed: bool = True, shift: int = 0, width: int = 0, default: int | None = None, prefix: str = "0x",
     ) -> None:
         """Define how operands of kind ``name`` are written; see :class:`~polyvisor.adl.assembly.Kind`."""
 
-        def parse() -> None:
+        def parse(architecture: Architecture) -> None:
             from .assembly import Kind
 
-            self._kinds[name] = Kind(name, tuple(names), dict(aliases or {}), pc, signed, shift, width, default)
+            made = Kind(name, tuple(names), dict(aliases or {}), pc, signed, shift, width, default, prefix)
+            architecture._kinds[name] = made
 
-        self._pending.append(parse)
+        self._describe(parse)
 
     def pseudo_instruction(self, syntax: str, expansion: str | Callable[..., str]) -> None:
         """Define an instruction of the assembler only; see :class:`~polyvisor.adl.assembly.Pseudo`."""
 
-        def parse() -> None:
+        def parse(architecture: Architecture) -> None:
             from .assembly import Pseudo, parse_syntax
 
-            parsed = parse_syntax(syntax, self.default_kinds)
-            self._pseudo.setdefault(parsed.mnemonic, []).append(Pseudo(parsed, expansion))
+            parsed = parse_syntax(syntax, architecture.default_kinds)
+            architecture._pseudo.setdefault(parsed.mnemonic, []).append(Pseudo(parsed, expansion))
 
-        self._pending.append(parse)
+        self._describe(parse)
 
     def instruction(
         self, pattern: str, syntax: str, *, where: str = "", extension: str = ""
@@ -208,7 +254,7 @@ class Architecture:
         def register(python: Callable[..., Any]) -> Function:
             described = python if isinstance(python, Function) else Function(python)
             self._functions.append(described)
-            self._pending.append(lambda: self._add(described, pattern, syntax, where, extension))
+            self._describe(lambda architecture: architecture._add(described, pattern, syntax, where, extension))
             return described
 
         return register
@@ -236,9 +282,15 @@ class Architecture:
                 f"{code.co_filename}:{code.co_firstlineno}: {described.name}: {error}"
             ) from None
         made = Instruction(parsed.mnemonic, encoding, parsed, described, types, where, extension)
-        self._instructions.append(made)
-        self._by_name.setdefault(made.name, []).append(made)
         self._tree = None
+        for index, other in enumerate(self._instructions[: self._inherited]):
+            if (other.encoding.mask, other.encoding.value) == (encoding.mask, encoding.value):
+                self._by_name[other.name].remove(other)
+                self._instructions[index] = made
+                break
+        else:
+            self._instructions.append(made)
+        self._by_name.setdefault(made.name, []).append(made)
 
     def _hook(self, name: str, python: Callable[..., Any]) -> Function:
         made = python if isinstance(python, Function) else Function(python, inline=False)

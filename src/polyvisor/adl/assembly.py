@@ -44,7 +44,7 @@ class Kind:
     By name (value = index in ``names``; a number where that is empty), with ``aliases`` for some values; without
     ``names``, other values are numbers.  ``pc``: written as an address, encoded relative to pc.  ``shift``: the number
     written is the value shifted right; ``width``: it is shown without sign, with that many bits.  ``default``: see
-    the module.
+    the module.  ``prefix``: what hexadecimal numbers begin with; after ``$``, all digits are shown.
     """
 
     name: str
@@ -55,9 +55,12 @@ class Kind:
     shift: int = 0
     width: int = 0
     default: int | None = None
+    prefix: str = "0x"
 
     def format(self, value: int, address: int) -> str:
         """The text of the operand ``value`` of an instruction at ``address``."""
+        if self.pc and self.width:
+            return self._hex(address + value)
         if self.pc:
             return hex(address + value & 0xFFFF_FFFF_FFFF_FFFF)
         if 0 <= value < len(self.names) and self.names[value]:
@@ -66,9 +69,13 @@ class Kind:
             if number == value:
                 return alias
         if self.width:
-            return hex(value >> self.shift & ((1 << self.width) - 1))
+            return self._hex(value >> self.shift)
         value >>= self.shift
         return str(value) if abs(value) < 10000 else hex(value)
+
+    def _hex(self, value: int) -> str:
+        digits = -(-self.width // 4) if self.prefix == "$" else 0
+        return f"{self.prefix}{value & ((1 << self.width) - 1):0{digits}x}"
 
     def parse(self, text: str, place: Place) -> int:
         """The operand's value. Raises ValueError."""
@@ -129,6 +136,11 @@ def _term(token: re.Match[str], place: Place) -> int:
         return place.address
     if part in place.symbols:
         return place.symbols[part]
+    if part[0] == "$" and part[1:]:
+        try:
+            return int(part[1:], 16)
+        except ValueError:
+            raise ValueError(f"{part!r} is not a hexadecimal number") from None
     try:
         return int(part, 0)
     except ValueError:

@@ -89,8 +89,8 @@ _NOT_ALLOWED = (
 )
 
 _PRIMITIVES = frozenset(
-    "load store atomic compare_exchange phys_load phys_compare_exchange fence flush_tlb flush_tlb_page flush_code "
-    "clock instructions encoding leave wait signal flush_others cpus note".split()
+    "load store atomic compare_exchange phys_load phys_store phys_compare_exchange cycle stall cycles fence flush_tlb flush_tlb_page flush_code "
+    "clock instructions encoding leave wait signal flush_others cpus note has".split()
 )
 
 Environment = dict[str, Any]
@@ -983,6 +983,20 @@ class _Frame:
                 return self.builder.one("compare_exchange", values, _unsigned(kind), kind)
             case "phys_load", [kind, where]:
                 return self.builder.emit("phys_load", (value(where, u64),), (_unsigned(kind), bool), kind)
+            case "phys_store", [kind, where, what]:
+                stored = (value(where, u64), value(what, _unsigned(kind), "the stored value"))
+                return self.builder.one("phys_store", stored, bool, kind)
+            case "cycle", [int(access), where]:
+                self.clocked(name)
+                self.builder.emit("cycle", (value(where, address, "the address"),), (), int(access))
+                return None
+            case "stall", [count]:
+                self.clocked(name)
+                self.builder.emit("stall", (value(count, u64),))
+                return None
+            case "cycles", []:
+                self.clocked(name)
+                return self.builder.one(name, (), u64)
             case "phys_compare_exchange", [kind, where, expected, new]:
                 values = (value(where, u64), value(expected, kind), value(new, kind))
                 return self.builder.emit("phys_compare_exchange", values, (_unsigned(kind), bool), kind)
@@ -1013,9 +1027,16 @@ class _Frame:
             case "note", [str(event), *what]:
                 self.builder.emit("note", tuple(value(v) for v in what), (), event)
                 return None
+            case "has", [str(feature)]:
+                return feature in self.builder.compiler.architecture.features
             case "cpus", []:
                 return self.builder.one("get", (), u64, "cpu_count")
         raise DescriptionError(f"cpu.{name} does not take {len(arguments)} arguments like these")
+
+    def clocked(self, name: str) -> None:
+        """Make sure that there is a clock to count."""
+        if not self.builder.compiler.architecture.clocked:
+            raise DescriptionError(f"cpu.{name} is for architectures that are clocked")
 
 
 def _unsigned(kind: Any) -> ssa.Type:

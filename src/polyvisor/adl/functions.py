@@ -54,6 +54,9 @@ class Primitives(Protocol):
     def phys_load(self, type: type[Int], address: Int) -> tuple[Any, bool]:
         """Load from physical RAM: the value, and whether there was RAM at ``address``. Never traps."""
 
+    def phys_store(self, type: type[Int], address: Int, value: Int) -> bool:
+        """Store to physical RAM; gives whether there was RAM at ``address``. Never traps."""
+
     def phys_compare_exchange(self, type: type[Int], address: Int, expected: Int, new: Int) -> tuple[Any, bool]:
         """Like ``compare_exchange`` on physical RAM: the old value, and whether there was RAM. Never traps."""
 
@@ -74,6 +77,21 @@ class Primitives(Protocol):
 
     def instructions(self) -> Any:
         """Instructions this hart retired before the current one (u64)."""
+
+    def cycle(self, access: int, address: Int) -> None:
+        """One clock cycle of a clocked architecture passes, in which the CPU uses the bus; ``access`` is a constant.
+
+        A load or store that follows happens in it. What the bus's other users do first is the hook ``bus``.
+        """
+
+    def stall(self, count: Int) -> None:
+        """``count`` (u64) clock cycles pass in which the CPU does nothing."""
+
+    def cycles(self) -> Any:
+        """Clock cycles that have passed (u64), the present one among them."""
+
+    def has(self, feature: str) -> bool:
+        """Whether the architecture has a feature: known when this is compiled."""
 
     def encoding(self) -> Any:
         """The bytes of the current instruction as a little-endian number (u64); slow, for trap values."""

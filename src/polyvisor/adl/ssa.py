@@ -66,7 +66,11 @@ class Op:
     atomic                  address, value -> old             (operation, type)
     compare_exchange        address, expected, new -> old     type
     phys_load               address -> value, bool            type
+    phys_store              address, value -> bool            type
     phys_compare_exchange   address, expected, new -> value, bool   type
+    cycle                   address ->                        kind of access
+    stall                   count ->
+    cycles                  -> u64
     fence flush_tlb flush_code, flush_tlb_page address
     clock instructions encoding -> u64
     leave                                                     reason
@@ -243,7 +247,7 @@ class Effects:
 
 TRAPPING = frozenset({"raise", "load", "store", "atomic", "compare_exchange"})
 _NOTED = TRAPPING | {
-    "phys_load", "phys_compare_exchange", "fence", "flush_tlb", "flush_tlb_page", "flush_code", "clock",
+    "phys_load", "phys_store", "phys_compare_exchange", "cycle", "stall", "cycles", "fence", "flush_tlb", "flush_tlb_page", "flush_code", "clock",
     "instructions", "encoding", "leave", "signal", "flush_others", "pc", "next_pc", "set_next_pc", "peek", "poke",
     "host_call", "host_atomic", "note", "hook", "hook_call",
 }

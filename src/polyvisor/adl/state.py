@@ -7,6 +7,7 @@ same bytes, in host byte order, each member at its natural alignment.
 
 from __future__ import annotations
 
+import copy
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, overload
@@ -160,6 +161,7 @@ class RegisterView:
 class State:
     """Base of a described CPU's state; ``pc`` must be among its members.
 
+    Other classes among the bases may declare members too: parts of a machine that are described beside its CPU.
     ``block`` is a writable memoryview of at least ``State.size`` bytes.
     """
 
@@ -170,6 +172,13 @@ class State:
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         own = {n: m for n, m in vars(cls).items() if isinstance(m, Field | Registers)}
+        for base in cls.__mro__[1:]:
+            if not issubclass(base, State):
+                # A part that several may have, such as a chip beside the CPU: its members, with places here.
+                for name, member in vars(base).items():
+                    if isinstance(member, Field | Registers) and name not in cls.members and name not in own:
+                        own[name] = copy.copy(member)
+                        setattr(cls, name, own[name])
         cls.members = {**cls.members, **own}
         offset = cls.size
         # Widest first leaves no holes.

@@ -50,6 +50,9 @@ class Observer(Protocol):
     def enters(self, cpu: Any) -> None:
         """It was: ``cpu.next_pc`` is where it leads."""
 
+    def cycled(self, cpu: Any, access: int, address: Int) -> None:
+        """The CPU had the bus for a clock cycle."""
+
     def noted(self, cpu: Any, event: str, values: Sequence[Int]) -> None:
         """The description called ``cpu.note``."""
 
@@ -66,7 +69,8 @@ class ReferenceCpu:
         """Set up what is beside the described state; ``clock`` gives the time counter, by default instructions."""
         self.architecture = architecture
         self.memory = memory
-        self.retired = 0
+        self._address_mask = (1 << architecture.address_bits) - 1
+        self.retired = 0  # instructions, or clock cycles
         self.word = 0
         self.reason: str | None = None
         self.peers: Sequence[Any] = [self]  # the CPUs of the machine
@@ -93,15 +97,16 @@ class ReferenceCpu:
                 raise AssertionError("on_illegal must raise a Trap")
             length = found.encoding.length
             self.word = word & ((1 << 8 * length) - 1)
-            self.next_pc = type(self.pc)(int(self.pc) + length)
+            self.next_pc = type(self.pc)(int(self.pc) + length & self._address_mask)
             values = found.operand_values(self.word)
             if self.observer is not None:
                 self.observer.begins(self)
             found.function.python(self, *(t(values[name]) for name, t in found.types.items()))
             if self.observer is not None:
                 self.observer.ends(self, found)
-            self.pc = self.next_pc
-            self.retired += 1
+            self.pc = type(self.pc)(int(self.next_pc) & self._address_mask)
+            if not self.architecture.clocked:
+                self.retired += 1
         except Trap as trap:
             self.enter_trap(trap)
         return self.reason
@@ -127,7 +132,7 @@ class ReferenceCpu:
         architecture = self.architecture
         word = 0
         for offset in range(0, architecture.max_length, architecture.unit):
-            address = type(self.pc)(int(self.pc) + offset)
+            address = type(self.pc)(int(self.pc) + offset & self._address_mask)
             paddr = self._translate(address, architecture.unit, FETCH)
             try:
                 data = self.memory.read(paddr, architecture.unit)
@@ -197,6 +202,10 @@ class ReferenceCpu:
         try:
             if self.memory.is_ram(paddr, size):
                 return self.memory.read(paddr, size)
+            if "read_device" in self.architecture.hooks:
+                value, answered = self.architecture.hooks["read_device"](self, u64(paddr), u64(size))
+                if answered:
+                    return int(value).to_bytes(8, "little")[:size]
             device, offset = self.memory.device_at(paddr, size)
             if size not in (1, 2, 4, 8) or paddr % size:
                 raise BusError(paddr, size)
@@ -206,6 +215,10 @@ class ReferenceCpu:
             raise AssertionError("on_bus_error must raise a Trap") from None
 
     def _write(self, vaddr: Int, paddr: int, data: bytes) -> None:
+        if "write_device" in self.architecture.hooks:
+            value = int.from_bytes(data, "little")
+            if self.architecture.hooks["write_device"](self, u64(paddr), u64(len(data)), u64(value)):
+                return
         try:
             if len(data) not in (1, 2, 4, 8) or paddr % len(data):
                 raise BusError(paddr, len(data))
@@ -247,13 +260,39 @@ class ReferenceCpu:
             return type(0), False
         return type(int.from_bytes(data, self.architecture.byte_order)), True  # type: ignore[arg-type]
 
+    def phys_store(self, type: type[Int], address: Int, value: Int) -> bool:
+        try:
+            data = int(checked(type, value, "the stored value")).to_bytes(type.bits // 8, self.architecture.byte_order)  # type: ignore[arg-type]
+            self.memory.write(int(address), data)
+        except BusError:
+            return False
+        return True
+
     def phys_compare_exchange(self, type: type[Int], address: Int, expected: Int, new: Int) -> tuple[Int, bool]:
         old, there = self.phys_load(type, address)
         if there and old == expected:
             self.memory.write(int(address), int(new).to_bytes(type.bits // 8, self.architecture.byte_order))  # type: ignore[arg-type]
         return old, there
 
+    # Primitives: time
+
+    def cycle(self, access: int, address: Int) -> None:
+        if "bus" in self.architecture.hooks:
+            self.architecture.hooks["bus"](self, u32(access), address)
+        self.retired += 1
+        if self.observer is not None:
+            self.observer.cycled(self, access, address)
+
+    def stall(self, count: Int) -> None:
+        self.retired += int(count)
+
+    def cycles(self) -> Int:
+        return u64(self.retired)
+
     # Primitives: the rest
+
+    def has(self, feature: str) -> bool:
+        return feature in self.architecture.features
 
     def fence(self) -> None:
         pass

@@ -1,0 +1,107 @@
+"""The forms that instructions have, whatever they compute: which cycles, in which order.
+
+Each adds instructions of one operation, by opcode and addressing mode, to an architecture.
+"""
+
+from polyvisor.adl import Architecture, Function, function, u8, u16
+
+from .bus import fetch, read, write
+from .modes import IMMEDIATE, Mode
+
+_TYPES = {1: u8, 2: u16}
+Opcodes = dict[int, Mode]
+
+
+def add(architecture: Architecture, opcode: int, text: str, execute: Function, size: int = 0) -> None:
+    """Add an instruction, written as ``text``, with an operand of ``size`` bytes."""
+    if size == 0:
+
+        def instruction(cpu):
+            execute(cpu)
+
+    else:
+
+        def instruction(cpu, operand: _TYPES[size]):
+            execute(cpu, operand)
+
+    instruction.__name__ = text.partition(" ")[0]
+    pattern = f"{opcode:08b}" + (f" / operand:{8 * size}" if size else "")
+    architecture.instruction(pattern, text)(instruction)
+
+
+def reads(architecture: Architecture, name: str, operation: Function, opcodes: Opcodes) -> None:
+    """Instructions that read a value."""
+    for opcode, mode in opcodes.items():
+        add(architecture, opcode, name + mode.syntax, _reading(name, operation, mode), mode.size)
+
+
+def _reading(name: str, operation: Function, mode: Mode) -> Function:
+    @function
+    def execute(cpu, operand: _TYPES[mode.size]) -> None:
+        fetch(cpu, 0)
+        if mode.address is None:
+            fetch(cpu, 1)
+            operation(cpu, operand)
+        else:
+            operation(cpu, read(cpu, mode.address(cpu, operand, False)))
+        if cpu.has("cmos"):
+            if name in ("adc", "sbc"):
+                if cpu.d != 0:
+                    fetch(cpu, 0)  # decimal sums take longer
+
+    return execute
+
+
+def writes(architecture: Architecture, name: str, value: Function, opcodes: Opcodes) -> None:
+    """Instructions that write: what ``value(cpu)`` gives."""
+    for opcode, mode in opcodes.items():
+        add(architecture, opcode, name + mode.syntax, _writing(value, mode), mode.size)
+
+
+def _writing(value: Function, mode: Mode) -> Function:
+    @function
+    def execute(cpu, operand: _TYPES[mode.size]) -> None:
+        fetch(cpu, 0)
+        write(cpu, mode.address(cpu, operand, True), value(cpu))
+
+    return execute
+
+
+def changes(architecture: Architecture, name: str, operation: Function, opcodes: Opcodes) -> None:
+    """Instructions that read a value and write another one back; NMOS writes the old one first, CMOS reads twice."""
+    for opcode, mode in opcodes.items():
+        add(architecture, opcode, name + mode.syntax, _changing(operation, mode), mode.size)
+
+
+def _changing(operation: Function, mode: Mode) -> Function:
+    @function
+    def execute(cpu, operand: _TYPES[mode.size]) -> None:
+        fetch(cpu, 0)
+        if cpu.has("cmos") and operation.name not in ("inc", "dec"):
+            target = mode.address(cpu, operand, False)
+        else:
+            target = mode.address(cpu, operand, True)
+        value = read(cpu, target)
+        if cpu.has("cmos"):
+            read(cpu, target)
+        else:
+            write(cpu, target, value)
+        write(cpu, target, operation(cpu, value))
+
+    return execute
+
+
+def implied(architecture: Architecture, name: str, operation: Function, *opcodes: int) -> None:
+    """Instructions of two cycles without an operand in memory."""
+
+    @function
+    def execute(cpu) -> None:
+        fetch(cpu, 0)
+        fetch(cpu, 1)
+        operation(cpu)
+
+    for opcode in opcodes:
+        add(architecture, opcode, name, execute)
+
+
+__all__ = ["IMMEDIATE", "add", "changes", "implied", "reads", "writes"]
