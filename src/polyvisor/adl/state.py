@@ -22,18 +22,21 @@ class Field:
     """One scalar member of a CPU's state.
 
     ``type`` is an integer type of at most 64 bits; ``reset`` its value after a reset; ``doc`` what it means.
+    ``quiet``: a change of it alone is no reason to look for interrupts, though the hook ``poll`` reads it.
     ``likely`` is (mask, value): the bits in ``mask`` rarely change and most often are those of ``value``, so that
     compiled code may be made for that case, and for others where it does not hold.
     """
 
     def __init__(
-        self, type: type[Int], reset: int = 0, doc: str = "", likely: tuple[int, int] | None = None
+        self, type: type[Int], reset: int = 0, doc: str = "", likely: tuple[int, int] | None = None,
+        quiet: bool = False,
     ) -> None:
         if type.bits > 64:
             raise DescriptionError(f"a state field has at most 64 bits, not {type.__name__}")
         self.type = type
         self.reset = reset
         self.likely = likely
+        self.quiet = quiet
         self.__doc__ = doc
         self.name = ""
         self.offset = -1

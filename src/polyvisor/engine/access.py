@@ -120,8 +120,8 @@ def note_write(cpu, arch, layout, descriptor: u64, physical: u64, size: u64) -> 
         last = (offset + size - 1) // part
         upto = u64(2**64 - 1) if last >= 63 else (u64(1) << (last + 1)) - 1
         mask = upto & ~((u64(1) << (first // part)) - 1)
-        drop_regions(cpu, header, u64(2**64 - 1) if writes == 64 else mask)
-    if writes == 64:
+        drop_regions(cpu, header, u64(2**64 - 1) if writes == arch.data_after else mask)
+    if writes == arch.data_after:
         # Data, by all appearance: give the page back to plain writes until code runs on it again.
         host_atomic("and", u8, flag, u8(255 - PAGE_CODE))
         reset_records(cpu, layout, slot, u64(0), u64(layout.records))
@@ -313,6 +313,12 @@ def reach(cpu, arch, layout, vaddr: u64, size: u64, access: u32) -> tuple[u64, u
 @engine()
 def device_load(cpu, arch, vaddr: u64, physical: u64, size: u64) -> u64:
     value = u64(0)
+    if "read_device" in arch.hooks:
+        value, answered = arch.hooks["read_device"](cpu, physical, size)
+        if answered:
+            if arch.clocked:
+                cpu.event_at = u64(0)  # what is due next may be different now
+            return value
     if physical & (size - 1) == 0:
         value = host_call(cpu, "device_read", cpu_address(cpu), physical, size)
         if cpu.device_fault == 0:
@@ -324,6 +330,11 @@ def device_load(cpu, arch, vaddr: u64, physical: u64, size: u64) -> u64:
 
 @engine()
 def device_store(cpu, arch, vaddr: u64, physical: u64, size: u64, value: u64) -> None:
+    if "write_device" in arch.hooks:
+        if arch.hooks["write_device"](cpu, physical, size, value):
+            if arch.clocked:
+                cpu.event_at = u64(0)
+            return
     if physical & (size - 1) == 0:
         host_call(cpu, "device_write", cpu_address(cpu), physical, size, value)
         if cpu.device_fault == 0:

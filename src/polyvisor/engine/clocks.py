@@ -10,7 +10,7 @@ ends when the CPU's own timer is due (:func:`bound_turn`).
 
 from __future__ import annotations
 
-from polyvisor.adl import u64, u128
+from polyvisor.adl import u32, u64, u128
 from polyvisor.adl.host import cpu_address, host_call
 
 from .access import engine
@@ -23,8 +23,10 @@ _NEVER = NO_TAG
 
 
 @engine()
-def clock(cpu) -> u64:
-    """The platform's time counter, in ticks."""
+def clock(cpu, arch) -> u64:
+    """The platform's time counter, in ticks: for a clocked CPU, its own cycles."""
+    if arch.clocked:
+        return cpu.retired
     if cpu.clock_virtual != 0:
         return virtual_ticks(cpu) + cpu.clock_offset
     place = cpu_address(cpu) + _TIMESPEC_OFFSET
@@ -50,7 +52,9 @@ def due_at(cpu, arch) -> u64:
     when = arch.hooks["deadline"](cpu)
     if when == _NEVER:
         return u64(_NEVER)
-    now = clock(cpu)
+    if arch.clocked:
+        return when + cpu.virtual_base
+    now = clock(cpu, arch)
     if when <= now:
         return cpu.retired + cpu.virtual_base
     ticks = virtual_ticks(cpu) + (when - now)
@@ -74,6 +78,14 @@ def bound_turn(cpu, arch) -> bool:
             cpu.limit = count
         return True
     return False
+
+
+@engine()
+def bus_cycle(cpu, arch, access, vaddr: u64) -> None:
+    """A clock cycle passes, in which the CPU uses the bus; others may have it first."""
+    if "bus" in arch.hooks and cpu.retired >= cpu.event_at:
+        arch.hooks["bus"](cpu, u32(access), vaddr)
+    cpu.retired = cpu.retired + 1
 
 
 @engine()

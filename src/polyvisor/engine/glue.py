@@ -18,7 +18,8 @@ go:
   %tlbp = getelementptr i8, ptr %cpu, i64 {tlb}
   %newtlb = load i64, ptr %tlbp
   %handler = load ptr, ptr %record
-  musttail call preserve_nonecc void %handler(ptr %record, ptr %cpu, i64 %newtlb, i64 %icount, i64 %newbase)
+  %count = load i64, ptr %retired
+  musttail call preserve_nonecc void %handler(ptr %record, ptr %cpu, i64 %newtlb, i64 %count, i64 %newbase)
   ret void
 leave:
   ret void
@@ -27,7 +28,8 @@ leave:
 define preserve_nonecc void @cross({arguments}) nounwind {{
   %r = ptrtoint ptr %rec to i64
   %o = lshr i64 %r, {shift}
-  %pc = add i64 %base, %o
+  %far = add i64 %base, %o
+  %pc = and i64 %far, {addresses}
   %narrow = {narrow}
   %place = getelementptr i8, ptr %cpu, i64 {pc}
   store {pc_kind} %narrow, ptr %place
@@ -38,7 +40,8 @@ define preserve_nonecc void @cross({arguments}) nounwind {{
 define preserve_nonecc void @stopped({arguments}) nounwind {{
   %r = ptrtoint ptr %rec to i64
   %o = lshr i64 %r, {shift}
-  %pc = add i64 %base, %o
+  %far = add i64 %base, %o
+  %pc = and i64 %far, {addresses}
   %narrow = {narrow}
   %place = getelementptr i8, ptr %cpu, i64 {pc}
   store {pc_kind} %narrow, ptr %place
@@ -52,7 +55,8 @@ define preserve_nonecc void @stopped({arguments}) nounwind {{
 define preserve_nonecc void @breakpoint({arguments}) nounwind {{
   %r = ptrtoint ptr %rec to i64
   %o = lshr i64 %r, {shift}
-  %pc = add i64 %base, %o
+  %far = add i64 %base, %o
+  %pc = and i64 %far, {addresses}
   %narrow = {narrow}
   %place = getelementptr i8, ptr %cpu, i64 {pc}
   store {pc_kind} %narrow, ptr %place
@@ -67,7 +71,8 @@ define preserve_nonecc void @trapped({arguments}) nounwind {{
   %retired = getelementptr i8, ptr %cpu, i64 {retired}
   store i64 %icount, ptr %retired
   call void @"{deliver}"(ptr %cpu)
-  musttail call preserve_nonecc void @dispatch(ptr %rec, ptr %cpu, i64 %tlb, i64 %icount, i64 %base)
+  %count = load i64, ptr %retired
+  musttail call preserve_nonecc void @dispatch(ptr %rec, ptr %cpu, i64 %tlb, i64 %count, i64 %base)
   ret void
 }}
 
@@ -85,7 +90,8 @@ go:
   musttail call preserve_nonecc void %handler(ptr %record, ptr %cpu, i64 %tlb, i64 %icount, i64 %newbase)
   ret void
 again:
-  musttail call preserve_nonecc void @dispatch(ptr %rec, ptr %cpu, i64 %tlb, i64 %icount, i64 %base)
+  %count = load i64, ptr %retired
+  musttail call preserve_nonecc void @dispatch(ptr %rec, ptr %cpu, i64 %tlb, i64 %count, i64 %base)
   ret void
 leave:
   ret void

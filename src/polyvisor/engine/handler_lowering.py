@@ -21,12 +21,12 @@ HANDLER_ARGUMENTS = "ptr %rec, ptr %cpu, i64 %tlb, i64 %icount, i64 %base"
 
 
 _CALLING = frozenset(
-    "call phys_load phys_compare_exchange flush_tlb flush_tlb_page clock encoding host_call signal flush_others "
+    "call phys_load phys_store phys_compare_exchange flush_tlb flush_tlb_page clock encoding host_call signal flush_others "
     "hook_call".split()
 )
 _CHANGING = frozenset(
     "set setreg store atomic compare_exchange poke host_atomic host_call leave fence flush_tlb flush_tlb_page "
-    "phys_compare_exchange signal flush_others hook hook_call".split()
+    "phys_store phys_compare_exchange signal flush_others hook hook_call".split()
 )
 
 
@@ -68,10 +68,20 @@ class HandlerEmitter(HelperEmitter):
     def text(self) -> str:
         """The handler, in the variant that this is."""
         length = self.instruction.encoding.length if self.instruction else 0
+        self.line("%ticks = alloca i64")
+        self.line("store i64 0, ptr %ticks")
+        if self._clocked and self.fast:
+            # Where something is due before it can have ended, the slow variant takes it cycle by cycle.
+            last = self.assign(f"add i64 %icount, {self.layout.architecture.clocked}")
+            alone, due = self.new_label("alone"), self.new_label("due")
+            self.branch(self.assign(f"icmp ult i64 {last}, {self.read_field('event_at')}"), alone, due, True)
+            self.begin(due)
+            self.restart()
+            self.begin(alone)
         self.line("%recint = ptrtoint ptr %rec to i64")
         self.line(f"%recpc = lshr i64 %recint, {self.layout.shift}")
         self.line("%pc = add i64 %base, %recpc")
-        self.line(f"%following = add i64 %pc, {length}")
+        self.line(f"%following = {self._wrapped(f'add i64 %pc, {length}')}")
         self.line("%next = alloca i64")
         self.line("%jumped = alloca i1")
         self.line("%sync = alloca i1")
@@ -103,9 +113,52 @@ class HandlerEmitter(HelperEmitter):
     def _publish(self) -> None:
         """Put into memory what helpers look at there."""
         self.write_field("pc", self._narrow("%pc"), self._pc_kind())
-        self.write_field("retired", "%icount")
+        self.write_field("retired", self._count())
         if self._next_in_memory:
             self.write_field("next_pc", self.assign("load i64, ptr %next"))
+
+    # Time
+
+    @property
+    def _clocked(self) -> bool:
+        return bool(self.layout.architecture.clocked)
+
+    def _count(self) -> str:
+        """Instructions executed before this one, or clock cycles so far."""
+        if not self._clocked:
+            return "%icount"
+        return self.assign(f"add i64 %icount, {self.assign('load i64, ptr %ticks')}")
+
+    def _pass(self, cycles: str) -> None:
+        before = self.assign("load i64, ptr %ticks")
+        self.line(f"store i64 {self.assign(f'add i64 {before}, {cycles}')}, ptr %ticks")
+
+    def _recount(self) -> None:
+        """Something that was called let time pass."""
+        now = self.read_field("retired")
+        self.line(f"store i64 {self.assign(f'sub i64 {now}, %icount')}, ptr %ticks")
+
+    def op_cycle(self, op: ssa.Op) -> None:
+        if self.fast:
+            self._pass("1")
+        else:
+            super().op_cycle(op)
+            self._recount()
+
+    def op_stall(self, op: ssa.Op) -> None:
+        if self.fast:
+            self._pass(self.operand(op.arguments[0]))
+        else:
+            super().op_stall(op)
+            self._recount()
+
+    def op_cycles(self, op: ssa.Op) -> None:
+        self.define(op, f"add i64 {self._count()}, 0")
+
+    def _wrapped(self, value: str) -> str:
+        """The operation that gives the value of an operation as an address."""
+        bits = self.layout.architecture.address_bits
+        return value if bits == 64 else f"and i64 {self.assign(value)}, {(1 << bits) - 1}"
 
     def _narrow(self, value: str) -> str:
         kind = self._pc_kind()
@@ -137,6 +190,8 @@ class HandlerEmitter(HelperEmitter):
                 self.line("store i1 true, ptr %sync")
             if inner.writes or not inner.does.isdisjoint(_CHANGING):
                 self._changed = True
+            if not inner.does.isdisjoint({"cycle", "stall"}):
+                self._recount()
         elif op.opcode in _CHANGING:
             self._changed = True
 
@@ -175,7 +230,8 @@ class HandlerEmitter(HelperEmitter):
     def leave_trapped(self) -> None:
         """Go on where the trap leads whose values are stored."""
         self.declare("trapped", f"declare preserve_nonecc void @trapped({HANDLER_ARGUMENTS})")
-        self._tail("@trapped", "%rec", "%icount", "%base")
+        count = self.read_field("retired") if self._clocked else "%icount"
+        self._tail("@trapped", "%rec", count, "%base")
 
     def emit_raise(self, values: Sequence[ssa.Value]) -> None:
         """Restart where nothing was changed yet, else store the trap and have it delivered."""
@@ -199,7 +255,7 @@ class HandlerEmitter(HelperEmitter):
         self.define(op, f"add i64 {wide}, 0" if kind == "i64" else f"trunc i64 {wide} to {kind}")
 
     def op_set_next_pc(self, op: ssa.Op) -> None:
-        wide = self.wide(op.arguments[0])
+        wide = self.assign(self._wrapped(f"add i64 {self.wide(op.arguments[0])}, 0"))
         self.line(f"store i64 {wide}, ptr %next")
         self.line("store i1 true, ptr %jumped")
         if self._next_in_memory:
@@ -212,7 +268,13 @@ class HandlerEmitter(HelperEmitter):
 
     def emit_return(self, values: Sequence[ssa.Value]) -> None:
         """Go on: by way of the dispatcher, at a jump target, or at the next record."""
-        count = self.assign("add i64 %icount, 1")
+        count = self._count() if self._clocked else self.assign("add i64 %icount, 1")
+        if self._clocked and not self.fast:
+            due, early = self.new_label("due"), self.new_label("early")
+            self.branch(self.assign(f"icmp uge i64 {count}, {self.read_field('event_at')}"), due, early)
+            self.begin(due)
+            self._dispatch(self.assign("load i64, ptr %next"), count)
+            self.begin(early)
         if self._syncs:
             sync, plain = self.new_label("sync"), self.new_label("plain")
             self.branch(self.assign("load i1, ptr %sync"), sync, plain)

@@ -74,7 +74,10 @@ JUMP_SAMPLE_BITS = 5
 class EngineState(State):
     """What the engine keeps per CPU, in front of the described state."""
 
-    retired = Field(u64, doc="instructions executed; current only when native code has returned or called out")
+    retired = Field(
+        u64, doc="instructions executed, or clock cycles; current only when native code has returned or called out"
+    )
+    event_at = Field(u64, doc="a clocked CPU polls after the instruction in which `retired` reaches this")
     limit = Field(u64, doc="taken jumps look for work when `retired` reaches this; 0: at once")
     stop_at = Field(u64, reset=NO_TAG, doc="return when this many instructions were executed")
     break_at = Field(u64, reset=NO_TAG, doc="return, as for `stop`, when this many instructions were executed")

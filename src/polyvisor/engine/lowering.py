@@ -358,6 +358,31 @@ class HelperEmitter(Emitter):
 
         self._physically(op, kind, size, load)
 
+    def op_phys_store(self, op: ssa.Op) -> None:
+        kind, size = llvm_type(op.detail), op.detail.bits // 8
+        address, value = self.typed(op.arguments[0]), self._swap(self.operand(op.arguments[1]), llvm_type(op.detail))
+        _, (host,) = self.invoke(self.runtime("phys_host"), [address, f"i64 {size}"])
+        there, ram, done = self.assign(f"icmp ne i64 {host}, 0"), self.new_label("ram"), self.new_label("done")
+        self.branch(there, ram, done, True)
+        self.begin(ram)
+        pointer = self.assign(f"inttoptr i64 {host} to ptr")
+        self.line(f"store volatile {kind} {value}, ptr {pointer}, align 1")
+        self.invoke(self.runtime("phys_changed"), [address, f"i64 {size}"])
+        self.line(f"br label %{done}")
+        self.begin(done)
+        self.alias(op.results[0], there)
+
+    # Time, of clocked architectures
+
+    def op_cycle(self, op: ssa.Op) -> None:
+        self.invoke(self.runtime("bus_cycle", access=op.detail), [f"i64 {self.wide(op.arguments[0])}"])
+
+    def op_stall(self, op: ssa.Op) -> None:
+        self.write_field("retired", self.assign(f"add i64 {self.read_field('retired')}, {self.operand(op.arguments[0])}"))
+
+    def op_cycles(self, op: ssa.Op) -> None:
+        self.define(op, f"load i64, ptr {self.place('retired')}")
+
     def op_phys_compare_exchange(self, op: ssa.Op) -> None:
         kind, size = llvm_type(op.detail), op.detail.bits // 8
         expected, new = (self._swap(self.operand(a), kind) for a in op.arguments[1:])

@@ -24,7 +24,7 @@ from .access import (
     reset_records,
     unlock,
 )
-from .clocks import bound_turn, clock, wakes_at  # noqa: F401  (wakes_at is one of the core's functions)
+from .clocks import bound_turn, bus_cycle, clock, wakes_at  # noqa: F401  (handlers and the core call some of them)
 from .layout import (
     CODE_TLB_ENTRY,
     CODE_TLB_SIZE,
@@ -175,6 +175,8 @@ def find_code(cpu, arch, layout) -> u64:
                 cpu.exit_argument = u64(1)
                 cpu.exit_reason = u32(EXIT_STEP)
                 return u64(0)
+    if arch.clocked and not resuming:
+        cpu.event_at = arch.hooks["deadline"](cpu) if "deadline" in arch.hooks else u64(NO_TAG)
     enter_contexts(cpu, arch, layout)
     trapped, slot = attempt(find_slot, cpu, arch, layout, cpu.pc)
     while trapped:
@@ -246,8 +248,9 @@ def fetch_translate(cpu, arch, pc: u64) -> tuple[u64, u32]:
 
 
 @engine()
-def fetch_unit(cpu, arch, pc: u64) -> u64:
-    """One unit of instruction bytes at ``pc``, by translation."""
+def fetch_unit(cpu, arch, address: u64) -> u64:
+    """One unit of instruction bytes, by translation."""
+    pc = address & (1 << arch.address_bits) - 1
     physical, _ = fetch_translate(cpu, arch, pc)
     host = phys_host(cpu, physical, u64(arch.unit))
     if host == 0:

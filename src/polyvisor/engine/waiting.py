@@ -69,7 +69,7 @@ def sleep(cpu, arch, clock) -> None:
     if "deadline" in arch.hooks:
         when = arch.hooks["deadline"](cpu)
         if when != _NEVER:
-            now = clock(cpu)
+            now = clock(cpu, arch)
             if when <= now:
                 return
             wanted = (u128(when - now) * u128(cpu.clock_period)) >> 32
