@@ -219,13 +219,14 @@ class Architecture:
     def kind(
         self, name: str, names: Sequence[str] = (), *, aliases: Mapping[str, int] | None = None, pc: bool = False,
         signed: bool = True, shift: int = 0, width: int = 0, default: int | None = None, prefix: str = "0x",
+        base: int = 0,
     ) -> None:
         """Define how operands of kind ``name`` are written; see :class:`~polyvisor.adl.assembly.Kind`."""
 
         def parse(architecture: Architecture) -> None:
             from .assembly import Kind
 
-            made = Kind(name, tuple(names), dict(aliases or {}), pc, signed, shift, width, default, prefix)
+            made = Kind(name, tuple(names), dict(aliases or {}), pc, signed, shift, width, default, prefix, base)
             architecture._kinds[name] = made
 
         self._describe(parse)

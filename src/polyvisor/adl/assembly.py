@@ -45,6 +45,7 @@ class Kind:
     ``names``, other values are numbers.  ``pc``: written as an address, encoded relative to pc.  ``shift``: the number
     written is the value shifted right; ``width``: it is shown without sign, with that many bits.  ``default``: see
     the module.  ``prefix``: what hexadecimal numbers begin with; after ``$``, all digits are shown.
+    ``base``: so many bytes behind the instruction's start is what ``pc`` counts from.
     """
 
     name: str
@@ -56,13 +57,14 @@ class Kind:
     width: int = 0
     default: int | None = None
     prefix: str = "0x"
+    base: int = 0
 
     def format(self, value: int, address: int) -> str:
         """The text of the operand ``value`` of an instruction at ``address``."""
         if self.pc and self.width:
-            return self._hex(address + value)
+            return self._hex(address + self.base + value)
         if self.pc:
-            return hex(address + value & 0xFFFF_FFFF_FFFF_FFFF)
+            return hex(address + self.base + value & 0xFFFF_FFFF_FFFF_FFFF)
         if 0 <= value < len(self.names) and self.names[value]:
             return self.names[value]
         for alias, number in self.aliases.items():
@@ -91,7 +93,7 @@ class Kind:
             raise ValueError(f"{text!r} is none of {', '.join(shown)}")
         value = evaluate(text, place)
         if self.pc:
-            return (value - place.address + (1 << 63)) % (1 << 64) - (1 << 63)
+            return (value - place.address - self.base + (1 << 63)) % (1 << 64) - (1 << 63)
         if self.width:
             if not -(1 << self.width - 1) <= value < 1 << self.width:
                 raise ValueError(f"{text} does not fit {self.width} bits")

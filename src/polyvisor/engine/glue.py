@@ -190,7 +190,7 @@ hit:
   musttail call preserve_nonecc void %handler(ptr %record, ptr %cpu, i64 %tlb, i64 %icount, i64 %newbase)
   ret void
 look:
-  %pc = add i64 %base, 0
+  %pc = and i64 %base, {addresses}
   %narrow = {narrow}
   %pcp = getelementptr i8, ptr %cpu, i64 {pc}
   store {pc_kind} %narrow, ptr %pcp

@@ -49,6 +49,9 @@ class AccessEmitter(HelperEmitter):
         """Memory was changed."""
         raise NotImplementedError
 
+    def note_store(self, pointer: str, kind: str, size: int) -> None:
+        """Memory at a pointer is about to be changed."""
+
     # Text
 
     def begin(self, label: str) -> None:
@@ -196,6 +199,8 @@ class AccessEmitter(HelperEmitter):
         miss, done = self.new_label("miss"), self.new_label("done")
         for label, pointer in self._access(vaddr, size, 8, miss):
             self.resume(label)
+            if self.leaves_at_misses:
+                self.note_store(pointer, kind, size)
             self.line(f"store atomic {kind} {value}, ptr {pointer} monotonic, align {size}")
             if self.leaves_at_misses:
                 self.note_change()

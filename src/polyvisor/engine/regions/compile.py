@@ -21,6 +21,9 @@ from .known import Relative
 from .plan import Step, make_plan
 from .region import Missing, Region, Request
 
+# The most instructions in a block of a clocked architecture, which begins with a look at the clock.
+_CLOCKED_BLOCK = 12
+
 
 class UncompilableError(Exception):
     """LLVM does not take the text of a region: an error of ours."""
@@ -39,7 +42,8 @@ class RegionCompiler:
         self.watched = members_read(compiler, "data_context", "fetch_context", "poll", "translate")
         self._functions: dict[int, ssa.Function] = {}
         self._numbers = {id(instruction): n for n, instruction in enumerate(architecture.instructions)}
-        self._decoded: dict[int, tuple[Instruction, Analysis] | None] = {}
+        # By an instruction's bytes, and its address if that matters.
+        self._decoded: dict[tuple[int, int | None], tuple[Instruction, Analysis] | None] = {}
         self._scratch = InstructionEmitter(layout, {}, self.watched)
 
     def function(self, instruction: Instruction) -> ssa.Function:
@@ -55,17 +59,18 @@ class RegionCompiler:
         sizes = range(self.architecture.unit, len(raw) + 1, self.architecture.unit)
         return any(self.architecture.complete(int.from_bytes(raw[:n], "little"), n) for n in sizes)
 
-    def _analyse(self, word: int) -> tuple[Instruction, Analysis] | None:
-        if word not in self._decoded:
+    def _analyse(self, word: int, address: int | None) -> tuple[Instruction, Analysis] | None:
+        key = word, address
+        if key not in self._decoded:
             instruction = self.architecture.decode(word)
             if instruction is None:
-                self._decoded[word] = None
+                self._decoded[key] = None
             else:
                 self._scratch.chunks.clear()
                 self._scratch.exits.clear()
-                found = analyse(self._scratch, self.function(instruction), instruction, word)
-                self._decoded[word] = instruction, found
-        return self._decoded[word]
+                found = analyse(self._scratch, self.function(instruction), instruction, word, None, address)
+                self._decoded[key] = instruction, found
+        return self._decoded[key]
 
     def plan_and_emit(self, request: Request) -> tuple[RegionEmitter, str] | Missing | None:
         """The region's text; None if the entry's instruction cannot be in a region."""
@@ -74,6 +79,9 @@ class RegionCompiler:
         missing: set[int] = set()
         long = self.architecture.max_length
         steps: dict[int, Step | None] = {}
+
+        def address(offset: int) -> int | None:
+            return None if request.origin is None else request.origin + offset
 
         def decode(offset: int) -> Step | None:
             page, inside = divmod(request.entry + offset, size)
@@ -96,7 +104,7 @@ class RegionCompiler:
             have = next((n for n in sizes if self.architecture.complete(word & ((1 << 8 * n) - 1), n)), 0)
             if not have:
                 return None
-            found = self._analyse(word & ((1 << 8 * have) - 1))
+            found = self._analyse(word & ((1 << 8 * have) - 1), address(offset))
             if found is None or found[0].encoding.length != have:
                 return None
             word &= (1 << 8 * have) - 1
@@ -112,24 +120,28 @@ class RegionCompiler:
             if step is None or not step.flow.dynamic or previous is None or previous.following != offset:
                 return step
             # Where the instruction before gives the address, it is known after all.
-            before = self._analyse(previous.word)
+            before = self._analyse(previous.word, address(previous.offset))
             seed = {
                 k: Relative(v.offset - previous.length) if isinstance(v, Relative) else v
                 for k, v in (before[1].known if before else {}).items()
             }
             if not seed:
                 return step
-            found = analyse(self._scratch, self.function(step.instruction), step.instruction, step.word, seed)
+            function = self.function(step.instruction)
+            found = analyse(self._scratch, function, step.instruction, step.word, seed, address(offset))
             return replace(step, flow=found.flow)
 
-        plan = make_plan(fetch, request.targets, request.limit)
+        longest = _CLOCKED_BLOCK if self.architecture.clocked else request.limit
+        plan = make_plan(fetch, request.targets, request.limit, longest)
         if not plan.blocks:
             return None
         if missing and not request.final:
             return Missing(frozenset(missing))
         assumed = dict(request.assumed)
         while True:
-            emitter = RegionEmitter(plan, layout, self.function, request.entry, assumed, self.watched, request.quick)
+            emitter = RegionEmitter(
+                plan, layout, self.function, request.entry, assumed, self.watched, request.quick, request.origin
+            )
             text = emitter.text()
             if not emitter.contradicted & emitter.assumes:
                 return emitter, text

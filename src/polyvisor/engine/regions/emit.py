@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from polyvisor.adl import Instruction, ssa
 from polyvisor.adl.llvm import METADATA
@@ -21,7 +22,7 @@ from ..handler_lowering import HANDLER_ARGUMENTS
 from ..hooks.lowering import hooks_text
 from ..layout import CODE_TLB_ENTRY, CODE_TLB_SIZE, Layout
 from .accesses import UnsupportedError
-from .inline import Exit, InstructionEmitter, Outcome, State
+from .inline import CLOCK, Exit, InstructionEmitter, Outcome, State
 from .known import Known, Relative
 from .plan import Block, Flow, Key, Plan, Step
 from .region import FUNCTION, original_symbol, slot_symbol
@@ -54,9 +55,10 @@ class Analysis:
 
 def analyse(
     emitter: InstructionEmitter, function: ssa.Function, instruction: Instruction, word: int,
-    seed: Mapping[Key, Known] | None = None,
+    seed: Mapping[Key, Known] | None = None, address: int | None = None,
 ) -> Analysis:
-    """Look at an instruction. ``seed`` is what registers are known to hold before."""
+    """Look at an instruction. ``seed`` is what registers are known to hold before, ``address`` where it is, if known."""
+    emitter.origin = address
     length = instruction.encoding.length
     emitter.begin(emitter.new_label("flow"))
     emitter.state = State(dict(seed or {}), set())
@@ -93,9 +95,12 @@ class RegionEmitter(InstructionEmitter):
     def __init__(
         self, plan: Plan, layout: Layout, function_of: FunctionOf, page_offset: int,
         assumed: Mapping[str, tuple[int, int]], watched: frozenset[str], quick: bool = False,
+        origin: int | None = None,
     ) -> None:
         super().__init__(layout, assumed, watched)
-        self.leaves_at_misses = quick
+        self.clocked = layout.architecture.clocked
+        self.origin = origin
+        self.leaves_at_misses |= quick
         loops = {} if quick else plan.loops
         # Without loops, most of a region is not executed each time: what is needed is read where it is needed.
         self.in_memory = not loops
@@ -155,6 +160,8 @@ class RegionEmitter(InstructionEmitter):
         self.state = State({}, set())
         self.written = set()
         self._edges[block.number] = set()
+        if self.clocked:
+            self._make_room(block)
         for position, step in enumerate(block.steps):
             for place in (step.offset, step.following - 1):
                 self.pages.add((self.page_offset + place) >> self.layout.architecture.page_bits)
@@ -169,6 +176,10 @@ class RegionEmitter(InstructionEmitter):
             for outcome in outcomes:
                 if outcome.state.sync:
                     self._look_around(block, step, outcome, position + 1)
+            if self.clocked:
+                outcomes = [outcome for outcome in outcomes if not outcome.state.sync]
+                if not outcomes:
+                    break
             last = position + 1 == len(block.steps)
             if not last and len(outcomes) == 1 and outcomes[0].state.next is None:
                 self.resume(outcomes[0].label)
@@ -197,6 +208,11 @@ class RegionEmitter(InstructionEmitter):
         """Leave the region if an interrupt is pending now, or memory looks different."""
         self.resume(outcome.label)
         state = self.state = outcome.state
+        if self.clocked:
+            # The dispatcher lets what is due by now happen.
+            self.line(f"br label %{self._leave_to(block, 0, count, state.next or Relative(step.following))}")
+            self.exits[-1].sync = True
+            return
         self.publish_count(count)
         self.declare("region_sync", "declare preserve_allcc i1 @region_sync(ptr) nounwind")
         due = self.assign("call preserve_allcc i1 @region_sync(ptr %cpu)")
@@ -251,9 +267,15 @@ class RegionEmitter(InstructionEmitter):
     def _edge(self, block: Block, to: Block, count: int, target: Relative) -> None:
         """Jump to another block, by way of a look at the limit if it is backwards."""
         self.settle()
+        self._edges[block.number].add(to.number)
+        if self.clocked:
+            # Each block looks at the clock.
+            if to.number <= block.number:
+                self._make_entry(to)
+            self.line(f"br label %g{to.number}")
+            return
         before = self.assign("load i64, ptr %left.0")
         after = self.assign(f"sub i64 {before}, {count}")
-        self._edges[block.number].add(to.number)
         if to.number <= block.number:
             self._make_entry(to)
             due = self._leave_to(block, 0, count, target)
@@ -262,6 +284,20 @@ class RegionEmitter(InstructionEmitter):
             self.begin(run)
         self.line(f"store i64 {after}, ptr %left.0")
         self.line(f"br label %g{to.number}")
+
+    def _make_room(self, block: Block) -> None:
+        """Leave at a block's start where something may be due before its end."""
+        most = sum(self.cycles_of(step.instruction) for step in block.steps)
+        now = self.text_of(self.read(CLOCK))
+        last = self.assign(f"add i64 {now}, {most}")
+        label, run = self.new_label("exit"), self.new_label("run")
+        self.exits.append(Exit(label, block.place[1], 0, {CLOCK: now}, set(), block))
+        self.branch(self.assign(f"icmp ult i64 {last}, %end"), run, label, True)
+        self.begin(run)
+
+    def cycles_of(self, instruction: Instruction) -> int:
+        """The most clock cycles that an instruction takes."""
+        return most_cycles(self.function_of(instruction))
 
     def _leave_to(self, block: Block, offset: int, count: int, target: Known | None) -> str:
         """A label that leaves the region after ``count`` instructions of a block: to ``target``, or at ``offset``."""
@@ -294,6 +330,7 @@ class RegionEmitter(InstructionEmitter):
         """
         shared = sorted(before - own)
         groups: dict[tuple[str, int], list[tuple[Exit, str]]] = {}
+        done: dict[int, str] = {}
         for way in ways:
             self.begin(way.label)
             for key in sorted((before & own) | way.written):
@@ -304,6 +341,7 @@ class RegionEmitter(InstructionEmitter):
                     known = self.assign(f"load {self.kind_of(key)}, ptr {self.variable(key)}")
                 self._store_home(key, self.text_of(known))
             kind, place = self._way_on(way)
+            done[id(way)] = self._clock_at(way) if self.clocked else str(way.count)
             groups.setdefault(kind, []).append((way, place))
         for number, (kind, members) in enumerate(groups.items()):
             label = f"{prefix}.{number}"
@@ -311,15 +349,23 @@ class RegionEmitter(InstructionEmitter):
                 self.resume(way.label)
                 self.line(f"br label %{label}")
             self.begin(label)
-            counts = ", ".join(f"[ {way.count}, %{way.label} ]" for way, _ in members)
-            done = self.assign(f"phi i64 {counts}")
+            counts = ", ".join(f"[ {done[id(way)]}, %{way.label} ]" for way, _ in members)
+            count = self.assign(f"phi i64 {counts}")
             places = ", ".join(f"[ {place}, %{way.label} ]" for way, place in members)
             place = self.assign(f"phi i64 {places}")
             for key in shared:
                 self._store_home(key, self.assign(f"load {self.kind_of(key)}, ptr {self.variable(key)}"))
-            count = self.assign(f"add i64 {self.counted()}, {done}")
+            if not self.clocked:
+                count = self.assign(f"add i64 {self.counted()}, {count}")
             self._note(count)
             self._go_on(kind, place, count)
+
+    def _clock_at(self, way: Exit) -> str:
+        """How many clock cycles have passed at an exit."""
+        known = way.registers.get(CLOCK)
+        if known is not None:
+            return self.text_of(known)
+        return self.assign(f"load i64, ptr {self.home(CLOCK) if self.in_memory else self.variable(CLOCK)}")
 
     def _way_on(self, way: Exit) -> tuple[tuple[str, int], str]:
         """How an exit goes on, and where, as an i64: exits that go on in the same way share code."""
@@ -463,6 +509,8 @@ class RegionEmitter(InstructionEmitter):
             slot = self.assign(f"load i64, ptr {place}")
             tests.append(self.assign(f"icmp eq i64 {found}, {tag}"))
             tests.append(self.assign(f"icmp eq i64 {slot}, {self._slot(delta)}"))
+        if self.origin is not None:
+            tests.append(self.assign(f"icmp eq i64 %pc0, {self.origin}"))
         for name in sorted(self.assumes):
             mask, expected = self.assumed[name]
             kind = self.kind_of((name, 0))
@@ -483,6 +531,8 @@ class RegionEmitter(InstructionEmitter):
         # The most it can execute before it looks again. The last instruction of a turn is the interpreter's.
         most = sum(len(block.steps) for block in self.plan.blocks.values())
         self.line(f"%stop = load i64, ptr {self.place('stop_at')}")
+        if self.clocked:
+            return self._clocked_entry()
         self.branch(self.assign(f"icmp ult i64 {self.assign(f'add i64 %icount, {most}')}, %stop"), "room", "near", True)
         self.lines.append("near:")
         self._refuse("short")
@@ -495,6 +545,27 @@ class RegionEmitter(InstructionEmitter):
         self.line("%end = select i1 %sooner, i64 %limit, i64 %last")
         self.line("%left = sub i64 %end, %icount")
         self.line("store i64 %left, ptr %left.0")
+        return self._enter_blocks()
+
+    def _clocked_entry(self) -> list[str]:
+        """Go on until the sooner of the turn's end, the next event, and the time to look around."""
+        self.line(f"%event = load i64, ptr {self.place('event_at')}")
+        self.line(f"%limit = load atomic i64, ptr {self.place('limit')} monotonic, align 8")
+        ends = self.assign("call i64 @llvm.umin.i64(i64 %stop, i64 %event)")
+        self.declare("umin", "declare i64 @llvm.umin.i64(i64, i64)")
+        self.line(f"%end = call i64 @llvm.umin.i64(i64 {ends}, i64 %limit)")
+        # The first block must fit, or nothing would be done here.
+        most = [(offset, sum(self.cycles_of(s.instruction) for s in b.steps)) for offset, b in self.entries.items()]
+        room = self.assign(f"add i64 %icount, {max(cycles for _, cycles in most)}")
+        self.branch(self.assign(f"icmp ult i64 {room}, %end"), "room", "near", True)
+        self.lines.append("near:")
+        self._refuse("short")
+        self.lines.append("room:")
+        self.write_field("region_entries", self.assign(f"add i64 {self.read_field('region_entries')}, 1"))
+        self.write_field("retired", "%icount")
+        return self._enter_blocks()
+
+    def _enter_blocks(self) -> list[str]:
         for key, variable in self.variables.items():
             kind = self.kind_of(key)
             value = self.assign(f"load {kind}, ptr {self.home(key)}")
@@ -506,6 +577,24 @@ class RegionEmitter(InstructionEmitter):
         else:
             self.line("br label %g0")
         return self.lines
+
+
+@cache
+def most_cycles(function: ssa.Function) -> int:
+    """The most clock cycles that pass in a function, by any way through it. Raises UnsupportedError for a loop."""
+    most: dict[int, int] = {}
+    for block in reversed(function.blocks):
+        own = 0
+        for op in block.ops:
+            if op.opcode == "cycle":
+                own += 1
+            elif op.opcode == "call":
+                own += most_cycles(op.detail)
+        following = [jump.target.number for jump in block.jumps()]
+        if any(number not in most for number in following):
+            raise UnsupportedError("the instruction has a loop")
+        most[block.number] = own + max((most[number] for number in following), default=0)
+    return most[function.blocks[0].number]
 
 
 def _jumping_registers(plan: Plan, loops: Mapping[int, frozenset[int]]) -> dict[int, set[Key]]:

@@ -22,6 +22,9 @@ from .accesses import AccessEmitter, UnsupportedError
 from .known import PURE, Known, Partial, Relative, fold, relative, same
 from .plan import Key
 
+# The clock of a clocked architecture: in a region, one of its variables.
+CLOCK: Key = ("retired", 0)
+
 # A hook's function, whether it is called (an i1), and its arguments with their types.
 PendingHook = tuple[ssa.Function, str, tuple[str, ...]]
 
@@ -42,6 +45,8 @@ class State:
     next: Known | None = None
     changed: bool = False
     sync: bool = False
+    # What undoes the changes of memory: (pointer, type, what was there); None if they cannot be undone.
+    undo: tuple[tuple[str, str, str], ...] | None = ()
     pending: tuple[PendingHook, ...] = ()
 
     def copy(self) -> State:
@@ -99,6 +104,8 @@ class InstructionEmitter(AccessEmitter):
 
     def __init__(self, layout: Layout, assumed: Mapping[str, tuple[int, int]], watched: frozenset[str]) -> None:
         super().__init__(layout)
+        # What a clocked CPU does can be undone up to a miss.
+        self.leaves_at_misses = bool(layout.architecture.clocked)
         self.assumed = assumed
         self.watched = watched
         self.exits: list[Exit] = []
@@ -107,6 +114,7 @@ class InstructionEmitter(AccessEmitter):
         self.contradicted: set[str] = set()  # assumed, but written
         self.block: Any = None
         self.page_offset = -1  # of the region's entry in its page; -1: not known
+        self.origin: int | None = None  # the entry's address, where that is known
         self.state = State({}, set())
         self.written: set[Key] = set()  # in this block so far, on some path
         # Keep the guest's registers in the CPU's block from one basic block to the next, not in variables.
@@ -212,6 +220,7 @@ class InstructionEmitter(AccessEmitter):
         self.line(f"store volatile {self.kind_of(key)} {text}, ptr {self.home(key)}")
         self.state.registers[key] = text
         self.state.changed = self.state.sync = True
+        self.state.undo = None
 
     def _index(self, value: ssa.Value) -> int:
         index = self.known(value)
@@ -237,13 +246,23 @@ class InstructionEmitter(AccessEmitter):
     # The program counter
 
     def op_pc(self, op: ssa.Op) -> None:
-        self.state.values[op.results[0].number] = Relative(self._offset)
+        self.state.values[op.results[0].number] = self._address(op, self._offset)
+
+    def _address(self, op: ssa.Op, offset: int) -> Known:
+        """The address ``offset`` bytes from the entry."""
+        if self.origin is None:
+            return Relative(offset)
+        return ssa.Const(op.results[0].type, self.origin + offset & (1 << self.layout.architecture.address_bits) - 1)
 
     def op_next_pc(self, op: ssa.Op) -> None:
-        self.state.values[op.results[0].number] = self.state.next or Relative(self._offset + self._length)
+        now = self.state.next or Relative(self._offset + self._length)
+        self.state.values[op.results[0].number] = self._address(op, now.offset) if isinstance(now, Relative) else now
 
     def op_set_next_pc(self, op: ssa.Op) -> None:
-        self.state.next = self.known(op.arguments[0])
+        target = self.known(op.arguments[0])
+        if self.origin is not None and isinstance(target, ssa.Const):
+            target = Relative((target.value & (1 << self.layout.architecture.address_bits) - 1) - self.origin)
+        self.state.next = target
 
     def counted(self) -> str:
         """The instructions executed before this block."""
@@ -252,6 +271,14 @@ class InstructionEmitter(AccessEmitter):
 
     def op_instructions(self, op: ssa.Op) -> None:
         self.define(op, f"add i64 {self.counted()}, {self._count}")
+
+    # The clock
+
+    def op_cycle(self, op: ssa.Op) -> None:
+        self.write(CLOCK, self.assign(f"add i64 {self.text_of(self.read(CLOCK))}, 1"))
+
+    def op_cycles(self, op: ssa.Op) -> None:
+        self.state.values[op.results[0].number] = self.read(CLOCK)
 
     def publish_count(self, count: int) -> None:
         """Let memory say how many instructions were executed, ``count`` of them in this block."""
@@ -266,12 +293,26 @@ class InstructionEmitter(AccessEmitter):
 
     def leave_before(self) -> str:
         """A label that leaves the region before this instruction."""
-        if self.state.changed:
+        undo = self.state.undo
+        if self.state.changed and not undo:
             raise UnsupportedError("memory was changed before it is clear that the instruction can complete")
         label = self.new_label("exit")
         registers, written = self._start
         self.exits.append(Exit(label, self._offset, self._count, registers, written, self.block))
-        return label
+        if not undo:
+            return label
+        back = self.new_label("undo")
+        self._open[back] = chunk = [f"{back}:"]
+        chunk += [f"  store atomic {kind} {old}, ptr {where} monotonic, align 1" for where, kind, old in undo[::-1]]
+        chunk.append(f"  br label %{label}")
+        self.chunks.append(chunk)
+        return back
+
+    def note_store(self, pointer: str, kind: str, size: int) -> None:
+        """The CPU of a clocked architecture has its memory for itself, so a store can be taken back."""
+        if self.layout.architecture.clocked and self.state.undo is not None:
+            old = self.assign(f"load atomic {kind}, ptr {pointer} monotonic, align {size}")
+            self.state.undo = (*self.state.undo, (pointer, kind, old))
 
     def note_change(self) -> None:
         """Memory was changed: from here on there is no way back before the instruction."""
@@ -369,6 +410,7 @@ class InstructionEmitter(AccessEmitter):
         self._offset, self._length, self._count = offset, length, count
         self._start = dict(self.state.registers), set(self.written)
         self.state.changed = False
+        self.state.undo = ()
 
     def inline(
         self, function: ssa.Function, operands: Sequence[ssa.Const], offset: int, length: int, count: int
@@ -520,8 +562,9 @@ class InstructionEmitter(AccessEmitter):
         shared = {n: v for n, v in first.values.items() if all(same(s.values.get(n), v) for s in states)}
         self.state = State(
             registers, set(changed), shared, first.next, any(s.changed for s in states), any(s.sync for s in states),
-            first.pending,
+            pending=first.pending,
         )
+        self.state.undo = first.undo if all(s.undo == first.undo for s in states) else None
         for what, kind, names in columns:
             incoming = ", ".join(f"[ {n}, %{e.label} ]" for n, e in zip(names, edges, strict=True))
             name = self.assign(f"phi {kind} {incoming}")
@@ -532,7 +575,7 @@ class InstructionEmitter(AccessEmitter):
 
 
 _ALLOWED = frozenset(
-    "get set getreg setreg pc next_pc set_next_pc load store atomic compare_exchange fence instructions clock "
+    "get set getreg setreg pc next_pc set_next_pc load store atomic compare_exchange fence instructions clock cycle cycles "
     "note hook hook_before hook_call".split()
 )
 

@@ -458,8 +458,9 @@ class Regions:
         if slots is not None:
             slots.update((delta, each) for delta, each in found.items() if delta)
         limit = QUICK_INSTRUCTIONS if quick else MAX_INSTRUCTIONS
+        origin = address if self.code.architecture.absolute else None
         return Request(
-            entry, pages, tuple(targets), self._assumed(cpu), limit, quick, hooks=self.code.hooks
+            entry, pages, tuple(targets), self._assumed(cpu), limit, quick, hooks=self.code.hooks, origin=origin
         )
 
     def _submit(self, record: int, place: _Place, request: Request) -> None:
@@ -564,6 +565,8 @@ class Regions:
             first = self._slot(record)
             entry = (record - first) >> layout.shift
             here = address - entry
+            if region.request.origin not in (None, address):
+                return None
             slots: dict[int, int] = {}
             for delta in region.pages:
                 slot = first if delta == 0 else (known or {}).get(delta)

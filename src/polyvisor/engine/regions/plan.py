@@ -152,8 +152,10 @@ class Plan:
 Fetch = Callable[[int, Step | None], Step | None]
 
 
-def make_plan(fetch: Fetch, targets: Sequence[int], limit: int = MAX_INSTRUCTIONS) -> Plan:
-    """Choose the blocks.
+def make_plan(
+    fetch: Fetch, targets: Sequence[int], limit: int = MAX_INSTRUCTIONS, longest: int = MAX_INSTRUCTIONS
+) -> Plan:
+    """Choose the blocks, each of at most ``longest`` instructions.
 
     ``targets`` are offsets that jumps to addresses in registers are known to reach, most frequent first.
     """
@@ -186,7 +188,7 @@ def make_plan(fetch: Fetch, targets: Sequence[int], limit: int = MAX_INSTRUCTION
             block.steps.append(step)
             count += 1
             offset = step.following
-            if not step.flow.plain or offset in starts:
+            if not step.flow.plain or offset in starts or len(block.steps) >= longest:
                 break
         if not block.steps:
             continue

@@ -36,7 +36,8 @@ class Request:
     ``pages`` are the bytes of the entry's page (0) and of others, by their distance in pages, and for each of their
     units whether it was executed (a bit string, lowest bit first).  ``targets`` and ``assumed`` are those of
     :class:`.plan.Plan` and :class:`.emit.RegionEmitter`.  ``quick``: a small region, soon, rather than a good one.
-    ``final``: there are no more pages to be had.  ``remakes``: how often the place was compiled before.  ``hooks`` are
+    ``origin`` is the address of the first instruction, for architectures with absolute jumps: the region is for that
+    place alone.  ``final``: there are no more pages to be had.  ``remakes``: how often the place was compiled before.  ``hooks`` are
     compiled into it.
     """
 
@@ -49,6 +50,7 @@ class Request:
     final: bool = False
     remakes: int = 0
     hooks: HookSet | None = None
+    origin: int | None = None
 
 
 class Missing(NamedTuple):

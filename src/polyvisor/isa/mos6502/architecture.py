@@ -21,5 +21,6 @@ mos6502 = Architecture(
 )
 mos6502.kind("byte", width=8, prefix="$")
 mos6502.kind("word", width=16, prefix="$")
-mos6502.kind("target", pc=True, width=16, prefix="$")
+mos6502.kind("target", pc=True, width=16, prefix="$", base=2)
+mos6502.kind("target3", pc=True, width=16, prefix="$", base=3)
 mos6502.reasons += ["jam"]
