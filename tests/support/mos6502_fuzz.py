@@ -35,12 +35,11 @@ class Pulsed(Mos6502):
 
 @pulsed6502.hook("bus")
 def bus(cpu, access: u32, vaddr: u64) -> None:
-    if cpu.cycles() >= cpu.pulse_at:
-        if access != WRITE:
-            cpu.stall(u64(3))
-            cpu.pulses = cpu.pulses + 1
-            cpu.pulse_at = cpu.pulse_at + cpu.pulse_every
-            set_irq(cpu, u8(1), cpu.pulses & 3 == 0, cpu.cycles() - 2)
+    if cpu.cycles() >= cpu.pulse_at and access != WRITE:
+        cpu.stall(u64(3))
+        cpu.pulses = cpu.pulses + 1
+        cpu.pulse_at = cpu.pulse_at + cpu.pulse_every
+        set_irq(cpu, u8(1), cpu.pulses & 3 == 0, cpu.cycles() - 2)
 
 
 @pulsed6502.hook("poll")
@@ -148,9 +147,9 @@ class Tiers:
             number = (int(cpu.engine.sample_count) - 1) % 256
             record, address = int(cpu.engine.sample_records[number]), int(cpu.engine.sample_addresses[number])
             if record and rng.random() < 0.7:
-                quick, limit = rng.random() < 0.5, rng.choice((1, 5, 60))
+                change = {"quick": rng.random() < 0.5, "limit": rng.choice((1, 5, 60))}
                 regions.compile_now(
-                    record, address, cpu, lambda r: self.compiler.compile(replace(r, quick=quick, limit=limit))
+                    record, address, cpu, lambda r, change=change: self.compiler.compile(replace(r, **change))
                 )
         if not jit:
             reason = cpu.run(case.cycles).reason or "limit"

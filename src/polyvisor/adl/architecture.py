@@ -75,8 +75,8 @@ HOOKS: dict[str, str] = {
     "wake": "(cpu) -> bool: whether a waiting hart should go on",
     "deadline": "(cpu) -> u64: the clock() value at which poll or wake may change by time alone; all ones for never",
     "bus": "(cpu, access: u32, vaddr): the CPU is about to use the bus for a cycle (clocked architectures); others may "
-    "have it first, for which cpu.stall() lets time pass. Before `deadline` it must do nothing that can be seen: then it "
-    "is not always called",
+    "have it first, for which cpu.stall() lets time pass. Before `deadline` it must do nothing that can be seen: then "
+    "it is not always called",
     "read_device": "(cpu, paddr, size: u64) -> tuple[u64, bool]: a load where there is no RAM, and whether a described "
     "device answered; else the board's devices are asked",
     "write_device": "(cpu, paddr, size: u64, value: u64) -> bool: the same for a store",
@@ -110,7 +110,7 @@ class Architecture:
     how many sets of translation rules exist side by side (so that changing privilege keeps the TLB);
     ``prime_adds``: what a primed register field adds; ``default_kinds``: how operands with well-known names
     are written in assembly; ``padding``: instructions that do nothing, longest first, with which the assembler aligns;
-    ``modifiers``: what ``%name(value)`` means in an expression; ``address_bits``: program counters wrap at this size.
+    ``modifiers``: what ``%name(value)`` means in an expression; ``address_bits``: where program counters wrap.
 
     ``clocked``: time is counted in clock cycles, and each instruction says by ``cpu.cycle`` when one passes; this is how
     many the longest takes if nobody else has the bus. 0: time is counted in instructions. ``data_after``: so many

@@ -89,8 +89,8 @@ _NOT_ALLOWED = (
 )
 
 _PRIMITIVES = frozenset(
-    "load store atomic compare_exchange phys_load phys_store phys_compare_exchange cycle stall cycles fence flush_tlb flush_tlb_page flush_code "
-    "clock instructions encoding leave wait signal flush_others cpus note has".split()
+    "load store atomic compare_exchange phys_load phys_store phys_compare_exchange cycle stall cycles fence "
+    "flush_tlb flush_tlb_page flush_code clock instructions encoding leave wait signal flush_others cpus note has".split()
 )
 
 Environment = dict[str, Any]

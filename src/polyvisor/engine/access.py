@@ -330,7 +330,7 @@ def device_load(cpu, arch, vaddr: u64, physical: u64, size: u64) -> u64:
 
 @engine()
 def device_store(cpu, arch, vaddr: u64, physical: u64, size: u64, value: u64) -> None:
-    if "write_device" in arch.hooks:
+    if "write_device" in arch.hooks:  # noqa: SIM102  (a constant decides whether the rest is compiled)
         if arch.hooks["write_device"](cpu, physical, size, value):
             if arch.clocked:
                 cpu.event_at = u64(0)

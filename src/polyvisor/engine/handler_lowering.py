@@ -21,8 +21,8 @@ HANDLER_ARGUMENTS = "ptr %rec, ptr %cpu, i64 %tlb, i64 %icount, i64 %base"
 
 
 _CALLING = frozenset(
-    "call phys_load phys_store phys_compare_exchange flush_tlb flush_tlb_page clock encoding host_call signal flush_others "
-    "hook_call".split()
+    "call phys_load phys_store phys_compare_exchange flush_tlb flush_tlb_page clock encoding host_call signal "
+    "flush_others hook_call".split()
 )
 _CHANGING = frozenset(
     "set setreg store atomic compare_exchange poke host_atomic host_call leave fence flush_tlb flush_tlb_page "

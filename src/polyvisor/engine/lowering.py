@@ -378,7 +378,8 @@ class HelperEmitter(Emitter):
         self.invoke(self.runtime("bus_cycle", access=op.detail), [f"i64 {self.wide(op.arguments[0])}"])
 
     def op_stall(self, op: ssa.Op) -> None:
-        self.write_field("retired", self.assign(f"add i64 {self.read_field('retired')}, {self.operand(op.arguments[0])}"))
+        before, more = self.read_field("retired"), self.operand(op.arguments[0])
+        self.write_field("retired", self.assign(f"add i64 {before}, {more}"))
 
     def op_cycles(self, op: ssa.Op) -> None:
         self.define(op, f"load i64, ptr {self.place('retired')}")

@@ -80,7 +80,8 @@ class Units:
         offset, pc = self.layout.offset, self.layout.members["pc"]
         bits: int = pc.type.bits
         glue = GLUE.format(
-            arguments=HANDLER_ARGUMENTS, addresses=(1 << self.architecture.address_bits) - 1, shift=self.layout.shift, step=at.EXIT_STEP, breakpoint=at.EXIT_BREAKPOINT,
+            arguments=HANDLER_ARGUMENTS, addresses=(1 << self.architecture.address_bits) - 1, shift=self.layout.shift,
+            step=at.EXIT_STEP, breakpoint=at.EXIT_BREAKPOINT,
             narrow="add i64 %pc, 0" if bits == 64 else f"trunc i64 %pc to i{bits}", pc_kind=f"i{bits}",
             page_bits=self.architecture.page_bits, page_mask=-self.layout.page_size, in_page=self.layout.page_size - 1,
             code_tlb_mask=at.CODE_TLB_SIZE - 1, code_tlb_entry=at.CODE_TLB_ENTRY,

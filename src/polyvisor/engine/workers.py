@@ -48,7 +48,8 @@ def worker_count() -> int:
 def architecture_name(architecture: Architecture) -> str | None:
     """Where a worker can import the architecture from, as ``module:name``; None if it cannot."""
     for name, module in list(sys.modules.items()):
-        if name.startswith(("polyvisor.isa.", "polyvisor.boards.")) and getattr(module, architecture.name, None) is architecture:
+        described = name.startswith(("polyvisor.isa.", "polyvisor.boards."))
+        if described and getattr(module, architecture.name, None) is architecture:
             return f"{name}:{architecture.name}"
     return None
 

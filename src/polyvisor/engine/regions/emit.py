@@ -57,7 +57,7 @@ def analyse(
     emitter: InstructionEmitter, function: ssa.Function, instruction: Instruction, word: int,
     seed: Mapping[Key, Known] | None = None, address: int | None = None,
 ) -> Analysis:
-    """Look at an instruction. ``seed`` is what registers are known to hold before, ``address`` where it is, if known."""
+    """Look at an instruction. ``seed`` is what registers are known to hold before, ``address`` where it is."""
     emitter.origin = address
     length = instruction.encoding.length
     emitter.begin(emitter.new_label("flow"))

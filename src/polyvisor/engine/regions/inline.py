@@ -575,8 +575,8 @@ class InstructionEmitter(AccessEmitter):
 
 
 _ALLOWED = frozenset(
-    "get set getreg setreg pc next_pc set_next_pc load store atomic compare_exchange fence instructions clock cycle cycles "
-    "note hook hook_before hook_call".split()
+    "get set getreg setreg pc next_pc set_next_pc load store atomic compare_exchange fence instructions clock "
+    "cycle cycles note hook hook_before hook_call".split()
 )
 
 

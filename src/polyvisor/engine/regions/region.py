@@ -37,8 +37,8 @@ class Request:
     units whether it was executed (a bit string, lowest bit first).  ``targets`` and ``assumed`` are those of
     :class:`.plan.Plan` and :class:`.emit.RegionEmitter`.  ``quick``: a small region, soon, rather than a good one.
     ``origin`` is the address of the first instruction, for architectures with absolute jumps: the region is for that
-    place alone.  ``final``: there are no more pages to be had.  ``remakes``: how often the place was compiled before.  ``hooks`` are
-    compiled into it.
+    place alone.  ``final``: there are no more pages to be had.  ``remakes``: how often the place was compiled before.
+    ``hooks`` are compiled into it.
     """
 
     entry: int

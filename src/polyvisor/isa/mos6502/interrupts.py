@@ -1,8 +1,8 @@
 """Interrupts: when they are looked for, and how they are entered.
 
 The CPU looks at its lines in each instruction's last cycle but one; an instruction that changes I does so afterwards,
-a taken branch within a page looks a cycle earlier, and the entry of an interrupt does not look at all.  Sources: MCS6500
-Family Hardware Manual, section 1.4; Visual6502's "6502 Timing States" and "Interrupt recognition".
+a taken branch within a page looks a cycle earlier, and the entry of an interrupt does not look at all.  Sources:
+MCS6500 Family Hardware Manual, section 1.4; Visual6502's "6502 Timing States" and "Interrupt recognition".
 """
 
 from polyvisor.adl import Trap, function, u8, u16, u32, u64
@@ -16,8 +16,8 @@ IRQ, NMI = 1, 2
 NEVER = 2**64 - 1
 
 
-# The lines, as other parts of a machine pull them. ``device`` is a bit; ``cycle`` is the number of the clock cycle, from
-# 0, in which the level changes.
+# The lines, as other parts of a machine pull them. ``device`` is a bit; ``cycle`` is the number of the clock cycle,
+# from 0, in which the level changes.
 
 
 @function

@@ -171,7 +171,7 @@ def nothing(cpu) -> None:
     fetch(cpu, 0)
 
 
-for opcode in [column | row << 4 for column in (0x03, 0x0B) for row in range(16) if column | row << 4 not in (0xCB, 0xDB)]:
+for opcode in {column | row << 4 for column in (0x03, 0x0B) for row in range(16)} - {0xCB, 0xDB}:
     add(wdc65c02, opcode, "nop", nothing)
 for opcode in (0x02, 0x22, 0x42, 0x62, 0x82, 0xC2, 0xE2):
     reads(wdc65c02, "nop", op.nop, {opcode: IMMEDIATE})
