@@ -1,0 +1,1 @@
+"""The chips of the Commodore 64, described beside its CPU."""
