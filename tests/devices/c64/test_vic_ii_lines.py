@@ -11,7 +11,6 @@ from polyvisor.adl import u64
 from polyvisor.devices.c64 import vic_ii
 
 
-
 @pytest.fixture
 def vic() -> Iterator[Vic]:
     made = Vic()
@@ -36,7 +35,9 @@ def test_bad_lines_end_with_the_window(vic: Vic) -> None:
     assert vic.bus_low(0xF8) == []
 
 
-@pytest.mark.parametrize(("line", "cycle", "seen"), [(0x2F, 62, False), (0x30, 40, True), (0x30, 62, True), (0x31, 5, False)])
+@pytest.mark.parametrize(
+    ("line", "cycle", "seen"), [(0x2F, 62, False), (0x30, 40, True), (0x30, 62, True), (0x31, 5, False)]
+)
 def test_den_is_looked_at_in_line_30_only(vic: Vic, line: int, cycle: int, seen: bool) -> None:
     vic.write(0x11, 0x03)
     vic.cpu.vic_den_seen = 0

@@ -22,7 +22,7 @@ ntsc.state(Chips)
 
 
 class Vic:
-    """The chip, at cycle 1 of a line, with the screen on: matrix at $0400, characters at $2000, border 14, background 6."""
+    """The chip at the start of a line, with the screen on: matrix at $0400, characters at $2000, colours 14 and 6."""
 
     def __init__(self, line: int = 0x30, yscroll: int = 3, model: vic_ii.Model = vic_ii.PAL) -> None:
         self.model = model

@@ -1,8 +1,9 @@
 """The VIC-II, MOS 6569 (PAL) and 6567R8 (NTSC, where the architecture has the feature ``ntsc``).
 
 Source: C. Bauer, "The MOS 6567/6569 video controller (VIC-II) and its application in the Commodore 64", 1996; sections
-are named where they are followed. The chip is run when somebody looks: `run` brings it up to a clock cycle, `next_event`
-says when it will do something unasked, and `read_register`, `write_register` and `light_pen` need it to be up to date.
+are named where they are followed. The chip is run when somebody looks: `run` brings it up to a clock cycle, and
+`next_event` says when it will do something unasked; `read_register`, `write_register` and `light_pen` need it to be up
+to date.
 
 A cycle's accesses and counters come before what the CPU does in it, and what the CPU writes acts on the pixels of the
 next. The pixels of X coordinates 8n to 8n + 7 leave the chip in cycle n + 15: two cycles after their g-access.

@@ -1,6 +1,6 @@
 """When the VIC-II will next do something that the CPU can notice without asking."""
 
-from polyvisor.adl import function, u8, u32, u64
+from polyvisor.adl import function, u32, u64
 
 from .interrupts import next_raster_interrupt
 from .line import BUS_FIRST, FIRST_BAD, LAST_BAD, MATRIX_LAST

@@ -36,9 +36,8 @@ def fetch(cpu, address: u32) -> u8:
     place = u64(where) + RAM
     if where & 0x7000 == 0x1000 and cpu.vic_ultimax == 0:
         place = u64(address & 0xFFF) + CHARACTER_ROM
-    if unlikely(cpu.vic_ultimax != 0):
-        if address & 0x3000 == 0x3000:
-            place = u64(address & 0xFFF) + CARTRIDGE_HIGH + 0x1000
+    if unlikely(cpu.vic_ultimax != 0) and address & 0x3000 == 0x3000:
+        place = u64(address & 0xFFF) + CARTRIDGE_HIGH + 0x1000
     value, _ = cpu.phys_load(u8, place)
     return value
 

@@ -100,9 +100,8 @@ def begin(cpu, cycle: u32) -> None:
     """What the cycle's first phase does to the counters."""
     if cycle == 1:
         begin_line(cpu)
-    elif cycle == 2:
-        if cpu.vic_line == 0:
-            set_raster(cpu)
+    elif cycle == 2 and cpu.vic_line == 0:
+        set_raster(cpu)
     if cpu.vic_bad != 0:
         cpu.vic_display = u8(1)
     if cycle == 14:
@@ -306,7 +305,7 @@ def draw(cpu, cycle: u32, covered: u64) -> None:
 
 @function(inline=False)
 def margin(cpu, count: u32) -> None:
-    """Cycles in which nothing happens and that show one colour: the border's, or where that is open, the background's."""
+    """Cycles in which nothing happens, and one colour is seen: the border's or, where that is open, the background's."""
     pixels = eight(cpu.vic_registers[BORDER])
     if cpu.vic_border == 0:
         pixels = pixels_of(cpu, cpu.vic_unit_next & 0xFFF00, mode(cpu))

@@ -80,9 +80,9 @@ def end_dma(cpu) -> None:
 
 @function(inline=False)
 def crunch(cpu, cleared: u8) -> None:
-    """MxYE is cleared in cycle 15 where the flip-flop was reset: the counter is set to a mixture of itself and its base.
+    """MxYE is cleared in cycle 15 where the flip-flop was reset: MC becomes a mixture of itself and MCBASE.
 
-    Source: the VIC-II addendum of the VICE team, "sprite crunch".
+    Source: "VIC-II Addendum", on sprite crunch, a text beside Bauer's article.
     """
     for sprite in range(8):
         if cleared >> sprite & 1 != 0:
