@@ -116,11 +116,13 @@ def cycle(cpu, n) -> None:
             cpu.cia_stages[2 * n + 1] = cpu.cia_stages[2 * n + 1] | COUNT1
         if cpu.cia_control[2 * n] & SERIAL_OUT != 0:
             raised = raised | send(cpu, n)
+    lost = u8(0)
     if advance(cpu, 2 * n + 1):
-        # The older chip loses this one if the flags were read in the cycle before.
-        if cpu.cia_new[n] != 0 or cpu.cia_read_flags[n] + 1 != clock:
-            raised = raised | TIMER_B
-    cpu.cia_flags[n] = cpu.cia_flags[n] | raised
+        raised = raised | TIMER_B
+        # If the flags were read in the cycle before, the older chip makes an interrupt of it, but sets no flag.
+        if cpu.cia_new[n] == 0 and cpu.cia_read_flags[n] + 1 == clock:
+            lost = u8(TIMER_B)
+    cpu.cia_flags[n] = cpu.cia_flags[n] | raised & ~lost
     pending = cpu.cia_pending[n]
     if raised & cpu.cia_mask[n] != 0:
         pending = pending | 1
