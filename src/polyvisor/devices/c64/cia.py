@@ -32,6 +32,8 @@ COUNT_A, SET_ALARM = 0x40, 0x80  # of B
 TIMER_A, TIMER_B, SERIAL, FLAG = 0x01, 0x02, 0x08, 0x10
 REQUEST = 0x80
 
+SERIAL_DELAY = 3  # cycles from the last half bit but one to the flag
+
 
 class Cia(TimeOfDay, Keyboard):
     """What belongs to the state: of both CIAs, by number; of their four timers."""
@@ -58,6 +60,7 @@ class Cia(TimeOfDay, Keyboard):
     cia_serial = Registers(u8, 2, doc="register $C")
     cia_shifter = Registers(u8, 2, doc="the serial port's shift register")
     cia_shifts = Registers(u8, 2, doc="half bits that remain to be sent, or bits that came")
+    cia_serial_delay = Registers(u8, 2, doc="cycles until the flag for a byte that was sent; 0: none was")
     cia_waiting = Registers(u8, 2, doc="1: what is in cia_serial is to be sent")
     cia_cnt = Registers(u8, 2, reset=1, doc="the level of pin CNT, as an input")
     cia_sp = Registers(u8, 2, reset=1, doc="the level of pin SP, as an input")
@@ -115,7 +118,11 @@ def cycle(cpu, n) -> None:
         if control & (START | COUNT_A) == START | COUNT_A and (control & COUNT_PIN == 0 or cpu.cia_cnt[n] != 0):
             cpu.cia_stages[2 * n + 1] = cpu.cia_stages[2 * n + 1] | COUNT1
         if cpu.cia_control[2 * n] & SERIAL_OUT != 0:
-            raised = raised | send(cpu, n)
+            send(cpu, n)
+    if unlikely(cpu.cia_serial_delay[n] != 0):
+        cpu.cia_serial_delay[n] = cpu.cia_serial_delay[n] - 1
+        if cpu.cia_serial_delay[n] == 0:
+            raised = raised | SERIAL
     lost = u8(0)
     if advance(cpu, 2 * n + 1):
         raised = raised | TIMER_B
@@ -204,7 +211,7 @@ def unnoticed(cpu, n, t, distance: u64) -> u64:
 def skip(cpu, n, until: u64) -> None:
     """Pass over cycles before ``until`` in which timers only count."""
     distance = until - cpu.cia_clock[n]
-    if cpu.cia_pending[n] != 0 or not (steady(cpu, 2 * n) and steady(cpu, 2 * n + 1)):
+    if cpu.cia_pending[n] | cpu.cia_serial_delay[n] != 0 or not (steady(cpu, 2 * n) and steady(cpu, 2 * n + 1)):
         return
     if cpu.tod_next[n] < until:
         distance = cpu.tod_next[n] - cpu.cia_clock[n]
@@ -268,7 +275,7 @@ def earliest_cascaded(cpu, n) -> u64:
 def next_event(cpu, n) -> u64:
     """The first cycle in which the interrupt line may be pulled down if nobody writes a register; not too late."""
     clock = cpu.cia_clock[n]
-    if cpu.cia_pending[n] != 0:
+    if cpu.cia_pending[n] | cpu.cia_serial_delay[n] != 0:
         return clock
     if cpu.cia_request[n] != 0:
         return u64(NEVER)
@@ -296,18 +303,16 @@ def next_event(cpu, n) -> u64:
 
 
 @function
-def send(cpu, n) -> u8:
-    """Timer A underflowed while the serial port sends: half a bit. Gives the flag SERIAL after the last."""
-    raised = u8(0)
-    if cpu.cia_shifts[n] != 0:
-        cpu.cia_shifts[n] = cpu.cia_shifts[n] - 1
-        if cpu.cia_shifts[n] == 0:
-            raised = u8(SERIAL)
-    elif cpu.cia_waiting[n] != 0:
+def send(cpu, n) -> None:
+    """Timer A underflowed while the serial port sends: half a bit. The flag comes before a byte's last."""
+    if cpu.cia_shifts[n] == 0 and cpu.cia_waiting[n] != 0:
         cpu.cia_waiting[n] = u8(0)
         cpu.cia_shifter[n] = cpu.cia_serial[n]
-        cpu.cia_shifts[n] = u8(15)
-    return raised
+        cpu.cia_shifts[n] = u8(16)
+    if cpu.cia_shifts[n] != 0:
+        cpu.cia_shifts[n] = cpu.cia_shifts[n] - 1
+        if cpu.cia_shifts[n] == 1:
+            cpu.cia_serial_delay[n] = u8(SERIAL_DELAY)
 
 
 @function(inline=False)
