@@ -186,7 +186,7 @@ def unnoticed(cpu, n, t, distance: u64) -> u64:
     flag = TIMER_A if t % 2 == 0 else TIMER_B
     counter, reload = cpu.cia_counter[t], cpu.cia_reload[t]
     period = u64(reload) + 1
-    if fed(cpu, t) != COUNT0 or reload < 4 or counter == 0 or counter > reload - 2 or distance < period:
+    if fed(cpu, t) != COUNT0 or reload < 4 or counter == 0 or counter > reload or distance < period:
         return u64(0)
     if cpu.cia_flags[n] & flag == 0 or (cpu.cia_mask[n] & flag != 0 and cpu.cia_request[n] == 0):
         return u64(0)
@@ -196,9 +196,9 @@ def unnoticed(cpu, n, t, distance: u64) -> u64:
             return u64(0)
         other = cpu.cia_control[t + 1]
         if other & (START | COUNT_A) == START | COUNT_A and (other & COUNT_PIN == 0 or cpu.cia_cnt[n] != 0):
-            # Each is counted by timer B, which must not come to 0.
+            # Each is counted by timer B, which must not come to 0, and has counted the last.
             left = u64(cpu.cia_counter[t + 1])
-            if left == 0:
+            if left == 0 or counter == reload:
                 return u64(0)
             if periods > left - 1:
                 periods = left - 1
