@@ -6,6 +6,8 @@ measured with test programs.
 
 from __future__ import annotations
 
+from typing import Any
+
 from polyvisor.adl import Registers, function, u8
 
 from ..keys import KEYS
@@ -81,20 +83,21 @@ def keyboard_low(cpu, a: u8, b: u8, held: u8) -> tuple[u8, u8]:
     Keys pass a low level on both ways, so three of them make a fourth that nobody presses. Lines of port B in ``held``
     are driven high, which is stronger than what comes through a key.
     """
-    before = u8(0)
-    while a != before:
-        before = a
+    more = True
+    while more:
+        before_a, before_b = a, b
         for row in range(8):
             keys = cpu.keyboard_rows[row]
             if a & (1 << row) != 0:
                 b = b | keys & ~held
             if b & keys != 0:
                 a = a | (1 << row)
+        more = a != before_a or b != before_b
     return a, b
 
 
-def press(cpu: Keyboard, key: str, down: bool = True) -> None:
-    """Press a key, or let it go, by its name in `POSITIONS`. Raises ValueError if there is none of that name."""
+def press(cpu: Any, key: str, down: bool = True) -> None:
+    """Press a key in the state of a CPU, or let it go, by its name in `POSITIONS`. Raises ValueError if there is none of that name."""
     if key not in POSITIONS:
         raise ValueError(f"there is no key {key!r}; keys are {' '.join(POSITIONS)}")
     row, column = POSITIONS[key]
