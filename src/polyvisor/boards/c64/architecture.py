@@ -1,0 +1,209 @@
+"""The Commodore 64 as one described machine: the 6510, and beside it the chips that its bus reaches.
+
+All of it is native code: what the CPU reads and writes in the I/O area, the banking of the PLA, and when the VIC-II takes
+the bus. Sources: Commodore 64 Programmer's Reference Guide, "Memory maps" and appendix on the 6510's port; C. Bauer, "The
+MOS 6567/6569 video controller", sections 2.4.1 and 3.6.
+"""
+
+from polyvisor.adl import WRITE, Field, function, u8, u32, u64
+from polyvisor.devices.c64 import cia, memory, sid
+from polyvisor.devices.c64.cia import Cia
+from polyvisor.devices.c64.sid import Sid
+from polyvisor.devices.c64.vic_ii import VicII, line, registers
+from polyvisor.devices.c64.vic_ii import events as vic_events
+from polyvisor.isa.mos6502 import Mos6510, mos6510
+from polyvisor.isa.mos6502.interrupts import next_look, take_interrupts
+from polyvisor.isa.mos6502.port import port_pins
+
+# What is decoded next to memory: the I/O area, and places where nothing answers.
+IO, OPEN = 0xD0000, 0xE0000
+LORAM, HIRAM, CHAREN = 1, 2, 4
+PAGE_BITS = 8
+# In steps of so many cycles, chips that nobody looks at are brought up to date.
+LAZY = 20_000
+DEBUG = 0x7FF
+
+# Translation rules side by side: one for each level of LORAM, HIRAM and CHAREN.
+c64 = mos6510.variant("c64", contexts=8)
+c64.reasons += ["debug"]
+
+
+@c64.state
+class C64State(Mos6510, VicII, Cia, Sid):
+    """The whole machine's state but memory."""
+
+    c64_exrom = Field(u8, reset=1, doc="level of the cartridge's line EXROM; 0: there is a cartridge")
+    c64_game = Field(u8, reset=1, doc="level of the cartridge's line GAME")
+    c64_debug = Field(u8, doc="1: a write to $D7FF ends the run")
+    c64_debug_value = Field(u8, doc="what was written there")
+
+
+# Memory as the CPU sees it
+
+
+@c64.hook("data_context")
+def data_context(cpu) -> u32:
+    return u32(port_pins(cpu) & 7)
+
+
+@c64.hook("fetch_context")
+def fetch_context(cpu) -> u32:
+    return u32(port_pins(cpu) & 7)
+
+
+@c64.hook("translate")
+def translate(cpu, vaddr: u64, access: u32, context: u32) -> tuple[u64, u32]:
+    """What the PLA selects. ROM is written through to the RAM below."""
+    address = vaddr & 0xFFFF
+    block = u32(address >> 12)
+    found = memory.RAM + address
+    loram, hiram = context & LORAM != 0, context & HIRAM != 0
+    charen = context & CHAREN != 0
+    if cpu.c64_exrom != 0 and cpu.c64_game == 0:
+        found = ultimax(address, block, found)
+    elif block == 0xD:
+        if loram or hiram:
+            if charen:
+                found = IO + (address & 0xFFF)
+            elif access != WRITE and (hiram or cpu.c64_game != 0):
+                found = memory.CHARACTER_ROM + (address & 0xFFF)
+    elif access != WRITE:
+        if block >= 0xE:
+            if hiram:
+                found = memory.KERNAL_ROM + (address & 0x1FFF)
+        elif block == 0xA or block == 0xB:
+            if cpu.c64_game == 0:
+                if hiram:
+                    found = memory.CARTRIDGE_HIGH + (address & 0x1FFF)
+            elif loram and hiram:
+                found = memory.BASIC_ROM + (address & 0x1FFF)
+        elif block == 8 or block == 9:
+            if cpu.c64_exrom == 0 and loram and hiram:
+                found = memory.CARTRIDGE_LOW + (address & 0x1FFF)
+    return found, u32(PAGE_BITS)
+
+
+@function
+def ultimax(address: u64, block: u32, ram: u64) -> u64:
+    """With such a cartridge there is little else."""
+    found = u64(OPEN) + address
+    if block == 0:
+        found = ram
+    elif block == 0xD:
+        found = IO + (address & 0xFFF)
+    elif block >= 0xE:
+        found = memory.CARTRIDGE_HIGH + (address & 0x1FFF)
+    elif block == 8 or block == 9:
+        found = memory.CARTRIDGE_LOW + (address & 0x1FFF)
+    return found
+
+
+# Chips
+
+
+@c64.hook("read_device")
+def read_device(cpu, paddr: u64, size: u64) -> tuple[u64, bool]:
+    """A read in the I/O area, $D000 to $DFFF; what it has no chip for is the board's."""
+    if paddr >= OPEN:
+        return u64(0xFF), True
+    offset = u32(paddr) & 0xFFF
+    block = offset >> 8
+    now = cpu.cycles()
+    value = u8(0)
+    if block < 4:
+        line.run(cpu, now)
+        value = registers.read_register(cpu, offset & 0x3F)
+    elif block < 8:
+        sid.run(cpu, now)
+        value = sid.read_register(cpu, offset & 0x1F)
+    elif block < 0xC:
+        nibble, _ = cpu.phys_load(u8, u64(memory.COLOUR_RAM) + u64(offset & 0x3FF))
+        value = nibble | 0xF0
+    elif block == 0xC:
+        cia.run(cpu, 0, now)
+        value = cia.read_register(cpu, 0, offset & 0xF)
+    elif block == 0xD:
+        cia.run(cpu, 1, now)
+        value = cia.read_register(cpu, 1, offset & 0xF)
+    else:
+        return u64(0), False
+    return u64(value), True
+
+
+@c64.hook("write_device")
+def write_device(cpu, paddr: u64, size: u64, stored: u64) -> bool:
+    """A write in the I/O area."""
+    if paddr >= OPEN:
+        return True
+    offset = u32(paddr) & 0xFFF
+    block = offset >> 8
+    value = u8(stored)
+    now = cpu.cycles()
+    if block < 4:
+        line.run(cpu, now)
+        registers.write_register(cpu, offset & 0x3F, value)
+    elif block < 8:
+        if offset == DEBUG and cpu.c64_debug != 0:
+            cpu.c64_debug_value = value
+            cpu.leave("debug")
+        sid.run(cpu, now)
+        sid.write_register(cpu, offset & 0x1F, value)
+    elif block < 0xC:
+        cpu.phys_store(u8, u64(memory.COLOUR_RAM) + u64(offset & 0x3FF), value & 0xF)
+    elif block == 0xC:
+        cia.run(cpu, 0, now)
+        cia.write_register(cpu, 0, offset & 0xF, value)
+    elif block == 0xD:
+        cia.run(cpu, 1, now)
+        cia.write_register(cpu, 1, offset & 0xF, value)
+        select_bank(cpu)
+    else:
+        return False
+    return True
+
+
+@function(inline=False)
+def select_bank(cpu) -> None:
+    """Two pins of CIA 2 say, inverted, which 16 KiB the VIC-II sees."""
+    a, _ = cia.pins(cpu, 1)
+    bank = u32(~a & 3) << 14
+    if bank != cpu.vic_bank:
+        line.run(cpu, cpu.cycles())
+        cpu.vic_bank = bank
+
+
+# Time
+
+
+@c64.hook("bus")
+def bus(cpu, access: u32, vaddr: u64) -> None:
+    """The VIC-II has the bus first, and the CPU's reads wait while BA is low."""
+    line.run(cpu, cpu.cycles() + 1)
+    if access != WRITE:
+        while cpu.vic_ba_low != 0:
+            cpu.stall(u64(1))
+            line.run(cpu, cpu.cycles() + 1)
+
+
+@c64.hook("poll")
+def poll(cpu) -> None:
+    now = cpu.cycles()
+    line.run(cpu, now)
+    cia.run(cpu, 0, now)
+    cia.run(cpu, 1, now)
+    if now - cpu.sid_clock >= LAZY:
+        sid.run(cpu, now)
+    take_interrupts(cpu)
+
+
+@c64.hook("deadline")
+def deadline(cpu) -> u64:
+    """When a chip may do something that the CPU notices."""
+    when = next_look(cpu)
+    for other in (vic_events.next_event(cpu), cia.next_event(cpu, 0), cia.next_event(cpu, 1), cpu.sid_clock + LAZY):
+        if other < when:
+            when = other
+    return when
+
+
+__all__ = ["C64State", "c64"]
