@@ -50,6 +50,8 @@ BUSES = {"mmio": at.VIRTIO_SLOTS, "pci": at.PCI_DEVICES - 1}
 MAX_CPUS = 64
 # Of many machines that are copies, each has few workers, if any: only one that executes so many instructions by itself.
 _WORKERS_OF_FORK, _WORTH_COMPILING = 1, 1_000_000_000
+# And only after so many it looks for what was compiled before.
+_WORTH_LOOKING = 20_000_000
 
 # struct fw_dynamic_info, version 2 (OpenSBI, docs/firmware/fw_dynamic.md): magic, version, where to go on, in which
 # mode, options, which hart boots.
@@ -153,6 +155,7 @@ class Virt:
         self.pages: CodePages | None = None
         self._regions: Regions | None = None
         self._regions_lock = threading.Lock()
+        self._copied_at = 0  # instructions that were executed before this process was copied
         self._closed = False
         if config.tier != "reference":
             self.code = native_code(rv64, progress)
@@ -324,20 +327,20 @@ class Virt:
 
         The harts stand still.
         """
-        if self.code is not None:
+        if self.code is not None and self.pages is not None:
             self.code.revive(_WORKERS_OF_FORK)
+            self.pages.revive()
         self._regions_lock = threading.Lock()
+        self._copied_at = self._retired()
         if self.regions is not None:
             from polyvisor.engine.regions.backend import LateBackend, WorkerBackend
 
-            cpus = [hart.cpu for hart in self.harts]
-            before = sum(cpu.retired for cpu in cpus)
             assert self.code is not None
             workers = self.code.workers
             self.regions.revive(
                 LateBackend(
-                    lambda: WorkerBackend(workers, len(cpus)),
-                    lambda: sum(cpu.retired for cpu in cpus) - before > _WORTH_COMPILING,
+                    lambda: WorkerBackend(workers, self.config.cpus),
+                    lambda: self._retired() - self._copied_at > _WORTH_COMPILING,
                 )
             )
         for hart in self.harts:
@@ -345,6 +348,21 @@ class Virt:
         if self.conductor is not None:
             self.conductor.revive()
         self.rtc.revive()
+
+    def compile_if_worth(self) -> bool:
+        """In a copy of the process, where harts run: have hot code looked after if it has executed enough by itself.
+
+        Gives whether this need not be asked again.
+        """
+        if self.regions is None:
+            return True
+        if self._retired() - self._copied_at < _WORTH_LOOKING:
+            return False
+        self.regions.start()
+        return True
+
+    def _retired(self) -> int:
+        return sum(hart.cpu.retired for hart in self.harts)
 
     def reconnect(self) -> None:
         """Tell drivers that the world outside is another one, see VirtioDevice."""

@@ -146,12 +146,8 @@ class GoldfishRtc:
             self._look()
 
     def revive(self) -> None:
-        """In a copy of the process (``os.fork``), which has no host timer: start it, if the alarm is armed.
-
-        With the lock held, as it was when the process was copied.
-        """
+        """In a copy of the process (``os.fork``), which has no host timer: :meth:`rearm` starts one."""
         self._timer = None
-        self._look()
 
     def _check(self, offset: int, size: int) -> None:
         if size != 4 or offset % 4 or not 0 <= offset <= CLEAR_INTERRUPT:

@@ -17,7 +17,7 @@ from itertools import chain
 from typing import Any, Protocol
 
 from . import layout as at
-from .hugepages import aligned_memory
+from .hugepages import aligned_memory, use_small_pages
 from .layout import Layout
 from .memory import Memory, Ram
 from .native import NativeCode
@@ -68,6 +68,10 @@ class CodePages:
         self._descriptors_at = ctypes.addressof(self.descriptors)
         for i, ram in enumerate(memory.ram):
             self._describe(i, ram)
+
+    def revive(self) -> None:
+        """In a copy of the process (``os.fork``): take memory sparingly, as there may be many."""
+        use_small_pages(self._arena)
 
     def _records(self, handler: int) -> bytes:
         """A slot's records that all have ``handler``, but for those behind the page's end, which are `cross`."""

@@ -121,6 +121,7 @@ class Conductor:
         self._halted = self._pausing = self._standing = self._disturbed = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._revived = False
         for hart in harts:
             hart.conductor = self
 
@@ -415,8 +416,7 @@ class Conductor:
         self._changed = threading.Condition()
         self._timers.clear()  # the devices have them set again
         self._pausing = self._standing = True
-        if self._thread is not None:
-            self.start()
+        self._revived = self._thread is not None
 
     def undo_halt(self) -> None:
         """:meth:`halt` was not meant; for those who call :meth:`advance`."""
@@ -474,6 +474,9 @@ class Conductor:
         with self._changed:
             self._pausing = False
             self._changed.notify_all()
+        if self._revived:
+            self._revived = False
+            self.start()
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the thread has ended."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from . import layout as at
 from .codepages import CodePages
-from .hugepages import aligned_memory
+from .hugepages import aligned_memory, use_small_pages
 from .layout import EngineState, reason_number
 from .memory import BusError, Memory
 from .native import NativeCode
@@ -83,6 +83,10 @@ class Cpu:
         if memory.on_write is None:
             memory.on_write = lambda address, length: pages.wrote(pages.executors, ((address, length),))
             memory.on_writes = lambda segments: pages.wrote(pages.executors, segments)
+
+    def revive(self) -> None:
+        """In a copy of the process (``os.fork``): take memory sparingly, as there may be many."""
+        use_small_pages(self.block)
 
     def reset(self) -> None:
         """Reset values everywhere but in the time counter; translations are forgotten. Not while it runs."""

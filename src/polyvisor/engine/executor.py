@@ -84,6 +84,9 @@ class Executor(Protocol):
 
     def reset(self) -> None: ...
 
+    def revive(self) -> None:
+        """In a copy of the process (``os.fork``), of which there may be many: take memory sparingly."""
+
     def flush(self) -> None:
         """Forget translations before anything else is executed; from any thread, returns when that is certain."""
 

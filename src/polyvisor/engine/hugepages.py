@@ -20,3 +20,9 @@ def aligned_memory(size: int) -> tuple[mmap.mmap, int]:
     with contextlib.suppress(OSError, AttributeError):
         mapping.madvise(mmap.MADV_HUGEPAGE)
     return mapping, -ctypes.addressof(ctypes.c_char.from_buffer(mapping)) % _SIZE
+
+
+def use_small_pages(mapping: mmap.mmap) -> None:
+    """Ask for no large pages any more: of many copies of a process, each would take a whole one for a few bytes."""
+    with contextlib.suppress(OSError, AttributeError):
+        mapping.madvise(mmap.MADV_NOHUGEPAGE)

@@ -105,8 +105,6 @@ class Machine:
     def revived(self) -> None:
         """After that, when it goes on: begin with what is not needed for that."""
         self.board.reconnect()
-        if self.board.regions is not None:
-            self.board.regions.start()
         if self._htif_thread is not None:
             self._watch()
 

@@ -527,26 +527,32 @@ class VM(GuestCommands):
             self._last = None
             yield
 
-    def revive(self, identify: Callable[[], None]) -> None:
-        """Go on in a copy of the process, still within :meth:`copying`; ``identify`` is called when there is an agent.
+    def revive(self) -> None:
+        """Be ready to go on in a copy of the process, still within :meth:`copying`.
 
-        Raises OSError for what the host cannot give.
+        Nothing is opened or started: that process may be copied again, and :meth:`part` is for the copies.
         """
-        machine = self.machine
         self._starting, self._still = threading.Lock(), threading.RLock()
         self._snapshots = threading.Lock()
         self._ready, self._ended = threading.Event(), threading.Event()
         self._greeted = self._greeting = False
-        self._identify = identify
         self.__dict__.pop("client", None)  # its connections are the other process's
         self.on_machine.clear()
         self.console.revive()
         self.events.revive()
+        self.machine.revive()
+
+    def part(self, identify: Callable[[], None]) -> None:
+        """After that: have what no other copy has; ``identify`` is called when there is an agent.
+
+        Raises OSError for what the host cannot give.
+        """
+        self._identify = identify
         for disk in self.all_disks:
             disk.branch()
         for nic in self.networks:
             nic.revive()
-        machine.revive()
+        self.machine.board.rtc.rearm()
 
     def revived(self) -> None:
         """After that, when it goes on again."""

@@ -50,8 +50,9 @@ _JUMPY, _MAX_REMAKES = 24, 6
 # Seconds between looks at the samples: while they lead to something; while there are some; and at most. This thread
 # shares the interpreter's lock with the devices.
 _INTERVAL, _STEADY, _LONGEST = 0.005, 0.04, 0.2
-# There may be a thousand copies of a machine.
-_LONGEST_OF_MANY = 2.0
+# There may be a thousand copies of a machine: one that has executed no more than this since the last look, such as one
+# that only keeps time, is not looked at.
+_LONGEST_OF_MANY, _IDLE_OF_MANY = 2.0, 2_000_000
 # Of each CPU and kind, the latest so many are looked at.
 _MOST_SAMPLES = 96
 # Every so many looks, what was counted loses half its weight.
@@ -144,7 +145,7 @@ class Regions:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._looks = 0
-        self._longest = _LONGEST
+        self._longest, self._idle = _LONGEST, 0
         self._forgotten = False
         self._remembered = RememberedRegions(code.cache, self._content)
         self._remembered_of = {code: self._remembered}
@@ -183,7 +184,7 @@ class Regions:
         self._waiting.clear()
         self._stop, self._wake = threading.Event(), threading.Event()
         self.pages.on_activate = self._wake.set
-        self._longest = _LONGEST_OF_MANY
+        self._longest, self._idle = _LONGEST_OF_MANY, _IDLE_OF_MANY
         self._thread = None
 
     def close(self) -> None:
@@ -198,10 +199,16 @@ class Regions:
         self.arena.close()
 
     def _main(self) -> None:
-        interval = _INTERVAL
+        interval, looked_at = _INTERVAL, -self._idle
         while not self._stop.wait(_INTERVAL):
             self._wake.wait(interval - _INTERVAL)
             self._wake.clear()
+            if self._idle:
+                retired = sum(int(cpu.engine.retired) for cpu in self._cpus)
+                if retired < looked_at + self._idle:
+                    interval = min(interval * 1.5, self._longest)
+                    continue
+                looked_at = retired
             before = self.stats.asked, self.stats.installed
             sampled = self.look()
             if before != (self.stats.asked, self.stats.installed):

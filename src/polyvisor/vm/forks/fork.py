@@ -19,6 +19,8 @@ from polyvisor.vm.remote import SocketConnection
 
 from .remote_object import Client
 
+BEGIN, _CONNECTION = b"b", b"c"
+"""What is sent to a fork's process; with the latter comes a descriptor."""
 _LINE = 1 << 20
 _STOP_TIME = 10.0
 
@@ -49,6 +51,11 @@ class Fork(GuestCommands):
         self._end = weakref.finalize(self, _end, channel, pid)
 
     # Its life
+
+    def begin(self) -> None:
+        """Let it go on, if it does not yet: of many that are made at once, some have to wait for the others."""
+        with contextlib.suppress(OSError):
+            self._channel.send(BEGIN)
 
     def has_ended(self, timeout: float | None = 0) -> bool:
         """Whether it has ended, within ``timeout`` seconds."""
@@ -127,7 +134,7 @@ class Fork(GuestCommands):
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                socket.send_fds(self._channel, [b"c"], [theirs.fileno()])
+                socket.send_fds(self._channel, [_CONNECTION], [theirs.fileno()])
             ours.sendall(json.dumps({"op": op, **values}).encode() + b"\n")
             line = running.read_line(ours, _LINE)
             if line is None:

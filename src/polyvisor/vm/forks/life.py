@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
+import select
 import socket
+import sys
 import threading
 import time
+import traceback
+from functools import partial
 from typing import Any, NoReturn
 
 from polyvisor.network.frame import random_mac
@@ -16,10 +19,13 @@ from polyvisor.vm.control import Conversations, seconds
 from polyvisor.vm.errors import CommandError, VMError
 from polyvisor.vm.virtual_machine import VM
 
+from .beginning import Beginning
 from .remote_object import Server
 
 # Seconds for answers that are under way when the machine has ended.
 _LAST_WORDS = 1.0
+# Seconds between looks whether the machine computes so much that it is worth compiling: after each request, growing.
+_LOOK, _LONGEST_LOOK = 0.05, 2.0
 _SET_MAC = """
 for device in /sys/class/net/*; do
     read -r mac < "$device/address" && [ "$mac" = "$OLD" ] || continue
@@ -76,18 +82,52 @@ class _Conversations(Conversations):
             self._server.serve(connection)
 
 
-def live(vm: VM, channel: socket.socket, identity: Identity) -> NoReturn:
-    """Serve the parent, who sends a connection over ``channel`` for each request, until either ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the parent, who ends us
-    vm.revived()
+def live(vm: VM, number: int, channel: socket.socket, identity: Identity, beginning: Beginning) -> NoReturn:
+    """Begin when the parent says so or asks for something, then serve it until either ends.
+
+    It sends a connection over ``channel`` for each request. When the guest has been given its identity, or has no agent
+    to give it by, ``beginning`` is told.
+    """
+    descriptors = _receive(channel)
+    try:
+        vm.part(partial(identity.give, vm))
+        for call in vm.on_fork:
+            call(vm, number)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(70)
+    vm.events.on("ready", lambda event: beginning.report())
+    vm.events.on("stopped", lambda event: _say_last_words(vm, channel))
     talk = _Conversations(vm, identity)
-    threading.Thread(target=_tell_end, args=(vm, channel), name="last words", daemon=True).start()
+    vm.resume()
+    vm.revived()
+    if not vm.software.agent:
+        beginning.report()
+    asked = select.poll()
+    asked.register(channel, select.POLLIN)
+    looked_after = False
     while True:
-        data, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
-        if not data:
-            os._exit(0)
         for descriptor in descriptors:
             talk.begin(socket.socket(fileno=descriptor))
+        pause = _LOOK
+        while not looked_after and not asked.poll(pause * 1000):
+            looked_after = vm.machine.board.compile_if_worth()
+            pause = min(pause * 2, _LONGEST_LOOK)
+        descriptors = _receive(channel)
+
+
+def _receive(channel: socket.socket) -> list[int]:
+    """The descriptors that the parent has sent; ends when it has nothing more to say."""
+    data, descriptors, _, _ = socket.recv_fds(channel, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    if not data:
+        os._exit(0)
+    return descriptors
+
+
+def _say_last_words(vm: VM, channel: socket.socket) -> None:
+    # In a thread of its own: those whose answers it waits for may wait for this one.
+    threading.Thread(target=_tell_end, args=(vm, channel), name="last words", daemon=True).start()
 
 
 def _tell_end(vm: VM, channel: socket.socket) -> None:

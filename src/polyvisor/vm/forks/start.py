@@ -1,28 +1,36 @@
-"""Making forks: the process is copied while its machine stands still."""
+"""Making forks: the process is copied while its machine stands still, and the forks are copies of that copy."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
+import json
 import os
 import resource
+import signal
 import socket
 import sys
 import threading
 import traceback
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 from polyvisor.vm.errors import ForkError, VMError
 from polyvisor.vm.virtual_machine import VM
 
-from .fork import Fork
+from .beginning import AT_ONCE, Beginning
+from .fork import BEGIN, Fork
 from .life import Identity, live
 
 # Every fork takes one, and one for requests; more are needed while something is asked of it.
 _DESCRIPTORS, _SPARE_DESCRIPTORS = 2, 256
+
+_LONGEST_MESSAGE = 4096
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37  # linux/prctl.h
 
 # One at a time copies the process. A copy must not keep its siblings' channels open.
 _copying = threading.Lock()
@@ -37,21 +45,149 @@ def fork(vm: VM, count: int, hostname: str | None, new_macs: bool, reseed: bool)
     if (hostname is not None or new_macs) and not agent:
         raise ForkError(f"{vm.name} has no agent to give the guest another name or other addresses")
     _allow_descriptors(count)
-    made: list[Fork] = []
-    try:
-        with _copying, vm.copying(), _kept_from_collection():
-            for number in range(count):
-                name = hostname.replace("{}", str(number)) if hostname is not None else None
-                made.append(_copy(vm, number, Identity(name, new_macs, reseed)))
-    except _Copied as copied:
-        live(vm, copied.channel, copied.identity)
-    except BaseException as error:
-        for each in made:
-            each.kill()
-        if isinstance(error, OSError) and not isinstance(error, VMError):
-            raise ForkError(f"fork {len(made)} cannot be made: {error.strerror or error}") from error
-        raise
+    identities = [
+        Identity(hostname.replace("{}", str(number)) if hostname is not None else None, new_macs, reseed)
+        for number in range(count)
+    ]
+    with _copying:
+        beginning = Beginning()
+        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        made: list[Fork] = []
+        try:
+            with theirs, control, _children_of_children():
+                template = _template(vm)
+                if not template:
+                    control.close()
+                    _multiply(vm, theirs, identities, beginning)
+                theirs.close()
+                try:
+                    for number in range(count):
+                        made.append(_made(vm, number, control))
+                finally:
+                    _end_template(template, control)
+        except BaseException:
+            beginning.give_up()
+            for each in made:
+                each.kill()
+            raise
+        beginning.let_begin(made[AT_ONCE:])
     return made
+
+
+# The template
+
+
+def _template(vm: VM) -> int:
+    """Copy this process; in the copy (0, as ``os.fork``) the machine is ready to go on, and stands still.
+
+    Forks are copies of that one: what all must have another way than here is made so once, and stays shared.
+    """
+    try:
+        with vm.copying(), _kept_from_collection():
+            process = os.fork()
+            if process:
+                return process
+            _in_copy(partial(_prepare, vm))
+            raise _Copied
+    except _Copied:
+        return 0
+    except OSError as error:
+        if isinstance(error, VMError):
+            raise
+        raise ForkError(f"no fork can be made: {error.strerror or error}") from error
+
+
+def _prepare(vm: VM) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the parent, who ends us
+    for channel in list(_channels):  # a copy must not keep those of others open
+        channel.close()
+    vm.revive()
+    vm.pause()
+
+
+def _multiply(vm: VM, control: socket.socket, identities: Sequence[Identity], beginning: Beginning) -> NoReturn:
+    """In the template: make the forks, send the parent a process id and a channel for each, and end."""
+    gc.freeze()
+    name = vm.name
+    for number, identity in enumerate(identities):
+        ours, theirs = socket.socketpair()
+        if number < AT_ONCE:
+            ours.send(BEGIN)
+        vm.name = f"{name}-{number}"
+        try:
+            process = os.fork()
+        except OSError as error:
+            control.send(json.dumps({"error": error.strerror}).encode())
+            break
+        if not process:
+            ours.close()
+            control.close()
+            _in_copy(beginning.is_copy)
+            live(vm, number, theirs, identity, beginning)
+        theirs.close()
+        try:
+            socket.send_fds(control, [json.dumps({"process": process}).encode()], [ours.fileno()])
+        except OSError:  # nobody wants it any more
+            ours.close()
+            os.waitpid(process, 0)
+            break
+        ours.close()
+    os._exit(0)
+
+
+def _in_copy(do: Callable[[], None]) -> None:
+    """Do something in a copy, where nobody hears of what it raises: then the copy ends."""
+    try:
+        do()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(70)
+
+
+# Its parent
+
+
+def _made(vm: VM, number: int, control: socket.socket) -> Fork:
+    """The next fork that the template has made. Raises ForkError."""
+    data, descriptors, _, _ = socket.recv_fds(control, _LONGEST_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
+    said: dict[str, Any] = json.loads(data) if data else {"error": "the process that makes it died"}
+    if "error" in said:
+        raise ForkError(f"fork {number} cannot be made: {said['error']}")
+    channel = socket.socket(fileno=descriptors[0])
+    _channels.add(channel)
+    return Fork(f"{vm.name}-{number}", number, said["process"], channel, vm.timeout)
+
+
+def _end_template(process: int, control: socket.socket) -> None:
+    """Wait until it has ended; what it made and nobody has taken ends, too."""
+    control.shutdown(socket.SHUT_RD)
+    left: list[int] = []
+    with contextlib.suppress(OSError):
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(control, _LONGEST_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if not data:
+                break
+            left += [each for key, each in json.loads(data).items() if key == "process"]
+    for each in (process, *left):
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(each, 0)
+
+
+@contextlib.contextmanager
+def _children_of_children() -> Iterator[None]:
+    """Processes that our children leave behind become ours meanwhile (prctl(2)), so that we know when they end."""
+    process, before = os.getpid(), ctypes.c_int(0)
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        if os.getpid() == process:
+            prctl(_PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
 
 
 @contextlib.contextmanager
@@ -72,39 +208,7 @@ def _kept_from_collection() -> Iterator[None]:
 
 
 class _Copied(BaseException):
-    """We are the copy: leave what the one who made it was doing, to go on in :func:`live`."""
-
-    def __init__(self, channel: socket.socket, identity: Identity) -> None:
-        super().__init__()
-        self.channel = channel
-        self.identity = identity
-
-
-def _copy(vm: VM, number: int, identity: Identity) -> Fork:
-    ours, theirs = socket.socketpair()
-    try:
-        pid = os.fork()
-    except OSError:
-        ours.close()
-        theirs.close()
-        raise
-    if pid:
-        theirs.close()
-        _channels.add(ours)
-        return Fork(f"{vm.name}-{number}", number, pid, ours, vm.timeout)
-    try:
-        ours.close()
-        for channel in list(_channels):
-            channel.close()
-        vm.name = f"{vm.name}-{number}"
-        vm.revive(partial(identity.give, vm))
-        for call in vm.on_fork:
-            call(vm, number)
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(70)
-    raise _Copied(theirs, identity)
+    """We are the copy: leave what the one who made it was doing."""
 
 
 def _allow_descriptors(count: int) -> None:
