@@ -223,6 +223,9 @@ class ReferenceExecutor:
             if timeout:
                 self._wake.wait(timeout)
 
+    def revive(self) -> None:
+        """There is nothing to do."""
+
     def flush(self) -> None:
         """Nothing: it keeps no translations."""
 

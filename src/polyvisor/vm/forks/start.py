@@ -98,6 +98,7 @@ def _template(vm: VM) -> int:
 
 
 def _prepare(vm: VM) -> None:
+    _copying.release()  # whoever held it is not here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the parent, who ends us
     for channel in list(_channels):  # a copy must not keep those of others open
         channel.close()
