@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import os
 import signal
@@ -21,6 +22,7 @@ from polyvisor.isa.riscv import rv64
 from polyvisor.network.switch import Switch
 from polyvisor.vm.equipment import Disk
 from polyvisor.vm.errors import ForkError, StoppedError, VMError, VMTimeoutError
+from polyvisor.vm.forks.beginning import AT_ONCE
 from support.guests import guest_image
 from support.programs import POWER_OFF, elf
 
@@ -294,3 +296,85 @@ def test_forks_of_forks(counting: VM) -> None:
     fork.kill()
     assert until(lambda: not is_alive(pids[1]))
     assert counting.running
+
+
+def threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def children() -> set[int]:
+    """Processes of this one, also those that have ended and that nobody has waited for."""
+    tasks = Path("/proc/self/task").iterdir()
+    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+
+
+def test_many_begin_some_at_a_time_and_whoever_is_asked_at_once(linux: VM) -> None:
+    count = AT_ONCE + 6
+    forks = linux.fork(count)
+    assert [fork.name for fork in forks] == [f"{linux.name}-{number}" for number in range(count)]
+    assert forks[-1].run("echo hello").stdout == "hello\n"
+    assert until(lambda: all(threads(fork.pid) > 1 for fork in forks))  # they run, though nobody asked the others
+    assert {fork.run("cat /proc/sys/kernel/random/uuid", check=True).exit_code for fork in forks} == {0}
+    for fork in forks:
+        fork.kill()
+        assert not is_alive(fork.pid)
+        assert not Path(f"/proc/{fork.pid}").exists()  # nobody waits to be noticed
+
+
+def test_others_begin_when_those_before_them_died(counting: VM) -> None:
+    forks = counting.fork(AT_ONCE + 3)
+    for fork in forks[:AT_ONCE]:
+        os.kill(fork.pid, signal.SIGKILL)
+    value = number(counting)
+    for fork in forks[AT_ONCE:]:
+        assert until(lambda fork=fork: threads(fork.pid) > 1)
+        assert until(lambda fork=fork: number(fork) > value)
+        fork.kill()
+
+
+def test_no_descriptors_of_forks_stay(counting: VM) -> None:
+    def count() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    with counting.paused():
+        before = count()
+        for _ in range(2):
+            forks = counting.fork(AT_ONCE + 1)
+            number(forks[-1])
+            for fork in forks:
+                fork.kill()
+        assert until(lambda: count() <= before)
+
+
+def test_when_the_host_makes_no_process_those_that_were_made_end(
+    counting: VM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = os.fork, [0]
+
+    def fork() -> int:
+        calls[0] += 1
+        if calls[0] > 3:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return real()
+
+    before = children()
+    monkeypatch.setattr(os, "fork", fork)
+    with pytest.raises(ForkError, match="fork 2 cannot be made: Resource temporarily unavailable"):
+        counting.fork(5)
+    assert children() == before
+    calls[0] = 3
+    with pytest.raises(ForkError, match="no fork can be made: Resource temporarily unavailable"):
+        counting.fork()
+    assert counting.running
+    value = number(counting)
+    assert until(lambda: number(counting) > value)
+
+
+def test_a_fork_looks_for_hot_code_only_when_it_computes(counting: VM) -> None:
+    with counting.paused():
+        [idle] = counting.fork()
+    [busy] = counting.fork()
+    assert until(lambda: busy.machine.board.compile_if_worth())
+    assert until(lambda: busy.machine.board.regions._thread is not None)
+    assert not idle.machine.board.compile_if_worth()
+    assert idle.machine.board.regions._thread is None
