@@ -64,7 +64,7 @@ def fork(vm: VM, count: int, hostname: str | None, new_macs: bool, reseed: bool)
                     for number in range(count):
                         made.append(_made(vm, number, control))
                 finally:
-                    _end_template(template, control)
+                    _end_template(template, control, all(each.pid != template for each in made))
         except BaseException:
             beginning.give_up()
             for each in made:
@@ -107,7 +107,11 @@ def _prepare(vm: VM) -> None:
 
 
 def _multiply(vm: VM, control: socket.socket, identities: Sequence[Identity], beginning: Beginning) -> NoReturn:
-    """In the template: make the forks, send the parent a process id and a channel for each, and end."""
+    """In the template: make the forks, send the parent a process id and a channel for each, and end.
+
+    One that is alone is the template itself.
+    """
+    alone = len(identities) == 1
     gc.freeze()
     name = vm.name
     for number, identity in enumerate(identities):
@@ -116,24 +120,30 @@ def _multiply(vm: VM, control: socket.socket, identities: Sequence[Identity], be
             ours.send(BEGIN)
         vm.name = f"{name}-{number}"
         try:
-            process = os.fork()
+            process = 0 if alone else os.fork()
         except OSError as error:
             control.send(json.dumps({"error": error.strerror}).encode())
             break
         if not process:
+            if alone:
+                _in_copy(partial(_send, control, os.getpid(), ours))
             ours.close()
             control.close()
             _in_copy(beginning.is_copy)
             live(vm, number, theirs, identity, beginning)
         theirs.close()
         try:
-            socket.send_fds(control, [json.dumps({"process": process}).encode()], [ours.fileno()])
+            _send(control, process, ours)
         except OSError:  # nobody wants it any more
             ours.close()
             os.waitpid(process, 0)
             break
         ours.close()
     os._exit(0)
+
+
+def _send(control: socket.socket, process: int, channel: socket.socket) -> None:
+    socket.send_fds(control, [json.dumps({"process": process}).encode()], [channel.fileno()])
 
 
 def _in_copy(do: Callable[[], None]) -> None:
@@ -160,8 +170,8 @@ def _made(vm: VM, number: int, control: socket.socket) -> Fork:
     return Fork(f"{vm.name}-{number}", number, said["process"], channel, vm.timeout)
 
 
-def _end_template(process: int, control: socket.socket) -> None:
-    """Wait until it has ended; what it made and nobody has taken ends, too."""
+def _end_template(process: int, control: socket.socket, wait: bool) -> None:
+    """Let it end, and ``wait`` for that; what it made and nobody has taken ends, too."""
     control.shutdown(socket.SHUT_RD)
     left: list[int] = []
     with contextlib.suppress(OSError):
@@ -172,7 +182,7 @@ def _end_template(process: int, control: socket.socket) -> None:
             if not data:
                 break
             left += [each for key, each in json.loads(data).items() if key == "process"]
-    for each in (process, *left):
+    for each in (process, *left) if wait else left:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(each, 0)
 
