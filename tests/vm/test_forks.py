@@ -160,6 +160,11 @@ def test_everything_of_the_machine_can_be_used(counting: VM) -> None:
 
 
 def test_a_fork_whose_process_dies(counting: VM) -> None:
+    waiting = counting.fork(AT_ONCE + 1)[-1]
+    waiting.begin()
+    os.kill(waiting.pid, signal.SIGKILL)
+    with pytest.raises(VMError, match="its process died"):
+        waiting.wait(20)
     [fork] = counting.fork()
     os.kill(fork.pid, signal.SIGKILL)
     assert fork.has_ended(20)

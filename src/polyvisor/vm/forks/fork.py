@@ -70,7 +70,10 @@ class Fork(GuestCommands):
                 ready.register(self._channel, select.POLLIN)
                 if not ready.poll(None if left is None else left * 1000):
                     return False
-                data = self._channel.recv(1 << 16)
+                try:
+                    data = self._channel.recv(1 << 16)
+                except ConnectionResetError:  # it has not even read what it was sent
+                    data = b""
                 self._said += data
                 if not data or self._said.endswith(b"\n"):
                     self._over = json.loads(self._said) if data else {"error": "its process died"}
