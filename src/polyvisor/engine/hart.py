@@ -79,7 +79,6 @@ class Hart:
     def revive(self) -> None:
         """In a copy of the process (``os.fork``), which has none of its threads: stand still there, as it did."""
         self.cpu.revive()
-        self.cpu.revive()
         self._wake, self._paused, self._resume = threading.Event(), threading.Event(), threading.Event()
         self._paused.set()
         self._revived = self._thread is not None
