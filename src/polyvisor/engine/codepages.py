@@ -219,17 +219,23 @@ class CodePages:
             found.append(runs)
         return found
 
-    def wrote(self, executors: Sequence[Any], segments: Sequence[tuple[int, int]]) -> None:
-        """RAM was written from outside the CPUs: drop what was decoded from these (address, length)."""
+    def wrote(self, executors: Sequence[Any], segments: Sequence[tuple[int, int]], pairs: bytes = b"") -> None:
+        """RAM was written from outside the CPUs: drop what was decoded from these (address, length).
+
+        ``pairs``: the same as integers of 64 bits, if they are at hand.
+        """
         if not executors:
             return
         page = self.layout.page_size
         while segments:
             ram = self._ram_of(segments[0][0])
             count = len(segments)
-            done = self.code.mark_dirty(ram, struct.pack(f"={2 * count}Q", *chain.from_iterable(segments)), count)
+            done = self.code.mark_dirty(
+                ram, pairs or struct.pack(f"={2 * count}Q", *chain.from_iterable(segments)), count
+            )
             if done == count:
                 return
+            pairs = b""
             (address, length), rest = segments[done], segments[done + 1 :]
             first = page - address % page
             if length > first:

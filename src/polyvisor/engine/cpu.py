@@ -82,7 +82,7 @@ class Cpu:
         pages.executors.append(self)
         if memory.on_write is None:
             memory.on_write = lambda address, length: pages.wrote(pages.executors, ((address, length),))
-            memory.on_writes = lambda segments: pages.wrote(pages.executors, segments)
+            memory.on_writes = lambda segments, pairs: pages.wrote(pages.executors, segments, pairs)
 
     def revive(self) -> None:
         """In a copy of the process (``os.fork``): take memory sparingly, as there may be many."""

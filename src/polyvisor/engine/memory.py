@@ -134,13 +134,13 @@ class Memory:
 
     ``on_write`` is called as ``on_write(address, length)`` *after* bytes were written from outside the CPUs
     (a device's DMA, a loader), so that the engine can drop code decoded from them and note dirty pages; ``on_writes``,
-    if there is one, is called with several (address, length) instead.
+    if there is one, is called with the arguments of :meth:`wrote_all` instead.
     """
 
     ram: list[Ram] = field(default_factory=list)
     windows: list[Window] = field(default_factory=list)
     on_write: Callable[[int, int], None] | None = None
-    on_writes: Callable[[Sequence[tuple[int, int]]], None] | None = None
+    on_writes: Callable[[Sequence[tuple[int, int]], bytes], None] | None = None
     _closers: list[Callable[[], object]] = field(default_factory=list, repr=False)
 
     def add_ram(self, base: int, size: int, name: str = "ram", contents: Sequence[Extent] | None = None) -> Ram:
@@ -252,10 +252,10 @@ class Memory:
         if self.on_write is not None and length:
             self.on_write(address, length)
 
-    def wrote_all(self, segments: Sequence[tuple[int, int]]) -> None:
-        """As :meth:`wrote`, of several (address, length) at once."""
+    def wrote_all(self, segments: Sequence[tuple[int, int]], pairs: bytes = b"") -> None:
+        """As :meth:`wrote`, of several (address, length); ``pairs``: the same as 64-bit integers, if at hand."""
         if self.on_writes is not None:
-            self.on_writes(segments)
+            self.on_writes(segments, pairs)
         else:
             for address, length in segments:
                 self.wrote(address, length)

@@ -8,6 +8,7 @@ import fcntl
 import os
 import stat
 import struct
+from array import array
 from pathlib import Path
 from typing import Self
 
@@ -25,6 +26,10 @@ MAX_FILE_BYTES = 2**63 - 1
 """No file can be larger: its size has the type off_t."""
 _IOV_MAX = 1024
 _ZEROES = bytes(1 << 20)
+
+_preadv = ctypes.CDLL(None).preadv
+_preadv.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64)
+_preadv.restype = ctypes.c_ssize_t
 
 
 def open_file(name: str, read_only: bool, lock: bool) -> int:
@@ -112,6 +117,15 @@ class RawFile:
                 raise OSError(errno.EIO, "the file became shorter")
             offset += count
             _advance(views, count)
+
+    def read_vector(self, vector: array[int], length: int, offset: int) -> bool:
+        """Fill the memory that the ``struct iovec``'s in ``vector`` name, ``length`` bytes in all, from ``offset`` on.
+
+        False if that was not done, or not to the end: :meth:`read` does it then, or says why not. Many pieces are read
+        faster like this; whoever calls keeps their memory.
+        """
+        address, words = vector.buffer_info()
+        return int(_preadv(self.fd, address, words // 2, offset)) == length
 
     def write(self, views: list[memoryview], offset: int) -> None:
         """Write ``views`` to ``offset`` on. Raises OSError."""

@@ -65,7 +65,7 @@ def disk(path: Path, read_only: bool = False, features: int = FULL, own: int | N
 def test_config(image: Path) -> None:
     driver = disk(image)
     config = b"".join(driver.mmio.read(0x100 + i, 4).to_bytes(4, "little") for i in range(0, 60, 4))
-    assert struct.unpack_from("<QII", config) == (SECTORS, 0, 254)
+    assert struct.unpack_from("<QII", config) == (SECTORS, 0, b.QUEUE_SIZE - 2)
     assert struct.unpack_from("<I", config, 20) == (512,)
     assert struct.unpack_from("<BBHI", config, 24) == (3, 0, 8, 0)
     assert struct.unpack_from("<IIIII", config, 36) == (1 << 22, 16, 8, 1 << 16, 1)
@@ -116,6 +116,35 @@ def test_request_in_odd_pieces(image: Path) -> None:
     driver.kick()
     assert driver.used() == [(0, 513)]
     assert driver.memory.read(BUFFER, 513) == image.read_bytes()[1536:2048] + b"\0"
+
+
+@every_wiring
+@pytest.mark.parametrize("most", [None, 0, 700])
+def test_read_through_a_vector(image: Path, monkeypatch: pytest.MonkeyPatch, most: int | None) -> None:
+    """``most``: what the system call reads at most; the rest is read in the other way."""
+    driver = disk(image, read_only=True)
+    calls = []
+    preadv = raw._preadv
+
+    def call(fd: int, vector: int, count: int, offset: int) -> int:
+        calls.append((count, offset))
+        return preadv(fd, vector, count, offset) if most is None else most
+
+    monkeypatch.setattr(raw, "_preadv", call)
+    driver.written.clear()
+    status, data, written = driver.request(b.T_IN, 3, room=8192, pieces=10, indirect=True)
+    assert (status, written) == (b.S_OK, 8193)
+    assert data == image.read_bytes()[3 * 512 : 19 * 512]
+    assert calls == [(10, 1536)]
+    assert sum(length for at, length in driver.written if BUFFER <= at < BUFFER + 8192) == 8192
+    # The status is the last byte of the last piece: no vector of the chain's.
+    driver.put(HEADER, "IIQ", b.T_IN, 0, 5)
+    parts = [(HEADER, 16, False), *((BUFFER + 512 * place, 512, True) for place in range(7))]
+    parts.append((BUFFER + 7 * 512, 513, True))
+    driver.offer(driver.indirect(parts))
+    driver.kick()
+    assert driver.used() == [(0, 4097)] and len(calls) == 1
+    assert driver.memory.read(BUFFER, 4097) == image.read_bytes()[5 * 512 : 13 * 512] + b"\0"
 
 
 def test_id(image: Path) -> None:

@@ -13,8 +13,10 @@ from __future__ import annotations
 import platform
 import threading
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import add, itemgetter
 from typing import NamedTuple
 
 from polyvisor.engine.memory import Memory
@@ -26,6 +28,13 @@ DESC_F_WRITE = 2
 DESC_F_INDIRECT = 4
 
 DESCRIPTOR_SIZE = 16
+# Where in a descriptor address and length end, in both formats.
+_REST = 12
+PAIR_SIZE = 16
+"""Bytes of each of :attr:`LongChain.pairs`."""
+# An indirect table of so many entries or more is looked at as a whole before it is as single descriptors.
+MANY = 6
+
 # 2.7.5.2: a chain has at most 2^32 bytes.
 _MAX_CHAIN_BYTES = 2**32
 
@@ -55,6 +64,18 @@ class Chain:
     """What the device may write, in order."""
     slots: int = 1
     """Entries it takes in a packed ring."""
+
+
+class LongChain(Chain):
+    """One of many segments, all in the RAM that the queue is in."""
+
+    __slots__ = ("pairs",)
+
+    def __init__(self, head: int, readable: list[Segment], writable: list[Segment], pairs: bytes) -> None:
+        super().__init__(head, readable, writable)
+        # Not a field: it says nothing new, and chains are saved.
+        self.pairs = pairs
+        """Address and length of all segments in order, 64 bits each."""
 
 
 @dataclass
@@ -97,9 +118,21 @@ class Area(NamedTuple):
     length: int
 
 
+_length = itemgetter(1)
+
+
 def length_of(segments: Iterable[Segment]) -> int:
     """Bytes in ``segments``."""
-    return sum(length for _, length in segments)
+    return sum(map(_length, segments))
+
+
+def split_last(segments: list[Segment]) -> tuple[list[Segment], Segment]:
+    """``segments``, which have at least one byte, without their last byte, and that byte."""
+    address, length = segments[-1]
+    rest = segments[:-1]
+    if length > 1:
+        rest.append((address, length - 1))
+    return rest, (address + length - 1, 1)
 
 
 def split(segments: Sequence[Segment], count: int) -> tuple[list[Segment], list[Segment]]:
@@ -198,11 +231,11 @@ class VirtQueue(ABC):
         # Buffers are most often in the same RAM as the descriptors.
         descriptors = self._state.descriptors
         ram = next(ram for ram in self._memory.ram if ram.base <= descriptors < ram.end)
-        self._ram, self._low, self._high = ram.view, ram.base, ram.end
+        self._ram, self._low, self._high, self._shift = ram.view, ram.base, ram.end, ram.host - ram.base
 
     def _release(self) -> None:
         """Keep no views, so that the memory can go."""
-        self._ram, self._low, self._high = memoryview(b""), 0, 0
+        self._ram, self._low, self._high, self._shift = memoryview(b""), 0, 0, 0
         self._unmap()
 
     @abstractmethod
@@ -279,6 +312,36 @@ class VirtQueue(ABC):
         if total > _MAX_CHAIN_BYTES:
             raise QueueError("descriptor chain has more than 2^32 bytes")
         return Chain(head, readable, writable, slots)
+
+    def _sorted_at_once(self, head: int, table: bytes, readable: int) -> LongChain | None:
+        """As :meth:`_sorted`, of whole descriptors of which the first ``readable`` are device-readable, all others not.
+
+        None if one is empty, or not in the RAM that the queue is in, or all are too long: for :meth:`_sorted` to judge.
+        """
+        pairs = bytearray(table)
+        nothing = bytes(len(table) // DESCRIPTOR_SIZE)
+        for at in range(_REST, DESCRIPTOR_SIZE):
+            pairs[at::DESCRIPTOR_SIZE] = nothing  # what follows the 32 bits of the length
+        words = array("Q", pairs)
+        addresses, lengths = words[::2].tolist(), words[1::2].tolist()
+        high = self._high
+        # The exact sums are looked at only if need be.
+        if max(addresses) + max(lengths) > high and max(map(add, addresses, lengths)) > high:
+            return None
+        if min(addresses) < self._low or not all(lengths) or sum(lengths) > _MAX_CHAIN_BYTES:
+            return None
+        segments = list(zip(addresses, lengths, strict=True))
+        return LongChain(head, segments[:readable], segments[readable:], bytes(pairs))
+
+    def vector(self, pairs: bytes) -> array[int]:
+        """A ``struct iovec`` for each of ``pairs``, which are some of a :class:`LongChain` of this queue.
+
+        It is good while the queue is enabled, so with the device's lock held.
+        """
+        words = array("Q", pairs)
+        shift = self._shift
+        words[::2] = array("Q", [address + shift for address in words[::2].tolist()])
+        return words
 
     def _indirect_table(self, address: int, length: int, flags: int) -> tuple[memoryview, int, int]:
         """The table an indirect descriptor refers to (2.7.5.3, 2.8.7): RAM, where in it, entries. Raises QueueError."""

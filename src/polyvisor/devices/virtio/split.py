@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Iterable
 
 from polyvisor.devices.virtio.queue import (
@@ -10,9 +11,12 @@ from polyvisor.devices.virtio.queue import (
     DESC_F_NEXT,
     DESC_F_WRITE,
     DESCRIPTOR_SIZE,
+    MANY,
+    MAX_QUEUE_SIZE,
     ORDERED_HOST,
     Area,
     Chain,
+    LongChain,
     Part,
     QueueError,
     VirtQueue,
@@ -22,6 +26,12 @@ AVAIL_F_NO_INTERRUPT = 1
 USED_F_NO_NOTIFY = 1
 
 _descriptor = struct.Struct("<QIHH").unpack_from
+
+# Flags of the descriptors of a table, and where each goes on, if it is in order.
+_NEXT = bytes([DESC_F_NEXT])
+_WRITE = bytes([DESC_F_WRITE])
+_NEXT_WRITE = bytes([DESC_F_NEXT | DESC_F_WRITE])
+_FOLLOWING = array("H", range(1, MAX_QUEUE_SIZE + 1))
 
 # The available and the used ring, as words of 16 bits: flags, index, entries, and the other side's event index.
 _FLAGS = 0
@@ -87,9 +97,12 @@ class SplitQueue(VirtQueue):
         if head >= size:
             raise QueueError(f"descriptor {head} of {size}")
         address, length, flags, following = _descriptor(self._table, DESCRIPTOR_SIZE * head)
+        chain: Chain | None = None
         if flags == DESC_F_WRITE and length and self._low <= address and address + length <= self._high:
             chain = Chain(head, [], [(address, length)])  # as all buffers for received data are
-        else:
+        elif flags & DESC_F_INDIRECT and length >= MANY * DESCRIPTOR_SIZE:
+            chain = self._table_at_once(head, address, length, flags)
+        if chain is None:
             chain = self._sorted(head, self._walk(address, length, flags, following))
         state.next_avail = next_avail + 1 & 0xFFFF
         return chain
@@ -123,6 +136,25 @@ class SplitQueue(VirtQueue):
             if len(parts) >= limit:
                 raise QueueError(f"descriptor chain is longer than {limit}")
             address, length, flags, following = _descriptor(table, base + DESCRIPTOR_SIZE * following)
+
+    def _table_at_once(self, head: int, address: int, length: int, flags: int) -> LongChain | None:
+        """The buffer of an indirect table; None if it is not one entry after the other. Raises QueueError."""
+        whole, base, entries = self._indirect_table(address, length, flags)
+        if entries > self.max_size:
+            return None
+        table = bytes(whole[base : base + length])
+        marks = table[12::DESCRIPTOR_SIZE]
+        if marks[-1]:
+            readable = marks.count(_NEXT)
+            wanted = _NEXT * readable + _NEXT_WRITE * (entries - readable - 1) + _WRITE
+        else:
+            readable = entries
+            wanted = _NEXT * (entries - 1) + b"\0"
+        following = array("H", table)[7::8]
+        following[-1] = entries
+        if marks != wanted or following != _FOLLOWING[:entries] or any(table[13::DESCRIPTOR_SIZE]):
+            return None
+        return self._sorted_at_once(head, table, readable)
 
     def push_all(self, chains: Iterable[tuple[Chain, int]], tell: bool = True) -> None:
         """Give ``chains`` back."""
