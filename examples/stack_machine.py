@@ -112,9 +112,9 @@ def power(tier: str, exponent: int) -> int:
         machine.memory.write(VARIABLES + 4, exponent.to_bytes(4, "little"))
         found = machine.run()
         result = int.from_bytes(machine.memory.read(STACK, 4), "little")
-        print(f"{tier}: {found.reason} after {machine.cpu.retired} instructions, {result}")
         if machine.regions is not None:
-            print(f"  {int(machine.cpu.engine.region_instructions)} of them in compiled regions")
+            print(f"{int(machine.cpu.engine.region_instructions)} instructions in compiled regions")
+        print(f"{tier}: {found.reason} after {machine.cpu.retired} instructions, {result}")
         assert result == pow(3, exponent, 2**32)
         return result
 

@@ -17,6 +17,7 @@ SUITES = sorted(path for path in EXAMPLES.iterdir() if path.is_dir() and any(pat
 MAKE_FILES = {"screenshot": b"\x89PNG", "hook_heatmap": b"\x89PNG", "hook_profile": b"<svg"}
 LAST_LINES = {
     "describe_a_cpu": "interpreter: halt after 904 instructions, r2 = 45150, stored 45150",
+    "stack_machine": "jit: halt after 300000004 instructions, 3672921601",
     "run_commands": "banner: Linux version",
     "async_machines": "[55, 5050, 500500]",
     "snapshots": "and on from there: 101",

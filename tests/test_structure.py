@@ -23,9 +23,9 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # What `Primitives`, `Executor`, `Device`, `Emitter` and `Progress` document for all who implement them.
 DOCUMENTED_ELSEWHERE = frozenset(
     """
-    load store atomic compare_exchange phys_load phys_compare_exchange fence flush_tlb flush_tlb_page flush_code
-    clock instructions encoding leave wait cpus signal flush_others connect read write run step stop poke reset retired
-    stage transfer emit_return emit_raise begin_block
+    load store atomic compare_exchange phys_load phys_store phys_compare_exchange fence flush_tlb flush_tlb_page
+    flush_code clock instructions encoding leave wait cpus cycle stall cycles has signal flush_others connect read write
+    run step stop poke reset retired stage transfer emit_return emit_raise begin_block
     """.split()
 )
 

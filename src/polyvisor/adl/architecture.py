@@ -112,8 +112,8 @@ class Architecture:
     are written in assembly; ``padding``: instructions that do nothing, longest first, with which the assembler aligns;
     ``modifiers``: what ``%name(value)`` means in an expression; ``address_bits``: where program counters wrap.
 
-    ``clocked``: time is counted in clock cycles, and each instruction says by ``cpu.cycle`` when one passes; this is how
-    many the longest takes if nobody else has the bus. 0: time is counted in instructions. ``data_after``: so many
+    ``clocked``: time is counted in clock cycles, and each instruction says by ``cpu.cycle`` when one passes; this is
+    how many the longest takes if nobody else has the bus. 0: time is counted in instructions. ``data_after``: so many
     writes to a page with code make the engine take it for data. ``absolute``: jumps mostly name their target's address,
     so compiled code may depend on where it is. ``features`` are what ``cpu.has`` says yes to, so that one description
     serves the models of a family.

@@ -23,8 +23,9 @@ from . import builtins, host, ssa
 from .architecture import Architecture
 from .functions import Function, Table, Trap
 from .outside import Outside, Prebuilt
+from .primitives import PRIMITIVES, call_primitive
 from .state import Field, Registers
-from .types import DescriptionError, Int, integer_type, u8, u32, u64
+from .types import DescriptionError, Int, integer_type, u32, u64
 
 
 class CpuMarker:
@@ -86,11 +87,6 @@ _COMPARE: dict[type[ast.cmpop], tuple[str, Callable[[Any, Any], Any]]] = {
 
 _NOT_ALLOWED = (
     "allowed are assignments, if, while, for over constants, return, raise Trap(...), break, continue and pass"
-)
-
-_PRIMITIVES = frozenset(
-    "load store atomic compare_exchange phys_load phys_store phys_compare_exchange cycle stall cycles fence "
-    "flush_tlb flush_tlb_page flush_code clock instructions encoding leave wait signal flush_others cpus note has".split()
 )
 
 Environment = dict[str, Any]
@@ -829,7 +825,7 @@ class _Frame:
             if isinstance(member, Registers):
                 return _RegistersReference(name)
             return self.builder.one("get", (), member.type, name)
-        if name in _PRIMITIVES:
+        if name in PRIMITIVES:
             return _PrimitiveReference(name)
         raise DescriptionError(f"the CPU has no member {name!r}")
 
@@ -878,7 +874,7 @@ class _Frame:
         if isinstance(target, Prebuilt):
             return self.call_prebuilt(target.function, arguments)
         if isinstance(target, _PrimitiveReference):
-            return self.primitive(target.name, arguments)
+            return call_primitive(self.builder, target.name, arguments)
         if isinstance(target, _TableEntry):
             return self.call_table(target, arguments)
         if _is_type(target) and len(arguments) == 1 and isinstance(arguments[0], ssa.Value):
@@ -964,85 +960,6 @@ class _Frame:
         if origin is not None:
             origin.end = ssa.Switch(number, cases, ssa.Jump(default, []))
         return builder.join(join).get(f"the result of {table.name}")
-
-    def primitive(self, name: str, arguments: list[Any]) -> Any:
-        value = self.builder.value
-        address = self.builder.compiler.members["pc"].type
-        match name, arguments:
-            case "load", [kind, where]:
-                return self.builder.one("load", (value(where, address, "the address"),), _unsigned(kind), kind)
-            case "store", [kind, where, what]:
-                stored = (value(where, address, "the address"), value(what, _unsigned(kind), "the stored value"))
-                self.builder.emit("store", stored, (), kind)
-                return None
-            case "atomic", [str(operation), kind, where, what]:
-                pair = (value(where, address, "the address"), value(what, kind))
-                return self.builder.one("atomic", pair, _unsigned(kind), (operation, kind))
-            case "compare_exchange", [kind, where, expected, new]:
-                values = (value(where, address, "the address"), value(expected, kind), value(new, kind))
-                return self.builder.one("compare_exchange", values, _unsigned(kind), kind)
-            case "phys_load", [kind, where]:
-                return self.builder.emit("phys_load", (value(where, u64),), (_unsigned(kind), bool), kind)
-            case "phys_store", [kind, where, what]:
-                stored = (value(where, u64), value(what, _unsigned(kind), "the stored value"))
-                return self.builder.one("phys_store", stored, bool, kind)
-            case "cycle", [int(access), where]:
-                self.clocked(name)
-                self.builder.emit("cycle", (value(where, address, "the address"),), (), int(access))
-                return None
-            case "stall", [count]:
-                self.clocked(name)
-                self.builder.emit("stall", (value(count, u64),))
-                return None
-            case "cycles", []:
-                self.clocked(name)
-                return self.builder.one(name, (), u64)
-            case "phys_compare_exchange", [kind, where, expected, new]:
-                values = (value(where, u64), value(expected, kind), value(new, kind))
-                return self.builder.emit("phys_compare_exchange", values, (_unsigned(kind), bool), kind)
-            case ("fence" | "flush_tlb" | "flush_code"), []:
-                self.builder.emit(name)
-                return None
-            case "flush_tlb_page", [where]:
-                self.builder.emit(name, (value(where, address),))
-                return None
-            case ("clock" | "instructions" | "encoding"), []:
-                return self.builder.one(name, (), u64)
-            case "leave", [str(reason)]:
-                self.builder.emit("leave", (), (), reason)
-                return None
-            case "wait", [str(reason)]:
-                self.builder.emit("leave", (), (), reason)
-                self.builder.emit("set", (ssa.Const(u8, 1),), (), "waits")
-                return None
-            case "signal", [number, str(member), what]:
-                found = self.builder.compiler.members.get(member)
-                if not isinstance(found, Field) or found.type is not u8:
-                    raise DescriptionError(f"cpu.signal writes a field of type u8; {member} is none")
-                self.builder.emit("signal", (value(number, u64), value(what, u8)), (), member)
-                return None
-            case "flush_others", [first, mask]:
-                self.builder.emit(name, (value(first, u64), value(mask, u64)))
-                return None
-            case "note", [str(event), *what]:
-                self.builder.emit("note", tuple(value(v) for v in what), (), event)
-                return None
-            case "has", [str(feature)]:
-                return feature in self.builder.compiler.architecture.features
-            case "cpus", []:
-                return self.builder.one("get", (), u64, "cpu_count")
-        raise DescriptionError(f"cpu.{name} does not take {len(arguments)} arguments like these")
-
-    def clocked(self, name: str) -> None:
-        """Make sure that there is a clock to count."""
-        if not self.builder.compiler.architecture.clocked:
-            raise DescriptionError(f"cpu.{name} is for architectures that are clocked")
-
-
-def _unsigned(kind: Any) -> ssa.Type:
-    if not _is_type(kind) or kind is bool or kind.signed or kind.bits > 64:
-        raise DescriptionError("memory is accessed as u8, u16, u32 or u64; convert afterwards")
-    return kind  # type: ignore[no-any-return]
 
 
 def _is_runtime(value: Any) -> bool:

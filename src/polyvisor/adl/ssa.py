@@ -247,9 +247,9 @@ class Effects:
 
 TRAPPING = frozenset({"raise", "load", "store", "atomic", "compare_exchange"})
 _NOTED = TRAPPING | {
-    "phys_load", "phys_store", "phys_compare_exchange", "cycle", "stall", "cycles", "fence",
-    "flush_tlb", "flush_tlb_page", "flush_code", "clock", "instructions", "encoding", "leave", "signal", "flush_others", "pc", "next_pc", "set_next_pc", "peek", "poke",
-    "host_call", "host_atomic", "note", "hook", "hook_call",
+    "phys_load", "phys_store", "phys_compare_exchange", "cycle", "stall", "cycles", "fence", "flush_tlb",
+    "flush_tlb_page", "flush_code", "clock", "instructions", "encoding", "leave", "signal", "flush_others", "pc",
+    "next_pc", "set_next_pc", "peek", "poke", "host_call", "host_atomic", "note", "hook", "hook_call",
 }
 
 

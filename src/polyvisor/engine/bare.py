@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -115,11 +116,8 @@ class _ThisProcess:
             from .regions.compile import UncompilableError
 
             result: Region | Missing | None = None
-            with self._lock:
-                try:
-                    result = self._compiler.compile(request)
-                except UncompilableError:
-                    pass
+            with self._lock, contextlib.suppress(UncompilableError):
+                result = self._compiler.compile(request)
             done(result)
 
         threading.Thread(target=compile_it, name="compile", daemon=True).start()

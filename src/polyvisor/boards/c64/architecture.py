@@ -1,8 +1,8 @@
 """The Commodore 64 as one described machine: the 6510, and beside it the chips that its bus reaches.
 
-All of it is native code: what the CPU reads and writes in the I/O area, the banking of the PLA, and when the VIC-II takes
-the bus. Sources: Commodore 64 Programmer's Reference Guide, "Memory maps" and appendix on the 6510's port; C. Bauer, "The
-MOS 6567/6569 video controller", sections 2.4.1 and 3.6.
+All of it is native code: what the CPU reads and writes in the I/O area, the banking of the PLA, and when the VIC-II
+takes the bus. Sources: Commodore 64 Programmer's Reference Guide, "Memory maps" and appendix on the 6510's port;
+C. Bauer, "The MOS 6567/6569 video controller", sections 2.4.1 and 3.6.
 """
 
 from polyvisor.adl import WRITE, Field, function, u8, u32, u64

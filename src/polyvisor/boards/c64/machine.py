@@ -7,11 +7,8 @@ from typing import Any, NamedTuple
 
 from polyvisor.devices.c64 import keyboard, memory
 from polyvisor.devices.c64.picture import Picture, picture
-from polyvisor.engine.codepages import CodePages
-from polyvisor.engine.cpu import Cpu
-from polyvisor.engine.executor import Executor, ReferenceExecutor
+from polyvisor.engine.bare import BareMachine
 from polyvisor.engine.memory import Device, Memory
-from polyvisor.engine.native import native_code
 
 from .architecture import IO, c64
 
@@ -25,7 +22,8 @@ BASIC_START = 0x0801
 # Zero page, as the Programmer's Reference Guide has it: where a BASIC program begins, its variables, and its end.
 _PROGRAM_POINTERS = 0x2B, 0x2D, 0x2F, 0x31
 _KEYS_WAITING, _KEY_BUFFER, _MOST_KEYS = 0xC6, 0x0277, 10
-_NMI_RESTORE = 2
+# RAM and ROM have 1280 pages together, of 256 bytes.
+_CODE_PAGES = 1024
 
 
 class Stop(NamedTuple):
@@ -57,10 +55,11 @@ class Commodore64:
     """
 
     def __init__(
-        self, *, basic: bytes, kernal: bytes, characters: bytes, tier: str = "interpreter", debug: bool = False,
+        self, *, basic: bytes, kernal: bytes, characters: bytes, tier: str = "jit", debug: bool = False,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        for name, rom, size in (("BASIC", basic, 0x2000), ("KERNAL", kernal, 0x2000), ("character", characters, 0x1000)):
+        sizes = {"BASIC": (basic, 0x2000), "KERNAL": (kernal, 0x2000), "character": (characters, 0x1000)}
+        for name, (rom, size) in sizes.items():
             if len(rom) != size:
                 raise ValueError(f"the {name} ROM has {len(rom)} bytes; it must have {size}")
         self.memory = Memory()
@@ -70,15 +69,8 @@ class Commodore64:
         self.memory.write(memory.CHARACTER_ROM, characters)
         self._expansion = _Expansion()
         self.memory.add_device(IO, 0x1000, self._expansion)
-        self.cpu: Executor
-        self._pages: CodePages | None = None
-        if tier == "reference":
-            self.cpu = ReferenceExecutor(c64, self.memory, virtual=True)
-        else:
-            code = native_code(c64, progress)
-            code.warm()
-            self._pages = CodePages(code, self.memory, limit=1024)
-            self.cpu = Cpu(code, self.memory, self._pages, virtual=True)
+        self._bare = BareMachine(c64, self.memory, tier=tier, pages=_CODE_PAGES, progress=progress)
+        self.cpu = self._bare.cpu
         self.debug = debug
         self.reset()
 
@@ -205,9 +197,7 @@ class Commodore64:
 
     def close(self) -> None:
         """Give back what it holds of the host."""
-        if self._pages is not None:
-            self._pages.close()
-        self.memory.close()
+        self._bare.close()
 
 
 _SCREEN_CODES = (

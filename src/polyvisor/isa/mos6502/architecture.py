@@ -1,8 +1,8 @@
 """The architectures of the 6502 family, and how their operands are written.
 
-``mos6502`` is the NMOS 6502 on a flat bus; ``mos6510`` adds the port at $0000 and $0001 (see `port`); ``wdc65c02`` is
-the CMOS one (see `variants`).  Sources: MOS MCS6500 Microcomputer Family Programming Manual; the cycles are those of the
-MCS6500 Family Hardware Manual, appendix A.
+``mos6502`` is the NMOS 6502 on a flat bus; ``mos6510`` adds the port at $0000 and $0001 (see `port`);
+``wdc65c02`` is the CMOS one (see `variants`).  Sources: MOS MCS6500 Microcomputer Family Programming Manual; the cycles
+are those of the MCS6500 Family Hardware Manual, appendix A.
 """
 
 from polyvisor.adl import Architecture

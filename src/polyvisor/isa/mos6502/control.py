@@ -33,64 +33,33 @@ def branch(cpu, taken: bool, distance: i8) -> None:
         cpu.next_pc = target
 
 
-def branch_if(architecture, opcode: int, name: str, condition) -> None:
-    """Add a branch: taken if ``condition(cpu)`` says so."""
+@function
+def is_set(cpu, flag) -> bool:
+    if flag == "n":
+        return cpu.n >= 0x80
+    if flag == "z":
+        return cpu.z == 0
+    return getattr(cpu, flag) != 0
+
+
+def branch_if(opcode: int, name: str, flag: str, wanted: bool) -> None:
+    """Add a branch by a flag."""
 
     def instruction(cpu, target: i8):
-        branch(cpu, condition(cpu), target)
+        branch(cpu, is_set(cpu, flag) == wanted, target)
 
     instruction.__name__ = name
-    architecture.instruction(f"{opcode:08b} / target:8", f"{name} {{target:target}}")(instruction)
+    mos6502.instruction(f"{opcode:08b} / target:8", f"{name} {{target:target}}")(instruction)
 
 
-@function
-def plus(cpu) -> bool:
-    return cpu.n < 0x80
-
-
-@function
-def minus(cpu) -> bool:
-    return cpu.n >= 0x80
-
-
-@function
-def no_overflow(cpu) -> bool:
-    return cpu.v == 0
-
-
-@function
-def overflow(cpu) -> bool:
-    return cpu.v != 0
-
-
-@function
-def no_carry(cpu) -> bool:
-    return cpu.c == 0
-
-
-@function
-def carry(cpu) -> bool:
-    return cpu.c != 0
-
-
-@function
-def not_equal(cpu) -> bool:
-    return cpu.z != 0
-
-
-@function
-def equal(cpu) -> bool:
-    return cpu.z == 0
-
-
-branch_if(mos6502, 0x10, "bpl", plus)
-branch_if(mos6502, 0x30, "bmi", minus)
-branch_if(mos6502, 0x50, "bvc", no_overflow)
-branch_if(mos6502, 0x70, "bvs", overflow)
-branch_if(mos6502, 0x90, "bcc", no_carry)
-branch_if(mos6502, 0xB0, "bcs", carry)
-branch_if(mos6502, 0xD0, "bne", not_equal)
-branch_if(mos6502, 0xF0, "beq", equal)
+branch_if(0x10, "bpl", "n", False)
+branch_if(0x30, "bmi", "n", True)
+branch_if(0x50, "bvc", "v", False)
+branch_if(0x70, "bvs", "v", True)
+branch_if(0x90, "bcc", "c", False)
+branch_if(0xB0, "bcs", "c", True)
+branch_if(0xD0, "bne", "z", False)
+branch_if(0xF0, "beq", "z", True)
 
 
 # Jumps

@@ -3,30 +3,35 @@
 Each adds instructions of one operation, by opcode and addressing mode, to an architecture.
 """
 
+from typing import Any
+
 from polyvisor.adl import Architecture, Function, function, u8, u16
 
 from .bus import fetch, read, write
-from .modes import IMMEDIATE, Mode
+from .modes import Mode
 
-_TYPES = {1: u8, 2: u16}
 Opcodes = dict[int, Mode]
+
+
+def _type(size: int) -> Any:
+    """Of an operand of so many bytes."""
+    return u8 if size == 1 else u16
 
 
 def add(architecture: Architecture, opcode: int, text: str, execute: Function, size: int = 0) -> None:
     """Add an instruction, written as ``text``, with an operand of ``size`` bytes."""
-    if size == 0:
+    kind: Any = _type(size)
 
-        def instruction(cpu):
-            execute(cpu)
+    def plain(cpu):
+        execute(cpu)
 
-    else:
+    def instruction(cpu, operand: kind):
+        execute(cpu, operand)
 
-        def instruction(cpu, operand: _TYPES[size]):
-            execute(cpu, operand)
-
-    instruction.__name__ = text.partition(" ")[0]
+    described = instruction if size else plain
+    described.__name__ = text.partition(" ")[0]
     pattern = f"{opcode:08b}" + (f" / operand:{8 * size}" if size else "")
-    architecture.instruction(pattern, text)(instruction)
+    architecture.instruction(pattern, text)(described)
 
 
 def reads(architecture: Architecture, name: str, operation: Function, opcodes: Opcodes) -> None:
@@ -36,14 +41,17 @@ def reads(architecture: Architecture, name: str, operation: Function, opcodes: O
 
 
 def _reading(name: str, operation: Function, mode: Mode) -> Function:
+    kind: Any = _type(mode.size)
+    address: Any = mode.address
+
     @function
-    def execute(cpu, operand: _TYPES[mode.size]) -> None:
+    def execute(cpu, operand: kind) -> None:
         fetch(cpu, 0)
-        if mode.address is None:
+        if address is None:
             fetch(cpu, 1)
             operation(cpu, operand)
         else:
-            operation(cpu, read(cpu, mode.address(cpu, operand, False)))
+            operation(cpu, read(cpu, address(cpu, operand, False)))
         if cpu.has("cmos"):
             if name in ("adc", "sbc"):
                 if cpu.d != 0:
@@ -59,10 +67,13 @@ def writes(architecture: Architecture, name: str, value: Function, opcodes: Opco
 
 
 def _writing(value: Function, mode: Mode) -> Function:
+    kind: Any = _type(mode.size)
+    address: Any = mode.address
+
     @function
-    def execute(cpu, operand: _TYPES[mode.size]) -> None:
+    def execute(cpu, operand: kind) -> None:
         fetch(cpu, 0)
-        write(cpu, mode.address(cpu, operand, True), value(cpu))
+        write(cpu, address(cpu, operand, True), value(cpu))
 
     return execute
 
@@ -74,13 +85,16 @@ def changes(architecture: Architecture, name: str, operation: Function, opcodes:
 
 
 def _changing(operation: Function, mode: Mode) -> Function:
+    kind: Any = _type(mode.size)
+    address: Any = mode.address
+
     @function
-    def execute(cpu, operand: _TYPES[mode.size]) -> None:
+    def execute(cpu, operand: kind) -> None:
         fetch(cpu, 0)
         if cpu.has("cmos") and operation.name not in ("inc", "dec"):
-            target = mode.address(cpu, operand, False)
+            target = address(cpu, operand, False)
         else:
-            target = mode.address(cpu, operand, True)
+            target = address(cpu, operand, True)
         value = read(cpu, target)
         if cpu.has("cmos"):
             read(cpu, target)
@@ -102,6 +116,3 @@ def implied(architecture: Architecture, name: str, operation: Function, *opcodes
 
     for opcode in opcodes:
         add(architecture, opcode, name, execute)
-
-
-__all__ = ["IMMEDIATE", "add", "changes", "implied", "reads", "writes"]

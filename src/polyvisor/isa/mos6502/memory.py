@@ -17,6 +17,7 @@ from .modes import (
     ZERO_PAGE,
     ZERO_PAGE_X,
     ZERO_PAGE_Y,
+    Mode,
 )
 
 
@@ -35,7 +36,7 @@ def y(cpu) -> u8:
     return cpu.y
 
 
-def eight(base: int) -> dict:
+def eight(base: int) -> dict[int, Mode]:
     """The opcodes of an operation with the accumulator, in all its modes, from the one with (zero page,x)."""
     modes = INDIRECT_X, ZERO_PAGE, IMMEDIATE, ABSOLUTE, INDIRECT_Y, ZERO_PAGE_X, ABSOLUTE_Y, ABSOLUTE_X
     return {base + 4 * i: mode for i, mode in enumerate(modes)}

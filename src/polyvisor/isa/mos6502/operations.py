@@ -1,6 +1,6 @@
 """What instructions compute: with a value read, and for those that change memory, the value written back."""
 
-from polyvisor.adl import function, u8, u16
+from polyvisor.adl import Function, function, u8, u16
 
 from .flags import set_nz
 
@@ -8,22 +8,18 @@ from .flags import set_nz
 MAGIC = 0xEE
 
 
-@function
-def lda(cpu, value: u8) -> None:
-    cpu.a = value
-    set_nz(cpu, value)
+def load(register: str) -> Function:
+    """The operation that loads a register."""
+
+    @function
+    def execute(cpu, value: u8) -> None:
+        setattr(cpu, register, value)
+        set_nz(cpu, value)
+
+    return execute
 
 
-@function
-def ldx(cpu, value: u8) -> None:
-    cpu.x = value
-    set_nz(cpu, value)
-
-
-@function
-def ldy(cpu, value: u8) -> None:
-    cpu.y = value
-    set_nz(cpu, value)
+lda, ldx, ldy = load("a"), load("x"), load("y")
 
 
 @function
@@ -48,31 +44,18 @@ def bit(cpu, value: u8) -> None:
     cpu.z = cpu.a & value
 
 
-@function
-def bit_immediate(cpu, value: u8) -> None:
-    """(CMOS) Only Z can tell something."""
-    cpu.z = cpu.a & value
+def compare(register: str) -> Function:
+    """The operation that compares a register."""
+
+    @function
+    def execute(cpu, value: u8) -> None:
+        cpu.c = u8(getattr(cpu, register) >= value)
+        set_nz(cpu, getattr(cpu, register) - value)
+
+    return execute
 
 
-@function
-def compare(cpu, register: u8, value: u8) -> None:
-    cpu.c = u8(register >= value)
-    set_nz(cpu, register - value)
-
-
-@function
-def cmp(cpu, value: u8) -> None:
-    compare(cpu, cpu.a, value)
-
-
-@function
-def cpx(cpu, value: u8) -> None:
-    compare(cpu, cpu.x, value)
-
-
-@function
-def cpy(cpu, value: u8) -> None:
-    compare(cpu, cpu.y, value)
+cmp, cpx, cpy = compare("a"), compare("x"), compare("y")
 
 
 # Sums. In decimal mode NMOS sets Z as in binary mode, and N and V from what is there before the high digit is corrected
@@ -193,62 +176,24 @@ def dec(cpu, value: u8) -> u8:
     return value - 1
 
 
-@function
-def tsb(cpu, value: u8) -> u8:
-    """(CMOS)"""
-    cpu.z = cpu.a & value
-    return value | cpu.a
-
-
-@function
-def trb(cpu, value: u8) -> u8:
-    """(CMOS)"""
-    cpu.z = cpu.a & value
-    return value & ~cpu.a
-
-
 # Undocumented ones of NMOS: two operations at once. Source: C. Meisl and others, "No More Secrets", NMOS 6510
 # Unintended Opcodes.
 
 
-@function
-def slo(cpu, value: u8) -> u8:
-    result = asl(cpu, value)
-    ora(cpu, result)
-    return result
+def both(first: Function, second: Function) -> Function:
+    """The operation that changes memory by one, and does another with the result."""
+
+    @function
+    def execute(cpu, value: u8) -> u8:
+        result = first(cpu, value)
+        second(cpu, result)
+        return result
+
+    return execute
 
 
-@function
-def rla(cpu, value: u8) -> u8:
-    result = rol(cpu, value)
-    and_(cpu, result)
-    return result
-
-
-@function
-def sre(cpu, value: u8) -> u8:
-    result = lsr(cpu, value)
-    eor(cpu, result)
-    return result
-
-
-@function
-def rra(cpu, value: u8) -> u8:
-    result = ror(cpu, value)
-    adc(cpu, result)
-    return result
-
-
-@function
-def dcp(cpu, value: u8) -> u8:
-    compare(cpu, cpu.a, value - 1)
-    return value - 1
-
-
-@function
-def isc(cpu, value: u8) -> u8:
-    sbc(cpu, value + 1)
-    return value + 1
+slo, rla, sre, rra = both(asl, ora), both(rol, and_), both(lsr, eor), both(ror, adc)
+dcp, isc = both(dec, cmp), both(inc, sbc)
 
 
 @function

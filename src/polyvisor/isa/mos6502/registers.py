@@ -1,183 +1,129 @@
-"""Instructions between registers and of single flags."""
+"""Instructions between registers, of single flags, and of the stack."""
 
-from functools import partial
-
-from polyvisor.adl import function, u8
+from polyvisor.adl import Function, function, u8
 
 from . import operations as op
 from .architecture import mos6502
 from .bus import fetch, pull, push, stack_idle
-from .flags import change_i, set_status, status
+from .flags import change_i, set_nz, set_status, status
 from .forms import add, implied
 
-plain = partial(implied, mos6502)
+
+def transfer(opcode: int, name: str, source: str, target: str, step: int = 0) -> None:
+    """Add an instruction that gives a register another one's value, or its own plus ``step``."""
+
+    @function
+    def execute(cpu) -> None:
+        value = getattr(cpu, source) + (step & 0xFF)
+        setattr(cpu, target, value)
+        if target != "s":
+            set_nz(cpu, value)
+
+    implied(mos6502, name, execute, opcode)
 
 
-@function
-def tax(cpu) -> None:
-    op.ldx(cpu, cpu.a)
+transfer(0xAA, "tax", "a", "x")
+transfer(0xA8, "tay", "a", "y")
+transfer(0x8A, "txa", "x", "a")
+transfer(0x98, "tya", "y", "a")
+transfer(0xBA, "tsx", "s", "x")
+transfer(0x9A, "txs", "x", "s")
+transfer(0xE8, "inx", "x", "x", 1)
+transfer(0xC8, "iny", "y", "y", 1)
+transfer(0xCA, "dex", "x", "x", -1)
+transfer(0x88, "dey", "y", "y", -1)
 
 
-@function
-def tay(cpu) -> None:
-    op.ldy(cpu, cpu.a)
+def flag(opcode: int, name: str, which: str, value: int) -> None:
+    """Add an instruction that changes a flag."""
+
+    @function
+    def execute(cpu) -> None:
+        if which == "i":
+            change_i(cpu, u8(value))
+        else:
+            setattr(cpu, which, u8(value))
+
+    implied(mos6502, name, execute, opcode)
 
 
-@function
-def txa(cpu) -> None:
-    op.lda(cpu, cpu.x)
+flag(0x18, "clc", "c", 0)
+flag(0x38, "sec", "c", 1)
+flag(0xD8, "cld", "d", 0)
+flag(0xF8, "sed", "d", 1)
+flag(0xB8, "clv", "v", 0)
+flag(0x58, "cli", "i", 0)
+flag(0x78, "sei", "i", 1)
 
 
-@function
-def tya(cpu) -> None:
-    op.lda(cpu, cpu.y)
+def accumulator(opcode: int, name: str, operation: Function) -> None:
+    """Add an instruction that changes the accumulator."""
 
-
-@function
-def tsx(cpu) -> None:
-    op.ldx(cpu, cpu.s)
-
-
-@function
-def txs(cpu) -> None:
-    cpu.s = cpu.x
-
-
-@function
-def inx(cpu) -> None:
-    op.ldx(cpu, cpu.x + 1)
-
-
-@function
-def iny(cpu) -> None:
-    op.ldy(cpu, cpu.y + 1)
-
-
-@function
-def dex(cpu) -> None:
-    op.ldx(cpu, cpu.x - 1)
-
-
-@function
-def dey(cpu) -> None:
-    op.ldy(cpu, cpu.y - 1)
-
-
-@function
-def clc(cpu) -> None:
-    cpu.c = u8(0)
-
-
-@function
-def sec(cpu) -> None:
-    cpu.c = u8(1)
-
-
-@function
-def cld(cpu) -> None:
-    cpu.d = u8(0)
-
-
-@function
-def sed(cpu) -> None:
-    cpu.d = u8(1)
-
-
-@function
-def clv(cpu) -> None:
-    cpu.v = u8(0)
-
-
-@function
-def cli(cpu) -> None:
-    change_i(cpu, u8(0))
-
-
-@function
-def sei(cpu) -> None:
-    change_i(cpu, u8(1))
-
-
-@function
-def nop(cpu) -> None:
-    pass
-
-
-plain("tax", tax, 0xAA)
-plain("tay", tay, 0xA8)
-plain("txa", txa, 0x8A)
-plain("tya", tya, 0x98)
-plain("tsx", tsx, 0xBA)
-plain("txs", txs, 0x9A)
-plain("inx", inx, 0xE8)
-plain("iny", iny, 0xC8)
-plain("dex", dex, 0xCA)
-plain("dey", dey, 0x88)
-plain("clc", clc, 0x18)
-plain("sec", sec, 0x38)
-plain("cld", cld, 0xD8)
-plain("sed", sed, 0xF8)
-plain("clv", clv, 0xB8)
-plain("cli", cli, 0x58)
-plain("sei", sei, 0x78)
-plain("nop", nop, 0xEA)
-
-
-# Of the accumulator
-
-
-def accumulator(operation):
     @function
     def execute(cpu) -> None:
         cpu.a = operation(cpu, cpu.a)
 
-    return execute
+    implied(mos6502, f"{name} a", execute, opcode)
 
 
-for name, operation, opcode in (
-    ("asl", op.asl, 0x0A), ("rol", op.rol, 0x2A), ("lsr", op.lsr, 0x4A), ("ror", op.ror, 0x6A),
-):  # fmt: skip
-    plain(f"{name} a", accumulator(operation), opcode)
+accumulator(0x0A, "asl", op.asl)
+accumulator(0x2A, "rol", op.rol)
+accumulator(0x4A, "lsr", op.lsr)
+accumulator(0x6A, "ror", op.ror)
+
+
+@function
+def nothing(cpu) -> None:
+    pass
+
+
+implied(mos6502, "nop", nothing, 0xEA)
 
 
 # The stack
 
 
 @function
-def pha(cpu) -> None:
-    fetch(cpu, 0)
-    fetch(cpu, 1)
-    push(cpu, cpu.a)
+def pushed(cpu, register) -> u8:
+    if register == "p":
+        return status(cpu) | 0x10
+    return getattr(cpu, register)
 
 
-@function
-def php(cpu) -> None:
-    fetch(cpu, 0)
-    fetch(cpu, 1)
-    push(cpu, status(cpu) | 0x10)
+def push_register(architecture, opcode: int, name: str, register: str) -> None:
+    """Add an instruction that pushes a register."""
+
+    @function
+    def execute(cpu) -> None:
+        fetch(cpu, 0)
+        fetch(cpu, 1)
+        push(cpu, pushed(cpu, register))
+
+    add(architecture, opcode, name, execute)
 
 
-@function
-def pla(cpu) -> None:
-    fetch(cpu, 0)
-    fetch(cpu, 1)
-    stack_idle(cpu)
-    op.lda(cpu, pull(cpu))
+def pull_register(architecture, opcode: int, name: str, register: str) -> None:
+    """Add an instruction that pulls a register."""
+
+    @function
+    def execute(cpu) -> None:
+        fetch(cpu, 0)
+        fetch(cpu, 1)
+        stack_idle(cpu)
+        value = pull(cpu)
+        if register == "p":
+            before = cpu.i
+            set_status(cpu, value)
+            cpu.i_before = before
+            cpu.i_changed = cpu.cycles()
+        else:
+            setattr(cpu, register, value)
+            set_nz(cpu, value)
+
+    add(architecture, opcode, name, execute)
 
 
-@function
-def plp(cpu) -> None:
-    fetch(cpu, 0)
-    fetch(cpu, 1)
-    stack_idle(cpu)
-    value = pull(cpu)
-    before = cpu.i
-    set_status(cpu, value)
-    cpu.i_before = before
-    cpu.i_changed = cpu.cycles()
-
-
-add(mos6502, 0x48, "pha", pha)
-add(mos6502, 0x08, "php", php)
-add(mos6502, 0x68, "pla", pla)
-add(mos6502, 0x28, "plp", plp)
+push_register(mos6502, 0x48, "pha", "a")
+push_register(mos6502, 0x08, "php", "p")
+pull_register(mos6502, 0x68, "pla", "a")
+pull_register(mos6502, 0x28, "plp", "p")

@@ -31,7 +31,7 @@ class Mos6502(State):
     irq_since = Field(u64, doc="number of the clock cycle in which the IRQ line fell")
     nmi_since = Field(u64, doc="number of the clock cycle in which the NMI line fell")
     # When interrupts are looked for differs for some instructions; they note when they ended (a count of cycles).
-    i_before = Field(u8, quiet=True, doc="the flag I before an instruction that changes it after interrupts were looked for")
+    i_before = Field(u8, quiet=True, doc="I before an instruction that changes it after interrupts were looked for")
     i_changed = Field(u64, reset=NEVER, quiet=True, doc="the end of that instruction")
     branched = Field(u64, reset=NEVER, quiet=True, doc="the end of the last branch taken within a page")
     vectored = Field(u64, reset=NEVER, quiet=True, doc="the end of the last entry of an interrupt")

@@ -2,12 +2,13 @@
 
 from functools import partial
 
-from polyvisor.adl import function, u8, u16, u64, unlikely
+from polyvisor.adl import Function, function, u8, u16, u64, unlikely
 
 from . import operations as op
 from .architecture import mos6502
 from .bus import fetch, idle, read, read_word, write
 from .forms import add, changes, implied, reads, writes
+from .memory import x, y
 from .modes import (
     ABSOLUTE,
     ABSOLUTE_X,
@@ -19,7 +20,7 @@ from .modes import (
     ZERO_PAGE_X,
     ZERO_PAGE_Y,
 )
-from .registers import nop
+from .registers import nothing
 
 for name, operation, base in (
     ("slo", op.slo, 0x00), ("rla", op.rla, 0x20), ("sre", op.sre, 0x40), ("rra", op.rra, 0x60), ("dcp", op.dcp, 0xC0),
@@ -56,7 +57,7 @@ read_by(
     | dict.fromkeys((0x14, 0x34, 0x54, 0x74, 0xD4, 0xF4), ZERO_PAGE_X) | {0x0C: ABSOLUTE}
     | dict.fromkeys((0x1C, 0x3C, 0x5C, 0x7C, 0xDC, 0xFC), ABSOLUTE_X),
 )  # fmt: skip
-implied(mos6502, "nop", nop, 0x1A, 0x3A, 0x5A, 0x7A, 0xDA, 0xFA)
+implied(mos6502, "nop", nothing, 0x1A, 0x3A, 0x5A, 0x7A, 0xDA, 0xFA)
 
 
 # Stores of a value and the address's high byte, plus one: where the address crosses a page, that value becomes its high
@@ -74,51 +75,33 @@ def store_high(cpu, base: u16, index: u8, value: u8) -> None:
     write(cpu, target, value)
 
 
-@function
-def sha_absolute(cpu, operand: u16) -> None:
-    fetch(cpu, 0)
-    fetch(cpu, 1)
-    fetch(cpu, 2)
-    store_high(cpu, operand, cpu.y, cpu.a & cpu.x)
+def high(opcode: int, name: str, stored: Function, index: str) -> None:
+    """Add such a store, with an address of two bytes."""
+
+    @function
+    def execute(cpu, operand: u16) -> None:
+        fetch(cpu, 0)
+        fetch(cpu, 1)
+        fetch(cpu, 2)
+        store_high(cpu, operand, getattr(cpu, index), stored(cpu))
+        if name == "tas":
+            cpu.s = cpu.a & cpu.x
+
+    add(mos6502, opcode, f"{name} {{operand:word}},{index}", execute, 2)
 
 
 @function
 def sha_indirect(cpu, operand: u8) -> None:
     fetch(cpu, 0)
     fetch(cpu, 1)
-    store_high(cpu, read_word(cpu, u16(operand), u16(operand + 1)), cpu.y, cpu.a & cpu.x)
+    store_high(cpu, read_word(cpu, u16(operand), u16(operand + 1)), cpu.y, a_and_x(cpu))
 
 
-@function
-def shx(cpu, operand: u16) -> None:
-    fetch(cpu, 0)
-    fetch(cpu, 1)
-    fetch(cpu, 2)
-    store_high(cpu, operand, cpu.y, cpu.x)
-
-
-@function
-def shy(cpu, operand: u16) -> None:
-    fetch(cpu, 0)
-    fetch(cpu, 1)
-    fetch(cpu, 2)
-    store_high(cpu, operand, cpu.x, cpu.y)
-
-
-@function
-def tas(cpu, operand: u16) -> None:
-    fetch(cpu, 0)
-    fetch(cpu, 1)
-    fetch(cpu, 2)
-    store_high(cpu, operand, cpu.y, cpu.a & cpu.x)
-    cpu.s = cpu.a & cpu.x
-
-
-add(mos6502, 0x9F, "sha {operand:word},y", sha_absolute, 2)
+high(0x9F, "sha", a_and_x, "y")
+high(0x9E, "shx", x, "y")
+high(0x9C, "shy", y, "x")
+high(0x9B, "tas", a_and_x, "y")
 add(mos6502, 0x93, "sha ({operand:byte}),y", sha_indirect, 1)
-add(mos6502, 0x9E, "shx {operand:word},y", shx, 2)
-add(mos6502, 0x9C, "shy {operand:word},x", shy, 2)
-add(mos6502, 0x9B, "tas {operand:word},y", tas, 2)
 
 
 # The CPU hangs until it is reset.

@@ -7,11 +7,13 @@ from polyvisor.adl import READ, function, i8, u8, u16, u64
 
 from . import operations as op
 from .architecture import mos6502
-from .bus import fetch, pull, push, read, read_word, stack_idle
-from .control import branch_if
-from .forms import IMMEDIATE, add, changes, implied, reads, writes
-from .modes import ABSOLUTE, ABSOLUTE_X, INDIRECT, ZERO_PAGE, ZERO_PAGE_X
+from .bus import fetch, read, read_word
+from .control import branch
+from .forms import add, changes, implied, reads, writes
+from .memory import a
+from .modes import ABSOLUTE, ABSOLUTE_X, IMMEDIATE, INDIRECT, ZERO_PAGE, ZERO_PAGE_X
 from .port import Port
+from .registers import pull_register, push_register
 from .state import Mos6502
 
 mos6510 = mos6502.variant("mos6510", features=frozenset({"port"}))
@@ -31,29 +33,38 @@ def zero(cpu) -> u8:
 
 
 @function
-def always(cpu) -> bool:
-    return True
+def tsb(cpu, value: u8) -> u8:
+    cpu.z = cpu.a & value
+    return value | cpu.a
+
+
+@function
+def trb(cpu, value: u8) -> u8:
+    cpu.z = cpu.a & value
+    return value & ~cpu.a
+
+
+@function
+def bit_immediate(cpu, value: u8) -> None:
+    cpu.z = cpu.a & value  # only this flag can tell something
+
+
+@wdc65c02.instruction("10000000 / target:8", "bra {target:target}")
+def bra(cpu, target: i8):
+    branch(cpu, True, target)
 
 
 writes(wdc65c02, "stz", zero, {0x64: ZERO_PAGE, 0x74: ZERO_PAGE_X, 0x9C: ABSOLUTE, 0x9E: ABSOLUTE_X})
-changes(wdc65c02, "tsb", op.tsb, {0x04: ZERO_PAGE, 0x0C: ABSOLUTE})
-changes(wdc65c02, "trb", op.trb, {0x14: ZERO_PAGE, 0x1C: ABSOLUTE})
+changes(wdc65c02, "tsb", tsb, {0x04: ZERO_PAGE, 0x0C: ABSOLUTE})
+changes(wdc65c02, "trb", trb, {0x14: ZERO_PAGE, 0x1C: ABSOLUTE})
 reads(wdc65c02, "bit", op.bit, {0x34: ZERO_PAGE_X, 0x3C: ABSOLUTE_X})
-reads(wdc65c02, "bit", op.bit_immediate, {0x89: IMMEDIATE})
+reads(wdc65c02, "bit", bit_immediate, {0x89: IMMEDIATE})
 for opcode, (name, operation) in {
     0x12: ("ora", op.ora), 0x32: ("and", op.and_), 0x52: ("eor", op.eor), 0x72: ("adc", op.adc), 0xB2: ("lda", op.lda),
     0xD2: ("cmp", op.cmp), 0xF2: ("sbc", op.sbc),
 }.items():  # fmt: skip
     reads(wdc65c02, name, operation, {opcode: INDIRECT})
-branch_if(wdc65c02, 0x80, "bra", always)
-
-
-@function
-def sta_a(cpu) -> u8:
-    return cpu.a
-
-
-writes(wdc65c02, "sta", sta_a, {0x92: INDIRECT})
+writes(wdc65c02, "sta", a, {0x92: INDIRECT})
 
 
 @function
@@ -70,40 +81,10 @@ implied(wdc65c02, "inc a", increment, 0x1A)
 implied(wdc65c02, "dec a", decrement, 0x3A)
 
 
-@function
-def phx(cpu) -> None:
-    fetch(cpu, 0)
-    fetch(cpu, 1)
-    push(cpu, cpu.x)
-
-
-@function
-def phy(cpu) -> None:
-    fetch(cpu, 0)
-    fetch(cpu, 1)
-    push(cpu, cpu.y)
-
-
-@function
-def plx(cpu) -> None:
-    fetch(cpu, 0)
-    fetch(cpu, 1)
-    stack_idle(cpu)
-    op.ldx(cpu, pull(cpu))
-
-
-@function
-def ply(cpu) -> None:
-    fetch(cpu, 0)
-    fetch(cpu, 1)
-    stack_idle(cpu)
-    op.ldy(cpu, pull(cpu))
-
-
-add(wdc65c02, 0xDA, "phx", phx)
-add(wdc65c02, 0x5A, "phy", phy)
-add(wdc65c02, 0xFA, "plx", plx)
-add(wdc65c02, 0x7A, "ply", ply)
+push_register(wdc65c02, 0xDA, "phx", "x")
+push_register(wdc65c02, 0x5A, "phy", "y")
+pull_register(wdc65c02, 0xFA, "plx", "x")
+pull_register(wdc65c02, 0x7A, "ply", "y")
 
 
 @function
@@ -123,6 +104,7 @@ add(wdc65c02, 0x7C, "jmp ({operand:word},x)", jmp_indexed, 2)
 
 
 def bit_instructions(number: int) -> None:
+    """Add those of one bit."""
     mask = 1 << number
 
     @function
@@ -140,6 +122,7 @@ def bit_instructions(number: int) -> None:
 
 
 def bit_branch(number: int, opcode: int, name: str, wanted: bool) -> None:
+    """Add a branch by a bit in memory."""
     mask = 1 << number
 
     def instruction(cpu, place: u8, target: i8):
@@ -167,12 +150,12 @@ for bit_number in range(8):
 
 
 @function
-def nothing(cpu) -> None:
+def one_cycle(cpu) -> None:
     fetch(cpu, 0)
 
 
 for opcode in {column | row << 4 for column in (0x03, 0x0B) for row in range(16)} - {0xCB, 0xDB}:
-    add(wdc65c02, opcode, "nop", nothing)
+    add(wdc65c02, opcode, "nop", one_cycle)
 for opcode in (0x02, 0x22, 0x42, 0x62, 0x82, 0xC2, 0xE2):
     reads(wdc65c02, "nop", op.nop, {opcode: IMMEDIATE})
 reads(wdc65c02, "nop", op.nop, {0x44: ZERO_PAGE})
