@@ -61,7 +61,7 @@ def latch_pen(cpu, cycle: u32) -> None:
 
 @function(inline=False)
 def light_pen(cpu, low: bool) -> None:
-    """Set the level at the input LP; the chip has been run up to now. Of a frame, only the first time it falls counts."""
+    """Set the level at the input LP, of a chip that is up to date. Only the first time a frame that it falls counts."""
     if low and cpu.vic_pen_low == 0 and cpu.vic_pen_latched == 0:
         # In the cycle that was run last.
         cycle = cpu.vic_cycle - 1

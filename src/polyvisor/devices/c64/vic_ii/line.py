@@ -305,7 +305,7 @@ def draw(cpu, cycle: u32, covered: u64) -> None:
 
 @function(inline=False)
 def margin(cpu, count: u32) -> None:
-    """Cycles in which nothing happens, and one colour is seen: the border's or, where that is open, the background's."""
+    """Cycles in which nothing happens, and one colour is seen: the border's or, if that is open, the background's."""
     pixels = eight(cpu.vic_registers[BORDER])
     if cpu.vic_border == 0:
         pixels = pixels_of(cpu, cpu.vic_unit_next & 0xFFF00, mode(cpu))
