@@ -19,7 +19,8 @@ FRAME = where.FRAME_LINES * where.FRAME_STRIDE
 
 
 def encode(*numbers: int) -> bytes:
-    return bytes(numbers)
+    """An instruction, whose first byte is the highest of a little-endian word."""
+    return bytes(reversed(numbers))
 
 
 def program(rng: random.Random, length: int) -> bytes:
@@ -50,7 +51,9 @@ def machine(seed: int, code: bytes) -> Memory:
 
 
 def begin(state: object) -> None:
-    for name, value in {"pc": CODE, "vic_line": 0x2F, "vic_raster": 0x2E}.items():
+    """At a line before the first bad one, with the border open."""
+    start = {"pc": CODE, "vic_line": 0x2F, "vic_raster": 0x2E, "vic_border": 0, "vic_border_vertical": 0}
+    for name, value in start.items():
         setattr(state, name, value)
 
 
@@ -62,7 +65,7 @@ def compare(seed: int, length: int) -> None:
         reference = reference_cpu(vic_cpu, expected)
         begin(reference)
         while reference.step() is None:
-            pass
+            assert reference.pc < CODE + len(code)
         native = native_code(vic_cpu)
         cpu = Cpu(native, actual, CodePages(native, actual, 512))
         begin(cpu.state)
@@ -71,7 +74,7 @@ def compare(seed: int, length: int) -> None:
         assert {n: v for n, v in theirs.items() if ours[n] != v} == {}
         drawn = actual.read(where.FRAME_BUFFER, FRAME)
         assert drawn == expected.read(where.FRAME_BUFFER, FRAME)
-        assert len(set(drawn)) > 2
+        assert len(set(drawn)) > 1
     finally:
         expected.close()
         actual.close()

@@ -56,7 +56,7 @@ vic_cpu.reasons.append("stop")
 
 @vic_cpu.hook("on_trap")
 def on_trap(cpu, cause: u64):
-    cpu.next_pc = cpu.pc
+    cpu.next_pc = u64(0)
 
 
 @vic_cpu.hook("on_illegal")

@@ -259,24 +259,22 @@ def beam(cpu, cycle: u32) -> u64:
 
 
 @function
-def joined(cpu, left: u32, right: u32, mode: u32, was: u32, xscroll: u32) -> u64:
-    """The rest of a unit that was loaded ``was`` pixels late, until after ``xscroll`` pixels the next is loaded."""
-    pixels = pixels_of(cpu, right, mode)
+def rest_of(cpu, unit: u32, mode: u32, was: u32, xscroll: u32) -> u64:
+    """The pixels of a unit, loaded ``was`` pixels late, that are left until the next is loaded ``xscroll`` pixels late."""
+    rest = u64(0)
     if xscroll != 0:
-        rest = u64(0)
         if was != 0:
-            rest = pixels_of(cpu, left, mode) >> (8 * (8 - was))
+            rest = pixels_of(cpu, unit, mode) >> (8 * (8 - was))
         if unlikely(was < xscroll):
             # All bits have been shifted out: 0 follows.
-            empty = pixels_of(cpu, left & 0xFFF00, mode)
-            rest = rest | empty >> (8 * was) << (8 * was)
-        pixels = rest & (u64(1) << (8 * xscroll)) - 1 | pixels << (8 * xscroll)
-    return pixels
+            rest = rest | pixels_of(cpu, unit & 0xFFF00, mode) >> (8 * was) << (8 * was)
+        rest = rest & (u64(1) << (8 * xscroll)) - 1
+    return rest
 
 
 @function
 def joined_foreground(left: u32, right: u32, mode: u32, was: u32, xscroll: u32) -> u8:
-    """The same for the bits that say what is foreground."""
+    """Foreground among the rest of a unit and the next one, as `rest_of` says."""
     rest = u32(foreground_of(left, mode)) << was & 0xFF
     kept = rest & ~(u32(0xFF) >> xscroll)
     return u8(kept | u32(foreground_of(right, mode)) >> xscroll)
@@ -293,7 +291,7 @@ def draw(cpu, cycle: u32, covered: u64) -> None:
         if cpu.vic_border_vertical != 0:
             left, right = left & 0xFFF00, right & 0xFFF00
         xscroll, shown = u32(cpu.vic_registers[CONTROL_2] & 7), mode(cpu)
-        seen = joined(cpu, left, right, shown, cpu.vic_xscroll, xscroll)
+        seen = rest_of(cpu, left, shown, cpu.vic_xscroll, xscroll) | pixels_of(cpu, right, shown) << (8 * xscroll)
         if sprites:
             foreground = joined_foreground(left, right, shown, cpu.vic_xscroll, xscroll)
             seen = overlay(cpu, seen, foreground, x)
@@ -337,12 +335,18 @@ def window(cpu, count: u32) -> None:
     visible = u32(0xFFFFF) if cpu.vic_border_vertical == 0 else u32(0xFFF00)
     read, following, last = cpu.vic_unit_read, cpu.vic_unit_next, cpu.vic_unit_shown
     place, x = beam(cpu, cpu.vic_cycle), column(cpu, cpu.vic_cycle)
+    rest, idle = rest_of(cpu, last & visible, shown, was, xscroll), u32(0)
+    if not display:
+        idle = read_idle(cpu)
     left = count
     while left != 0:
         pixels = border
         sprites = in_column(cpu, x)
         if open or sprites:
-            seen = joined(cpu, last & visible, following & visible, shown, was, xscroll)
+            made = pixels_of(cpu, following & visible, shown)
+            seen = rest | made << (8 * xscroll)
+            if xscroll != 0:
+                rest = made >> (8 * (8 - xscroll))
             if unlikely(sprites):
                 foreground = joined_foreground(last & visible, following & visible, shown, was, xscroll)
                 seen = overlay(cpu, seen, foreground, x)
@@ -359,7 +363,7 @@ def window(cpu, count: u32) -> None:
                 entry = read_matrix(cpu, vc, ba_cycles >= 4)
                 cpu.vic_matrix[vmli & 63] = u16(entry)
         else:
-            read = read_idle(cpu)
+            read = idle
         cpu.vic_clock = cpu.vic_clock + 1
         place = place + 8
         x = x + 8
