@@ -4,7 +4,7 @@ from polyvisor.adl import function, u32, u64
 
 from .interrupts import next_raster_interrupt
 from .line import BUS_FIRST, FIRST_BAD, LAST_BAD, MATRIX_LAST
-from .model import model
+from .model import model, sprite_bus
 from .state import (
     CONTROL_1,
     DATA_COLLISIONS,
@@ -90,7 +90,7 @@ def sprites_need(cpu, at: u32) -> bool:
     cycle = at
     if cycle > model(cpu).cycles:
         cycle = cycle - model(cpu).cycles
-    return cpu.vic_sprite_dma & model(cpu).sprite_bus[cycle] != 0
+    return cpu.vic_sprite_dma & sprite_bus(cpu, cycle) != 0
 
 
 @function

@@ -11,12 +11,11 @@ from .state import BACKGROUND, BMM, CONTROL_1, CONTROL_2, ECM, MCM, POINTERS
 EVERY = 0x0101_0101_0101_0101
 
 
-def spread(bits: int) -> u64:
+@function
+def spread(bits: u8) -> u64:
     """A byte of ones for each bit that is set, the most significant one first."""
-    return u64(sum(0xFF << 8 * (7 - bit) for bit in range(8) if bits >> bit & 1))
-
-
-SPREAD = tuple(spread(bits) for bits in range(256))
+    apart = u64(bits) * EVERY & 0x0102_0408_1020_4080
+    return (apart + 0x7F7F_7F7F_7F7F_7F7F >> 7 & EVERY) * 0xFF
 
 
 @function
@@ -90,7 +89,7 @@ def mode(cpu) -> u32:
 @function
 def two_colours(bits: u8, clear: u64, set: u64) -> u64:
     """A bit for each pixel."""
-    return clear ^ (clear ^ set) & SPREAD[bits]
+    return clear ^ (clear ^ set) & spread(bits)
 
 
 @function
@@ -102,9 +101,9 @@ def high_bits(bits: u8) -> u8:
 @function
 def four_colours(bits: u8, c00: u64, c01: u64, c10: u64, c11: u64) -> u64:
     """A pair of bits for each pair of pixels."""
-    low = SPREAD[bits & 0x55 | (bits & 0x55) << 1]
+    low = spread(bits & 0x55 | (bits & 0x55) << 1)
     first, second = c00 ^ (c00 ^ c01) & low, c10 ^ (c10 ^ c11) & low
-    return first ^ (first ^ second) & SPREAD[high_bits(bits)]
+    return first ^ (first ^ second) & spread(high_bits(bits))
 
 
 @function

@@ -17,7 +17,7 @@ from .graphics import (
     read_matrix,
 )
 from .interrupts import column, compare_raster, new_frame
-from .model import model
+from .model import model, sprite_bus
 from .sprites import begin_display, begin_dma, end_dma, flip_expansion, in_column, overlay, read_sprite
 from .state import BORDER, CONTROL_1, CONTROL_2, CSEL, DEN, RSEL
 
@@ -175,7 +175,7 @@ def bus(cpu, cycle: u32) -> None:
     For c-accesses it follows the Bad Line Condition as that comes and goes.
     """
     low = cpu.vic_bad != 0 and BUS_FIRST <= cycle <= MATRIX_LAST
-    if cpu.vic_sprite_dma & model(cpu).sprite_bus[cycle] != 0:
+    if cpu.vic_sprite_dma != 0 and cpu.vic_sprite_dma & sprite_bus(cpu, cycle) != 0:
         low = True
     if low:
         cpu.vic_ba_low = u8(1)

@@ -6,9 +6,7 @@ and its application in the Commodore 64", sections 3.4 and 3.6.3.
 
 from dataclasses import dataclass
 
-from polyvisor.adl import function, u8
-
-SPRITES = 8
+from polyvisor.adl import function, u8, u32
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,6 @@ class Model:
     display_check: int
     first_visible: int
     visible_lines: int
-    sprite_bus: tuple[u8, ...]
-    """For each cycle, the sprites whose data needs the bus now, or in at most three cycles."""
 
     @property
     def first_pointer(self) -> int:
@@ -37,17 +33,8 @@ class Model:
         return self.cycles - 5
 
 
-def sprite_bus(cycles: int) -> tuple[u8, ...]:
-    """BA is low from three cycles before a sprite's pointer is read until its data was: five cycles, by cycle."""
-    needed = [0] * (cycles + 1)
-    for sprite in range(SPRITES):
-        for cycle in range(cycles - 8 + 2 * sprite, cycles - 3 + 2 * sprite):
-            needed[(cycle - 1) % cycles + 1] |= 1 << sprite
-    return tuple(map(u8, needed))
-
-
-PAL = Model("6569", 312, 63, 504, 0x188, 55, 58, 16, 272, sprite_bus(63))
-NTSC = Model("6567R8", 263, 65, 512, 0x190, 56, 59, 41, 235, sprite_bus(65))
+PAL = Model("6569", 312, 63, 504, 0x188, 55, 58, 16, 272)
+NTSC = Model("6567R8", 263, 65, 512, 0x190, 56, 59, 41, 235)
 
 
 @function
@@ -56,3 +43,21 @@ def model(cpu):
     if cpu.has("ntsc"):
         return NTSC
     return PAL
+
+
+@function
+def sprite_bus(cpu, cycle: u32) -> u8:
+    """The sprites whose data needs the bus in a cycle, or will in at most three: BA is low for each that has DMA.
+
+    That is five cycles for each, the fourth of which reads its pointer; they begin two cycles after those of the last one.
+    """
+    first = model(cpu).first_pointer - 3
+    slot = cycle - first
+    if cycle < first:
+        slot = cycle + (model(cpu).cycles - first)
+    if slot > 18:
+        return u8(0)
+    least = u32(0)
+    if slot > 4:
+        least = slot - 3 >> 1
+    return u8((u32(2) << (slot >> 1)) - (u32(1) << least))

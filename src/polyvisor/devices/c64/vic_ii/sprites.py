@@ -2,7 +2,7 @@
 
 from polyvisor.adl import function, u8, u32, u64
 
-from .graphics import SPREAD, eight, fetch, matrix_base
+from .graphics import eight, fetch, matrix_base, spread
 from .interrupts import interrupt
 from .model import model
 from .state import (
@@ -198,9 +198,9 @@ def overlay(cpu, graphics: u64, foreground: u8, x: u32) -> u64:
             colour = eight(cpu.vic_registers[SPRITE_COLOUR + sprite])
             if second != 0:
                 c01, c11 = eight(cpu.vic_registers[SPRITE_COLOURS]), eight(cpu.vic_registers[SPRITE_COLOURS + 1])
-                common = c01 ^ (c01 ^ c11) & SPREAD[first]
-                colour = colour ^ (colour ^ common) & SPREAD[second]
-            pixels = pixels ^ (pixels ^ colour) & SPREAD[shape]
+                common = c01 ^ (c01 ^ c11) & spread(first)
+                colour = colour ^ (colour ^ common) & spread(second)
+            pixels = pixels ^ (pixels ^ colour) & spread(shape)
             behind = behind & ~shape
             if cpu.vic_registers[SPRITE_BEHIND] >> sprite & 1 != 0:
                 behind = behind | shape
@@ -215,7 +215,7 @@ def overlay(cpu, graphics: u64, foreground: u8, x: u32) -> u64:
         collide(cpu, SPRITE_COLLISIONS, SPRITE_INTERRUPT, shapes, several)
     if any & foreground != 0:
         collide(cpu, DATA_COLLISIONS, DATA_INTERRUPT, shapes, foreground)
-    return graphics ^ (graphics ^ pixels) & SPREAD[any & ~(behind & foreground)]
+    return graphics ^ (graphics ^ pixels) & spread(any & ~(behind & foreground))
 
 
 @function
