@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -223,6 +224,33 @@ def test_events_are_never_late_and_seldom_early(vic: Vic, sprites: int) -> None:
             assert at == clock if changed else True, (line, cycle)
             early += at == clock and not changed
     assert early <= (2 if not sprites else 40)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_events_are_never_late_whatever_is_written(vic: Vic, seed: int) -> None:
+    rng = random.Random(seed)
+    vic.jump(rng.choice((0x2E, 0xF4, 308)))
+    registers = (*range(0x10), 0x11, 0x11, 0x12, 0x15, 0x17, 0x19, 0x1A, 0x1A, 0x1D, 0x1E, 0x1F)
+    vic.memory.write(0x0400, rng.randbytes(0x4000))
+    for _ in range(700):
+        if rng.random() < 0.04:
+            register = rng.choice(registers)
+            value = rng.randrange(256)
+            if register < 0x10:
+                value = (int(vic.cpu.vic_raster) + rng.randrange(4)) & 0xFF if register & 1 else rng.randrange(20, 200)
+            elif register == 0x11:
+                value = value & 0x07 | rng.choice((0x10, 0x30, 0x90, 0x00))
+            elif register == 0x12:
+                value = (int(vic.cpu.vic_raster) + rng.randrange(3)) & 0xFF
+            vic.write(register, value)
+            if register in (0x1E, 0x1F):
+                vic.read(register)
+        before = int(vic.cpu.vic_ba_low), int(vic.cpu.irq_lines)
+        clock, at = int(vic.cpu.vic_clock), int(vic_ii.next_event(vic.cpu))
+        assert at >= clock
+        vic_ii.run(vic.cpu, u64(clock + 1))
+        if (int(vic.cpu.vic_ba_low), int(vic.cpu.irq_lines)) != before:
+            assert at == clock, (hex(vic.cpu.vic_line), vic.cpu.vic_cycle)
 
 
 def test_nothing_happens_on_a_dark_screen(vic: Vic) -> None:

@@ -1,9 +1,12 @@
 """A small CPU whose instructions access a VIC-II, so that the chip can be run in any tier."""
 
 from polyvisor.adl import Architecture, Field, Registers, State, Trap, function, u8, u16, u32, u64
+from polyvisor.devices import c64
 from polyvisor.devices.c64 import vic_ii
+from polyvisor.engine.objectcode import sources_digest
 
-vic_cpu = Architecture("vic_cpu", unit=4, max_length=4)
+# What is compiled for an architecture is kept under its name, and depends on sources beside this file.
+vic_cpu = Architecture(f"vic_cpu_{sources_digest([c64])[:16]}", unit=4, max_length=4)
 
 
 @vic_cpu.state

@@ -260,7 +260,7 @@ def beam(cpu, cycle: u32) -> u64:
 
 @function
 def rest_of(cpu, unit: u32, mode: u32, was: u32, xscroll: u32) -> u64:
-    """The pixels of a unit, loaded ``was`` pixels late, that are left until the next is loaded ``xscroll`` pixels late."""
+    """What is left of a unit that was loaded ``was`` pixels late until the next is, ``xscroll`` pixels late."""
     rest = u64(0)
     if xscroll != 0:
         if was != 0:

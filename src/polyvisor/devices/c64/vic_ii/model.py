@@ -49,7 +49,7 @@ def model(cpu):
 def sprite_bus(cpu, cycle: u32) -> u8:
     """The sprites whose data needs the bus in a cycle, or will in at most three: BA is low for each that has DMA.
 
-    That is five cycles for each, the fourth of which reads its pointer; they begin two cycles after those of the last one.
+    That is five cycles for each, the fourth of which reads its pointer; those of the next begin two cycles later.
     """
     first = model(cpu).first_pointer - 3
     slot = cycle - first
