@@ -8,7 +8,7 @@ from polyvisor.engine.bare import BareMachine
 STACK, VARIABLES = 0x1000, 0x2000
 
 stack = Architecture("stack", max_length=2)
-stack.kind("target", pc=True, base=2)
+stack.kind("target", pc=True, after=2)
 stack.reasons += ["halt", "illegal"]
 
 

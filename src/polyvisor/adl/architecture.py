@@ -116,7 +116,8 @@ class Architecture:
     how many the longest takes if nobody else has the bus. 0: time is counted in instructions. ``data_after``: so many
     writes to a page with code make the engine take it for data. ``absolute``: jumps mostly name their target's address,
     so compiled code may depend on where it is. ``features`` are what ``cpu.has`` says yes to, so that one description
-    serves the models of a family.
+    serves the models of a family. ``comments``: what comments in assembly begin with (``;`` separates statements unless it
+    is among them); ``word``: bytes of the assembler's ``.word``.
 
     Patterns and syntax are parsed when instructions, kinds or pseudo-instructions are first looked at; what is wrong
     with one is raised then, as DescriptionError with the place of its function.
@@ -141,6 +142,8 @@ class Architecture:
     data_after: int = 64
     absolute: bool = False
     features: frozenset[str] = frozenset()
+    comments: tuple[str, ...] = ("#", "//")
+    word: int = 4
 
     def __post_init__(self) -> None:
         self._functions: list[Function] = []
@@ -219,14 +222,14 @@ class Architecture:
     def kind(
         self, name: str, names: Sequence[str] = (), *, aliases: Mapping[str, int] | None = None, pc: bool = False,
         signed: bool = True, shift: int = 0, width: int = 0, default: int | None = None, prefix: str = "0x",
-        base: int = 0,
+        after: int = 0,
     ) -> None:
         """Define how operands of kind ``name`` are written; see :class:`~polyvisor.adl.assembly.Kind`."""
 
         def parse(architecture: Architecture) -> None:
             from .assembly import Kind
 
-            made = Kind(name, tuple(names), dict(aliases or {}), pc, signed, shift, width, default, prefix, base)
+            made = Kind(name, tuple(names), dict(aliases or {}), pc, signed, shift, width, default, prefix, after)
             architecture._kinds[name] = made
 
         self._describe(parse)

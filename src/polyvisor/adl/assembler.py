@@ -1,31 +1,31 @@
 """An assembler for every described architecture, derived from the instructions' syntax and encodings.
 
 One statement a line, or several separated by ``;``.  Labels end in a colon; a number is a local label, referred to
-by ``1b`` (the one before) and ``1f`` (the next).  Comments start with ``#`` or ``//``.  Where a mnemonic has several
-encodings, the shortest that can hold the operands is taken.
+by ``1b`` (the one before) and ``1f`` (the next).  ``name = value`` defines a symbol, ``*= address`` is ``.org``.  Comments
+start with ``#`` or ``//``, or with what the architecture says.  Where a mnemonic has several encodings, the shortest that
+can hold the operands is taken.
 """
 
 from __future__ import annotations
 
 import builtins
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from .architecture import Architecture
 from .assembly import Place, UnknownSymbolError, evaluate
 
-_SCAN = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])\'|//.*|\#.*|;|[^"\';#/]+|.')
 _LABEL = re.compile(r"\s*([A-Za-z_.$][\w.$]*|\d+)\s*:")
-_ASSIGNMENT = re.compile(r"([A-Za-z_.$][\w.$]*)\s*=\s*(.*)")
+_ASSIGNMENT = re.compile(r"([A-Za-z_.$][\w.$]*|\*)\s*=\s*(.*)")
 _LOCAL = re.compile(r"(?<![\w.$])(\d+)([bf])(?![\w.$])")
 _QUOTED = re.compile(r'("(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])\')')
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "e": "\x1b"}
 
 _DATA = {
-    ".byte": 1, ".half": 2, ".short": 2, ".2byte": 2, ".word": 4, ".long": 4, ".4byte": 4, ".dword": 8, ".quad": 8,
-    ".8byte": 8,
+    ".byte": 1, ".half": 2, ".short": 2, ".2byte": 2, ".long": 4, ".4byte": 4, ".dword": 8, ".quad": 8, ".8byte": 8,
 }  # fmt: skip
 _IGNORED = {".option", ".globl", ".global", ".text", ".type", ".size"}
 _MOST_PASSES = 20
@@ -47,11 +47,19 @@ class Program:
         return self.bytes
 
 
+Encodings = Mapping[str, Callable[[str], bytes]]
+
+
 def assemble(
-    architecture: Architecture, text: str, base: int = 0, symbols: Mapping[str, int] | None = None
+    architecture: Architecture, text: str, base: int = 0, symbols: Mapping[str, int] | None = None,
+    encodings: Encodings | None = None,
 ) -> Program:
-    """Assemble ``text`` to be put at ``base``; it may use ``symbols``. Raises AssemblerError."""
-    return _Assembler(architecture, text, base, dict(symbols or {})).run()
+    """Assemble ``text`` to be put at ``base``; it may use ``symbols``. Raises AssemblerError.
+
+    ``encodings`` adds directives for texts in other character sets, such as ``.text``: of what follows them, a string in
+    double quotes is encoded by the function (ValueError: it cannot be), and anything else is a byte.
+    """
+    return _Assembler(architecture, text, base, dict(symbols or {}), encodings or {}).run()
 
 
 @dataclass(frozen=True)
@@ -73,12 +81,14 @@ class _Assembler:
     text: str
     base: int
     given: dict[str, int]
+    encodings: Encodings
     # For each instruction, where the search among its encodings starts: it only grows, so that passes come to an end.
     floors: dict[tuple[int, int], int] = field(default_factory=dict)
     notes: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> Program:
-        self.statements = list(_statements(self.text))
+        self.statements = list(_statements(self.text, _scanner(self.architecture.comments)))
+        self.data = {**_DATA, ".word": self.architecture.word}
         self.symbols = dict(self.given)
         self.padding: list[bytes] | None = None
         for _ in range(_MOST_PASSES):
@@ -192,15 +202,20 @@ class _Assembler:
     def _directive(self, name: str, rest: str, address: int) -> bytes:
         arguments = _arguments(rest)
         place = self._place(address)
+        if name in self.encodings:
+            encode = self.encodings[name]
+            return b"".join(
+                encode(_string(a)) if a[:1] == '"' else self._number(name, 1, a, place) for a in arguments
+            )
         if name in _IGNORED:
             return b""
-        if name in _DATA:
+        if name in self.data:
             if not arguments:
                 raise ValueError(f"{name} needs a value")
-            return b"".join(self._number(name, _DATA[name], a, place) for a in arguments)
+            return b"".join(self._number(name, self.data[name], a, place) for a in arguments)
         if name in (".ascii", ".asciz", ".string"):
             end = b"" if name == ".ascii" else b"\0"
-            return b"".join(_string(a) + end for a in arguments)
+            return b"".join(_bytes(a) + end for a in arguments)
         if name not in (".align", ".p2align", ".balign", ".org", ".space", ".skip", ".zero"):
             raise ValueError(f"there is no directive {name}")
         if not 1 <= len(arguments) <= 2:
@@ -244,10 +259,17 @@ class _Assembler:
         return zeros + b"\0" * (missing - len(out)) + out
 
 
-def _statements(text: str) -> Iterator[_Statement]:
+@cache
+def _scanner(comments: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds strings, characters, comments (in the group), separators, and what is between them."""
+    starts = "|".join(map(re.escape, comments))
+    return re.compile(rf""""(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])'|((?:{starts}).*)|;|(?:(?!{starts})[^"';])+|.""")
+
+
+def _statements(text: str, scanner: re.Pattern[str]) -> Iterator[_Statement]:
     seen: dict[str, int] = {}
     for line, source in enumerate(text.splitlines(), 1):
-        for part in _split(source):
+        for part in _split(source, scanner):
             while label := _LABEL.match(part):
                 name = label[1]
                 if name.isdigit():
@@ -256,20 +278,20 @@ def _statements(text: str) -> Iterator[_Statement]:
                 yield _Statement(line, source, ":", name)
                 part = part[label.end() :]
             if assignment := _ASSIGNMENT.fullmatch(part.strip()):
-                part = f".equ {assignment[1]}, {assignment[2]}"
+                part = f".org {assignment[2]}" if assignment[1] == "*" else f".equ {assignment[1]}, {assignment[2]}"
             if part.strip():
                 name, *rest = part.split(None, 1)
                 yield _Statement(line, source, name.lower(), _local(rest[0].strip() if rest else "", seen))
 
 
-def _split(source: str) -> list[str]:
+def _split(source: str, scanner: re.Pattern[str]) -> list[str]:
     """The statements of a line, without comments."""
     parts = [""]
-    for token in _SCAN.findall(source):
-        if token == ";":
+    for token in scanner.finditer(source):
+        if token[1] is None and token[0] == ";":
             parts.append("")
-        elif token[0] != "#" and not token.startswith("//"):
-            parts[-1] += token
+        elif token[1] is None:
+            parts[-1] += token[0]
     return parts
 
 
@@ -294,18 +316,30 @@ def _arguments(rest: str) -> list[str]:
     return [a.strip() for a in out] if rest.strip() else []
 
 
-def _string(text: str) -> bytes:
+def _string(text: str) -> str:
+    """The characters of a string; those given by number are below 256."""
     if len(text) < 2 or text[0] != '"' or text[-1] != '"':
         raise ValueError(f"{text!r} is not a string in double quotes")
-    out, at = b"", 1
+    return "".join(character for character, _ in _characters(text))
+
+
+def _bytes(text: str) -> bytes:
+    """The bytes of a string in UTF-8, but for those that are given by number."""
+    _string(text)
+    return b"".join(bytes([ord(c)]) if number else c.encode() for c, number in _characters(text))
+
+
+def _characters(text: str) -> Iterator[tuple[str, bool]]:
+    """The characters between the quotes, and whether each is given by number."""
+    at = 1
     for match in _ESCAPE.finditer(text, 1, len(text) - 1):
-        out += text[at : match.start()].encode()
+        yield from ((character, False) for character in text[at : match.start()])
         code = match[1]
         if code[0] == "x" and len(code) > 1:
-            out += bytes([int(code[1:], 16)])
+            yield chr(int(code[1:], 16)), True
         elif code[0] in "01234567":
-            out += bytes([int(code, 8) & 0xFF])
+            yield chr(int(code, 8) & 0xFF), True
         else:
-            out += _ESCAPES.get(code, code).encode()
+            yield _ESCAPES.get(code, code), False
         at = match.end()
-    return out + text[at:-1].encode()
+    yield from ((character, False) for character in text[at:-1])

@@ -17,7 +17,7 @@ _HOLE = re.compile(r"\{(\w+)(?::(\w+))?\}")
 # An operand's text: a character, a modified value like %lo(x), or anything without a separator.
 _OPERAND = r"((?:'(?:\\.|[^'\\])'|%\w+\([^()]*\)|[^,()'])+?)"
 _ESCAPES = {"n": 10, "t": 9, "r": 13, "0": 0, "a": 7, "b": 8, "f": 12, "v": 11, "e": 27}
-_TOKEN = re.compile(r"\s*('(?:\\.|[^'\\])'|%(\w+)\(([^()]*)\)|[+-]|[\w.$@]+)\s*")
+_TOKEN = re.compile(r"\s*('(?:\\.|[^'\\])'|%(\w+)\(([^()]*)\)|%[01]+|[+-]|[\w.$@]+|\*)\s*")
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,9 @@ class Kind:
     """How an operand is written.
 
     By name (value = index in ``names``; a number where that is empty), with ``aliases`` for some values; without
-    ``names``, other values are numbers.  ``pc``: written as an address, encoded relative to pc.  ``shift``: the number
-    written is the value shifted right; ``width``: it is shown without sign, with that many bits.  ``default``: see
-    the module.  ``prefix``: what hexadecimal numbers begin with; after ``$``, all digits are shown.
-    ``base``: so many bytes behind the instruction's start is what ``pc`` counts from.
+    ``names``, other values are numbers.  ``pc``: written as an address, encoded relative to pc and ``after`` bytes.  ``shift``: the number
+    written is the value shifted right; ``width``: it is shown without sign, with that many bits, of which the first is the
+    value's sign if ``signed``.  ``default``: see the module.  ``prefix``: what hexadecimal numbers begin with; after ``$``, all digits are shown.
     """
 
     name: str
@@ -57,14 +56,14 @@ class Kind:
     width: int = 0
     default: int | None = None
     prefix: str = "0x"
-    base: int = 0
+    after: int = 0
 
     def format(self, value: int, address: int) -> str:
         """The text of the operand ``value`` of an instruction at ``address``."""
         if self.pc and self.width:
-            return self._hex(address + self.base + value)
+            return self._hex(address + self.after + value)
         if self.pc:
-            return hex(address + self.base + value & 0xFFFF_FFFF_FFFF_FFFF)
+            return hex(address + self.after + value & 0xFFFF_FFFF_FFFF_FFFF)
         if 0 <= value < len(self.names) and self.names[value]:
             return self.names[value]
         for alias, number in self.aliases.items():
@@ -93,11 +92,13 @@ class Kind:
             raise ValueError(f"{text!r} is none of {', '.join(shown)}")
         value = evaluate(text, place)
         if self.pc:
-            return (value - place.address - self.base + (1 << 63)) % (1 << 64) - (1 << 63)
+            return (value - place.address - self.after + (1 << 63)) % (1 << 64) - (1 << 63)
         if self.width:
             if not -(1 << self.width - 1) <= value < 1 << self.width:
                 raise ValueError(f"{text} does not fit {self.width} bits")
-            value = (value + (1 << self.width - 1)) % (1 << self.width) - (1 << self.width - 1)
+            value &= (1 << self.width) - 1
+            if self.signed and value >> self.width - 1:
+                value -= 1 << self.width
         return value << self.shift
 
 
@@ -105,9 +106,15 @@ _NUMBER = Kind("number")
 
 
 def evaluate(text: str, place: Place) -> int:
-    """A sum or difference of numbers, characters, symbols, ``.`` and ``%modifier(expression)``. Raises ValueError."""
+    """A sum or difference of numbers, characters, symbols, ``.`` and ``%modifier(expression)``. Raises ValueError.
+
+    ``<`` or ``>`` before it takes the low or high byte of the whole. ``$12`` is hexadecimal, ``%101`` binary, and ``*``
+    means the same as ``.``, the address of the statement.
+    """
     total, sign, at, complete = 0, 1, 0, False
     text = text.strip()
+    if text[:1] in ("<", ">"):
+        return evaluate(text[1:], place) >> (8 if text[0] == ">" else 0) & 0xFF
     while at < len(text):
         token = _TOKEN.match(text, at)
         if token is None:
@@ -134,7 +141,9 @@ def _term(token: re.Match[str], place: Place) -> int:
         return place.modifiers[token[2]](evaluate(token[3], place), place)
     if part[0] == "'":
         return _ESCAPES.get(part[2], ord(part[2])) if part[1] == "\\" else ord(part[1])
-    if part == ".":
+    if part[0] == "%":
+        return int(part[1:], 2)
+    if part in (".", "*"):
         return place.address
     if part in place.symbols:
         return place.symbols[part]
@@ -182,7 +191,7 @@ class Syntax:
         expression = "".join(map(_pattern, self.parts[:optional]))
         if optional < len(self.parts):
             expression += "(?:" + "".join(map(_pattern, self.parts[optional:])) + ")?"
-        found = re.fullmatch(expression, operands.strip())
+        found = re.fullmatch(expression, operands.strip(), re.IGNORECASE)
         if found is None:
             return None
         return {name: ((text or "").strip(), kind) for (name, kind), text in zip(names, found.groups(), strict=True)}

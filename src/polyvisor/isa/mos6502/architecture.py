@@ -18,9 +18,12 @@ mos6502 = Architecture(
     data_after=1 << 20,
     absolute=True,
     padding=("nop",),
+    comments=(";", "//"),
+    word=2,
 )
-mos6502.kind("byte", width=8, prefix="$")
-mos6502.kind("word", width=16, prefix="$")
-mos6502.kind("target", pc=True, width=16, prefix="$", base=2)
-mos6502.kind("target3", pc=True, width=16, prefix="$", base=3)
+mos6502.kind("byte", width=8, signed=False, prefix="$")
+mos6502.kind("word", width=16, signed=False, prefix="$")
+# Branches count from the instruction that follows; those with two operands are longer.
+mos6502.kind("target", pc=True, width=16, prefix="$", after=2)
+mos6502.kind("farther", pc=True, width=16, prefix="$", after=3)
 mos6502.reasons += ["jam"]

@@ -139,7 +139,7 @@ def bit_branch(number: int, opcode: int, name: str, wanted: bool) -> None:
             cpu.next_pc = there
 
     instruction.__name__ = name
-    wdc65c02.instruction(f"{opcode:08b} / place:8 / target:8", f"{name} {{place:byte}},{{target:target3}}")(instruction)
+    wdc65c02.instruction(f"{opcode:08b} / place:8 / target:8", f"{name} {{place:byte}},{{target:farther}}")(instruction)
 
 
 for bit_number in range(8):
