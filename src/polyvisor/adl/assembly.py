@@ -15,7 +15,7 @@ from .types import DescriptionError
 
 _HOLE = re.compile(r"\{(\w+)(?::(\w+))?\}")
 # An operand's text: a character, a modified value like %lo(x), or anything without a separator.
-_OPERAND = r"((?:'(?:\\.|[^'\\])'|%\w+\([^()]*\)|[^,()'])+?)"
+_OPERAND = r"((?:'(?:\\.|[^'\\])'|%\w+\([^()]*\)|[^,()'#])+?)"
 _ESCAPES = {"n": 10, "t": 9, "r": 13, "0": 0, "a": 7, "b": 8, "f": 12, "v": 11, "e": 27}
 _TOKEN = re.compile(r"\s*('(?:\\.|[^'\\])'|%(\w+)\(([^()]*)\)|%[01]+|[+-]|[\w.$@]+|\*)\s*")
 

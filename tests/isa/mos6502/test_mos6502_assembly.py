@@ -55,14 +55,14 @@ def test_places_and_data() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("bne $1100", r"line 1: .* in 'bne \$1100'"),
+        ("bne $1100", r"line 1: .*in 'bne \$1100'"),
         ("lda #256", "does not fit 8 bits"),
         ("stx $1234,y", "does not fit 8 bits"),
         ("lda", "lda is written"),
         ("lda ($12)", "lda is written"),
         ("lda #missing", "neither a number nor a known symbol"),
         ("*= $0fff", "can only go forward"),
-        (".byte %12", "not an expression"),
+        (".byte %12", "is missing before"),
     ],
 )
 def test_errors(text: str, message: str) -> None:
