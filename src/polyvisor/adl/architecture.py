@@ -116,8 +116,8 @@ class Architecture:
     how many the longest takes if nobody else has the bus. 0: time is counted in instructions. ``data_after``: so many
     writes to a page with code make the engine take it for data. ``absolute``: jumps mostly name their target's address,
     so compiled code may depend on where it is. ``features`` are what ``cpu.has`` says yes to, so that one description
-    serves the models of a family. ``comments``: what comments in assembly begin with (``;`` separates statements unless it
-    is among them); ``word``: bytes of the assembler's ``.word``.
+    serves the models of a family. ``comments``: what comments in assembly begin with (``;`` separates statements unless
+    it is among them); ``word``: bytes of the assembler's ``.word``.
 
     Patterns and syntax are parsed when instructions, kinds or pseudo-instructions are first looked at; what is wrong
     with one is raised then, as DescriptionError with the place of its function.

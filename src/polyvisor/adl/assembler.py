@@ -2,8 +2,8 @@
 
 One statement a line, or several separated by ``;``.  Labels end in a colon; a number is a local label, referred to
 by ``1b`` (the one before) and ``1f`` (the next).  ``name = value`` defines a symbol, ``*= address`` is ``.org``.  Comments
-start with ``#`` or ``//``, or with what the architecture says.  Where a mnemonic has several encodings, the shortest that
-can hold the operands is taken.
+start with ``#`` or ``//``, or with what the architecture says.  Where a mnemonic has several encodings, the shortest
+that can hold the operands is taken.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def assemble(
 ) -> Program:
     """Assemble ``text`` to be put at ``base``; it may use ``symbols``. Raises AssemblerError.
 
-    ``encodings`` adds directives for texts in other character sets, such as ``.text``: of what follows them, a string in
-    double quotes is encoded by the function (ValueError: it cannot be), and anything else is a byte.
+    ``encodings`` adds directives for texts in other character sets, such as ``.text``: of what follows them, a
+    string in double quotes is encoded by the function (ValueError: it cannot be), and anything else is a byte.
     """
     return _Assembler(architecture, text, base, dict(symbols or {}), encodings or {}).run()
 
