@@ -34,6 +34,10 @@ KERNEL, INITRD, IMAGE_JSON, LOCK_JSON, DISK = "kernel", "initrd", "image.json", 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(:[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 _CURRENT = "current"
 _STAGING = ".new-"
+# What suits the board, before and behind an image's own words. No device needs memory in one piece: the 128 MiB that
+# Debian's kernel keeps for such let it die early with 192 MiB or so. And what it dies of before it has its console, the
+# SBI prints: but no more than `quiet` lets it, if that comes first.
+_BEFORE, _BEHIND = "cma=0", "earlycon=sbi"
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,14 @@ class Image:
         return lock
 
     def command_line(self, *, run: str | None = None, winsize: tuple[int, int] | None = None) -> str:
-        """The kernel command line that also runs the shell command ``run`` and then powers off with its exit status
-        (without it: an interactive shell), on a console of ``winsize`` = (rows, columns).
+        """The kernel command line for the board, :attr:`append` with it, that also runs the shell command ``run`` and
+        then powers off with its exit status (without it: an interactive shell), on a console of ``winsize`` = (rows,
+        columns).
 
         Linux cuts its command line without a word - on riscv64 at 1024 bytes in 6.12, at 2048 in 7.2 - so a command
         that does not fit into the lesser raises :class:`ImageError` ("usage").
         """
-        words = [self.append]
+        words = [_BEFORE, self.append, _BEHIND]
         if winsize is not None:
             words.append("polyvisor.winsize={}x{}".format(*winsize))
         if run is not None:
