@@ -266,13 +266,15 @@ def staging(name: str) -> Iterator[Path]:
 def publish(name: str, directory: Path) -> Image:
     """Make ``directory``, which holds the files of an image, the current image ``name``, in one atomic step.
 
-    The image that was current stays on disk until the next publication, for processes that are about to read it.
+    After a crash of the host it is whole, or the one before is current. The image that was current stays on disk until the next publication, for processes that are about to read it.
     """
     home = _home(name)
     identity = sha256_file(directory / LOCK_JSON)[:16]
     target = home / identity
     previous = _link_target(home / _CURRENT)
     directory.chmod(0o755)  # mkdtemp makes it private; an image is as readable as the cache it is in
+    for path in (*directory.iterdir(), directory):
+        _make_certain(path)
     if target.exists():
         # Made again, the same to the last bit: it gives way in one step, and is removed below.
         target.rename(tempfile.mkdtemp(prefix=_STAGING, dir=home))
@@ -281,10 +283,20 @@ def publish(name: str, directory: Path) -> Image:
     link.unlink(missing_ok=True)
     link.symlink_to(identity)
     link.replace(home / _CURRENT)
+    _make_certain(home)
     for child in home.iterdir():
         if child.is_dir() and not child.is_symlink() and child.name not in (identity, previous):
             shutil.rmtree(child, ignore_errors=True)
     return get(name)
+
+
+def _make_certain(path: Path) -> None:
+    """Let what is in a file or directory survive a crash of the host. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def prune_downloads(days: float = 30, kept: frozenset[str] = frozenset()) -> int:
