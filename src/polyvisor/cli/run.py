@@ -125,7 +125,20 @@ def choose_desk(display: str, screenshot: Path | None) -> Desk | None:
     return None if kind == "none" and screenshot is None else Desk(kind == "window", size, screenshot)
 
 
+def refuse_options(context: typer.Context, target: str) -> None:
+    """Machines of a lab have what its file says, and nothing that options say."""
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.param_type_name == "option" and (source := context.get_parameter_source(parameter.name or ""))
+        and source.name != "DEFAULT"
+    ]
+    if given:
+        fail(f"{', '.join(given)}: what a lab's machines have is in its file, {target}, and not in options")
+
+
 def run(
+    context: typer.Context,
     target: Annotated[
         str | None,
         typer.Argument(
@@ -221,6 +234,7 @@ def run(
     software = None
     try:
         if target is not None and target.endswith(".toml"):
+            refuse_options(context, target)
             raise typer.Exit(run_lab(Path(target)))
         nic, desk = Nic.parse(net), choose_desk(display, screenshot)
         software = choose_software(target, kernel, initrd, append, firmware, command)
