@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import polyvisor
-from polyvisor.boards.loader import LoadError
+from polyvisor.boards.placing import LoadError
 from polyvisor.isa.riscv import rv64
 from polyvisor.storage.open import open_disk
 from polyvisor.vm.control import ControlServer

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 
 from polyvisor import images
-from polyvisor.boards.loader import LoadError
+from polyvisor.boards.placing import LoadError
 from polyvisor.boards.virt import TIERS
 from polyvisor.guest.process import shell_status
 from polyvisor.network.capture import Capture

@@ -266,7 +266,8 @@ def staging(name: str) -> Iterator[Path]:
 def publish(name: str, directory: Path) -> Image:
     """Make ``directory``, which holds the files of an image, the current image ``name``, in one atomic step.
 
-    After a crash of the host it is whole, or the one before is current. The image that was current stays on disk until the next publication, for processes that are about to read it.
+    After a crash of the host it is whole, or the one before is current. That one stays on disk until the next
+    publication, for processes that are about to read it.
     """
     home = _home(name)
     identity = sha256_file(directory / LOCK_JSON)[:16]
