@@ -12,16 +12,14 @@ import time
 import weakref
 from typing import Any
 
-from polyvisor.vm import running
 from polyvisor.vm.commands import DEFAULT, GuestCommands
 from polyvisor.vm.errors import StoppedError, VMError, VMTimeoutError
-from polyvisor.vm.remote import SocketConnection
+from polyvisor.vm.remote import SocketConnection, exchange
 
 from .remote_object import Client
 
 BEGIN, _CONNECTION = b"b", b"c"
 """What is sent to a fork's process; with the latter comes a descriptor."""
-_LINE = 1 << 20
 _STOP_TIME = 10.0
 
 
@@ -138,17 +136,13 @@ class Fork(GuestCommands):
         try:
             with theirs:
                 socket.send_fds(self._channel, [_CONNECTION], [theirs.fileno()])
-            ours.sendall(json.dumps({"op": op, **values}).encode() + b"\n")
-            line = running.read_line(ours, _LINE)
-            if line is None:
-                raise ConnectionResetError
-        except OSError as error:
+            exchange(ours, op, **values)
+        except (EOFError, OSError) as error:
             ours.close()
             raise StoppedError(f"{self.name} has ended{self._circumstances()}") from error
-        answer = json.loads(line)
-        if "error" in answer:
+        except VMError:
             ours.close()
-            raise VMError(answer["error"])
+            raise
         return ours
 
     def _circumstances(self) -> str:
