@@ -457,6 +457,21 @@ def test_machines_on_a_switch_are_replayed_one_by_one(tmp_path: Path) -> None:
             assert (replay.how, replay.checked > 1) == ("off", True)
 
 
+def test_what_cannot_be_recorded_leaves_an_older_recording(tmp_path: Path) -> None:
+    program, path = tmp_path / "x.elf", tmp_path / "x.rec"
+    program.write_bytes(elf(POWER_OFF))
+    path.write_bytes(b"older")
+    vm = VM(program=program, record=path, devices=[ConsoleDevice])
+    with pytest.raises(RecordingError, match="a virtio console cannot be recorded"):
+        vm.start()
+    assert path.read_bytes() == b"older" and len(list(tmp_path.iterdir())) == 2
+    assert VM(program=program, record=path).start().wait(60) == 0
+    with polyvisor.replay(path) as replay:
+        replay.run()
+        assert replay.how == "off"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.symlink_to("/dev/full")

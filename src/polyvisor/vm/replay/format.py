@@ -81,12 +81,18 @@ Event = Operation | Value | Checkpoint | End
 
 
 class Writer:
-    """Writes a recording to ``path``. Everything raises RecordingError where the file cannot be written."""
+    """Writes a recording to ``path``. Everything raises RecordingError where the file cannot be written.
+
+    A file that is there is replaced when the recording has :meth:`begun`, and lost no sooner.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
+        self._begun = self._path.exists() and not self._path.is_file()  # a device, for example
+        target = self._target = self._path.resolve()
+        self._partial = target.with_name(f".{target.name}.{os.getpid()}.part")
         with self._errors():
-            self._file: BinaryIO = self._path.open("wb")
+            self._file: BinaryIO = (self._path if self._begun else self._partial).open("wb")
             self._file.write(_MAGIC + _VERSION.pack(VERSION))
         self._buffer = bytearray()
         self._names: dict[str, int] = {}
@@ -162,13 +168,22 @@ class Writer:
         with self._errors():
             self._file.write(head + struct.pack("<I", zlib.crc32(head)) + packed)
 
+    def begun(self) -> None:
+        """From now on the file is of use: let it have its name."""
+        self.flush()
+        if not self._begun:
+            with self._errors():
+                self._partial.replace(self._target)
+            self._begun = True
+
     def abandon(self) -> None:
-        """Close and remove the file."""
+        """Close the file; remove it, unless it has its name."""
         self._buffer.clear()
         with suppress(OSError):
             self._file.close()
-        if self._path.is_file():  # and not a device
-            self._path.unlink()
+        if not self._begun:
+            with suppress(OSError):
+                self._partial.unlink()
 
     def close(self) -> None:
         """Write the rest. May be repeated."""

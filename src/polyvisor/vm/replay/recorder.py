@@ -71,6 +71,7 @@ class Recorder:
         self._writer.machine(description)
         for address, data in _contents(board):
             self._writer.pages(address, data)
+        self._writer.begun()
         machine.sealed = True
         machine.on_close.append(self.end)
         conductor.outside.log = self
