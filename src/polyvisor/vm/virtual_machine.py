@@ -261,8 +261,12 @@ class VM(GuestCommands):
             self.machine.close()
             self.events.emit("failed", error)
         finally:
-            self._failure = self._failure or self._recording.close()
-            self._close_disks()
+            # Whatever fails now, who waits for the end must hear of it.
+            try:
+                self._failure = self._failure or self._recording.close()
+                self._close_disks()
+            except BaseException as error:
+                self._failure = self._failure or error
             self._ready.clear()
             self._ended.set()
             self.console.end()
