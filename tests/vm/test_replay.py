@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from polyvisor.isa.riscv import rv64
 from polyvisor.network.switch import Switch
 from polyvisor.vm.equipment import Nic
 from polyvisor.vm.machine import Machine
+from polyvisor.vm.replay.debug import ReplayTarget
 from polyvisor.vm.replay.format import RecordingError
 from polyvisor.vm.replay.recorder import Recorder
 from polyvisor.vm.replay.replay import DivergenceError, Replay
@@ -332,6 +335,35 @@ def test_reverse_continue_finds_the_last_breakpoint(recording: Path) -> None:
         replay.goto(1)
         assert replay.reverse_continue() is None or replay.count == 0
         assert replay.count == 0
+
+
+class Endless:
+    """A replay without an end, of which it is known when it begins to run."""
+
+    ended = False
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.interrupted = False
+
+    def run(self) -> None:
+        self.asked.wait()
+        self.interrupted = False  # as a replay begins with
+        while not self.interrupted:
+            time.sleep(0.001)
+
+    def interrupt(self) -> None:
+        self.interrupted = True
+        self.asked.set()
+
+
+def test_a_debugger_can_interrupt_what_only_begins_to_run() -> None:
+    target = ReplayTarget(Endless())  # type: ignore[arg-type]
+    target.resume()
+    paused = threading.Thread(target=target.pause, daemon=True)
+    paused.start()
+    paused.join(20)
+    assert not paused.is_alive() and target.failure is None
 
 
 def test_a_replay_cannot_be_changed(recording: Path) -> None:
