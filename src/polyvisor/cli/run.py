@@ -247,9 +247,8 @@ def run(
         if stats_json is not None:
             check_writable(stats_json, "--stats-json")
         around = desk.opened(f"polyvisor {name}") if desk is not None else contextlib.nullcontext()
-        with open_trace(trace) as file, capturing(capture, nic), around:
-
-            reports = Reports(coverage, profile, syscalls)
+        reports = Reports(coverage, profile, syscalls)
+        with open_trace(trace) as file, capturing(capture, nic), around, reports:
 
             def make(**callbacks: Any) -> VM:
                 vm = VM(
@@ -262,7 +261,6 @@ def run(
                 return vm
 
             status = Session(make, Watched(file, gdb, stats, stats_json), background, named, desk).run()
-            reports.write()
     except LoadError as error:
         fail(f"{software.name}: {error}" if software else str(error))
     except images.ImageError as error:
