@@ -28,38 +28,31 @@ from polyvisor.vm.snapshot.codec import to_plain
 from polyvisor.vm.virtual_machine import VM
 from support.guests import guest_image
 from support.programs import DRAM, POWER_OFF, elf
+from support.two_harts import two_harts
 
 START = 1_700_000_000 * 10**9
 
 # Two harts count under a lock (LR/SC), hart 0 with timer interrupts; then it prints what came in by the serial port
 # until a newline, the time of the clock, and ends.
-PROGRAM = """
+PROGRAM = two_harts(
+    times=20_000,
+    before="""
     la t0, trap
     csrw mtvec, t0
-    csrr s0, mhartid
-    la s1, counter
-    li s2, 20000
     bnez s0, work
     li t0, 0x2004000
     sd zero, 0(t0)
     li t0, 0x80
     csrw mie, t0
     csrsi mstatus, 8
-work:
+""",
+    work="""
     lr.d.aqrl t1, (s1)
     addi t1, t1, 1
     sc.d.aqrl t2, t1, (s1)
     bnez t2, work
-    addi s2, s2, -1
-    bnez s2, work
-    la t0, done
-    li t1, 1
-    amoadd.w zero, t1, (t0)
-    bnez s0, park
-join:
-    lw t1, 0(t0)
-    li t2, 2
-    bne t1, t2, join
+""",
+    then="""
     csrci mstatus, 8
     li s3, 0x10000000
 echo:
@@ -74,9 +67,10 @@ echo:
     lw a0, 0(t0)
     snez a0, a0
     j power_off
-park:
-    wfi
-    j park
+""",
+    behind="""
+ticks:
+    .word 0
     .balign 4
 trap:
     la t3, ticks
@@ -89,14 +83,8 @@ trap:
     li t3, 0x2004000
     sd t4, 0(t3)
     mret
-    .balign 8
-counter:
-    .dword 0
-done:
-    .word 0
-ticks:
-    .word 0
-"""
+""",
+)
 
 
 def run(tier: str = "jit", seed: int = 5, schedule: int | None = None, cpus: int = 2, turn: int = 5000) -> tuple:

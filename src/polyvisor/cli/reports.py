@@ -93,7 +93,8 @@ class Reports:
 
         def write() -> None:
             if not profiles:
-                print("polyvisor: --profile: nothing was sampled, the guest was not ready before its end", file=sys.stderr)
+                why = "nothing was sampled, as the guest ended before it was ready"
+                print(f"polyvisor: --profile: {why}", file=sys.stderr)
             for profile in profiles:
                 profile.stop()
                 title = f"{vm.name}, sampled while it was awake"
