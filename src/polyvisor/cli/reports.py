@@ -43,7 +43,7 @@ class Reports:
                 file: TextIO = sys.stderr if standard else self.syscalls.open("w")
             from polyvisor.vm.analysis.syscalls import SyscallTrace
 
-            SyscallTrace(vm, file)
+            self._write.append(SyscallTrace(vm, file).stop)
             if not standard:
                 self._write.append(file.close)
 
