@@ -15,6 +15,7 @@ from polyvisor.vm.replay.debug import ReplayTarget
 from polyvisor.vm.replay.replay import DivergenceError, Replay
 
 from .run import fail
+from .terminal import Output
 
 # What a replay that differs from its recording ends with.
 _DIFFERS = 1
@@ -56,8 +57,9 @@ def replay(
     """
     if tier not in TIERS:
         fail(f"--tier {tier!r}: there are {', '.join(TIERS)}")
+    output = Output(lambda: machine.interrupt())
     try:
-        with Replay(file, tier=tier, on_output=None if check else _show, backwards=gdb is not None) as machine:
+        with Replay(file, tier=tier, on_output=None if check else output.write, backwards=gdb is not None) as machine:
             try:
                 if gdb is not None:
                     _debug(machine, gdb)
@@ -75,11 +77,6 @@ def replay(
         raise typer.Exit(130) from None
     if not check:
         raise typer.Exit(min(code, 255))
-
-
-def _show(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
 
 
 def _debug(machine: Replay, port: int) -> None:
