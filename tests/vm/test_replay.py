@@ -16,12 +16,13 @@ from polyvisor.boards.virt import VirtConfig
 from polyvisor.devices.virtio.console import ConsoleDevice
 from polyvisor.devices.virtio.rng import SeededEntropy
 from polyvisor.engine.conductor import Timing
+from polyvisor.engine.outside import Operation
 from polyvisor.isa.riscv import rv64
 from polyvisor.network.switch import Switch
 from polyvisor.vm.equipment import Nic
 from polyvisor.vm.machine import Machine
 from polyvisor.vm.replay.debug import ReplayTarget
-from polyvisor.vm.replay.format import RecordingError
+from polyvisor.vm.replay.format import Checkpoint, End, Event, Reader, RecordingError, Writer
 from polyvisor.vm.replay.recorder import Recorder
 from polyvisor.vm.replay.replay import DivergenceError, Replay
 from polyvisor.vm.snapshot.codec import to_plain
@@ -241,6 +242,48 @@ def test_damage_is_found(recording: Path, tmp_path: Path, position: float) -> No
     path.write_bytes(data)
     with pytest.raises(RecordingError), Replay(path) as replay:
         replay.run()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schedule": 1.5}, {"memory": None}, {"cpus": "2"}, {"boot": [7]}, {"harts": [{}, {}]}, {"devices": [5]},
+        {"devices": [{"type": "net", "mac": 5, "mtu": 0, "up": True}]}, {"bus": "isa"},
+    ],
+)
+def test_a_machine_that_cannot_be_is_refused(recording: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    """In a file whose checksums are right."""
+    reader = Reader(recording)
+    writer = Writer(tmp_path / "odd.rec")
+    writer.machine({**reader.lives[0].machine, **change})
+    writer.begun()
+    writer.close()
+    reader.close()
+    with pytest.raises(RecordingError, match=r"odd.rec': is damaged \(") as caught:
+        Replay(tmp_path / "odd.rec")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Operation(0, "uart", "input", (5,)), Operation(0, "uart", "nothing"), Operation(0, "nobody", "input"),
+        Operation(0, "virtio0", "link", ()), Operation(0, "time", "skip", ("x",)),
+        Checkpoint(0, 0, 0, "x", b"", b""), End("off", "x", 0),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_events_that_cannot_be_are_refused(recording: Path, tmp_path: Path, event: Event) -> None:
+    reader = Reader(recording)
+    writer = Writer(tmp_path / "odd.rec")
+    writer.machine(reader.lives[0].machine)
+    writer.event(event)
+    writer.begun()
+    writer.close()
+    reader.close()
+    with Replay(tmp_path / "odd.rec") as replay, pytest.raises(RecordingError, match=r"odd\.rec': ") as caught:
+        replay.run()
+    assert "\n" not in str(caught.value)
 
 
 def test_only_what_can_be_repeated_is_recorded(tmp_path: Path) -> None:

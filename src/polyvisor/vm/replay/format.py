@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_type_hints
 
 import zstandard
 
@@ -323,9 +323,9 @@ class Reader:
                 elif kind == _VALUE:
                     found.append(Value(names[data.number()], data.arguments()))
                 elif kind == _CHECKPOINT:
-                    found.append(Checkpoint(*data.arguments()))  # type: ignore[arg-type]
+                    found.append(_typed(Checkpoint, data.arguments()))
                 elif kind == _END:
-                    found.append(End(*data.arguments()))  # type: ignore[arg-type]
+                    found.append(_typed(End, data.arguments()))
                 else:
                     raise IndexError
         except (IndexError, TypeError, UnicodeDecodeError):
@@ -335,6 +335,14 @@ class Reader:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _typed(kind: type[Checkpoint | End], values: Sequence[Plain]) -> Checkpoint | End:
+    """An event of these values. Raises TypeError if they are others than it has."""
+    for hint, value in zip(get_type_hints(kind).values(), values, strict=False):
+        if not isinstance(value, hint):
+            raise TypeError
+    return kind(*values)  # type: ignore[arg-type]
 
 
 class _Decoder:
