@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -533,6 +535,44 @@ def test_what_cannot_be_recorded_leaves_an_older_recording(tmp_path: Path) -> No
         replay.run()
         assert replay.how == "off"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_was_recorded_before_the_disk_was_full_is_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.rec"
+    writes: list[int] = []
+
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            writes.append(len(data))
+            if len(writes) == 5:  # a part of it, then nothing, and then there is room again
+                return super().write(data[:7])
+            if len(writes) == 6:
+                raise OSError(28, "No space left on device")
+            return super().write(data)
+
+    monkeypatch.setattr(Path, "open", lambda path, mode, buffering: Full(path, mode))
+    writer = Writer(path)
+    monkeypatch.undo()
+    writer.machine({"a": 1})
+    writer.event(End("off", 1, 5))
+    writer.begun()
+    whole = path.stat().st_size
+    writer.event(End("off", 2, 6))
+    writer.flush()
+    with pytest.raises(RecordingError, match="No space left"):
+        for number in range(3):
+            writer.event(End("off", 3 + number, 7))
+            writer.flush()
+    with pytest.raises(RecordingError, match="No space left"):
+        writer.event(End("off", 9, 9))
+        writer.close()
+    reader = Reader(path)
+    assert not reader.truncated and path.stat().st_size > whole
+    events = [event for section in range(2) for event in reader.events(reader.lives[0], section)]
+    assert events == [End("off", 1, 5), End("off", 2, 6)] and len(reader.lives[0].events) == 2
+    reader.close()
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ Event = Operation | Value | Checkpoint | End
 class Writer:
     """Writes a recording to ``path``. Everything raises RecordingError where the file cannot be written.
 
-    A file that is there is replaced when the recording has :meth:`begun`, and lost no sooner.
+    A file that is there is replaced when the recording has :meth:`begun`, and lost no sooner. Once something cannot be
+    written, the file gets no more: what it has are whole sections.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -92,8 +93,10 @@ class Writer:
         target = self._target = self._path.resolve()
         self._partial = target.with_name(f".{target.name}.{os.getpid()}.part")
         with self._errors():
-            self._file: BinaryIO = (self._path if self._begun else self._partial).open("wb")
-            self._file.write(_MAGIC + _VERSION.pack(VERSION))
+            self._file = (self._path if self._begun else self._partial).open("wb", buffering=0)
+            self._size = 0
+            self._lost: OSError | None = None
+            self._put(_MAGIC + _VERSION.pack(VERSION))
         self._buffer = bytearray()
         self._names: dict[str, int] = {}
         self._turn = 0
@@ -154,19 +157,33 @@ class Writer:
     def flush(self) -> None:
         """Give everything so far to the host."""
         if self._buffer:
-            self._section(EVENTS, bytes(self._buffer))
+            events = bytes(self._buffer)
             self._buffer.clear()
+            self._section(EVENTS, events)
             # Each section can be read without those before it.
             self._names.clear()
             self._turn = 0
-        with self._errors():
-            self._file.flush()
 
     def _section(self, kind: bytes, data: bytes) -> None:
         packed = self._compressor.compress(data)
         head = _HEAD.pack(kind, len(packed), len(data), zlib.crc32(packed))
         with self._errors():
-            self._file.write(head + struct.pack("<I", zlib.crc32(head)) + packed)
+            self._put(head + struct.pack("<I", zlib.crc32(head)) + packed)
+
+    def _put(self, data: bytes) -> None:
+        """Write all of it, or nothing. Raises OSError, for ever after the first time."""
+        if self._lost is not None:
+            raise self._lost
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._file.write(view) or 0 :]
+        except OSError as error:
+            self._lost = error
+            with suppress(OSError):
+                os.ftruncate(self._file.fileno(), self._size)
+            raise
+        self._size += len(data)
 
     def begun(self) -> None:
         """From now on the file is of use: let it have its name."""
