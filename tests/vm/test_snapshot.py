@@ -429,6 +429,12 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "data").exists() or not list((tmp_path / "data").rglob("*snap*/*"))
 
 
+def test_what_goes_on_from_a_snapshot_is_not_recorded(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="goes on from a snapshot cannot be recorded"):
+        made.restore(record=tmp_path / "x.rec")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_card_needs_its_switch(made: Made) -> None:
     with pytest.raises(SnapshotError, match="was in a switch of the program that made it: give networks="):
         made.restore(networks=None)

@@ -110,6 +110,8 @@ def restored_vm(
     """
     from polyvisor.vm.virtual_machine import VM
 
+    if options.get("record") is not None:
+        raise ValueError("a machine that goes on from a snapshot cannot be recorded: its devices are in use already")
     origin = Origin(snapshot)
     saved = origin.vm
     options.setdefault("display", saved.make_screen())
