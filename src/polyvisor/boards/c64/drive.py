@@ -11,9 +11,9 @@ The registers are four bytes from $DF00 on:
   3  read    $56: the registers are here
 ==== ======= ===================================================================================================
 
-Commands of the bus are those of the serial bus: $20 + device LISTEN, $3F UNLISTEN, $40 + device TALK, $5F UNTALK, $60 + n
-channel n, $E0 + n CLOSE, $F0 + n OPEN (a name follows).  Sources: Commodore 64 Programmer's Reference Guide, chapter 6; Commodore
-1541 User's Guide; "Inside Commodore DOS", chapter 3 and appendix B.
+Commands of the bus are those of the serial bus: $20 + device LISTEN, $3F UNLISTEN, $40 + device TALK, $5F UNTALK,
+$60 + n channel n, $E0 + n CLOSE, $F0 + n OPEN (a name follows).  Sources: Commodore 64 Programmer's Reference Guide,
+chapter 6; Commodore 1541 User's Guide; "Inside Commodore DOS", chapter 3 and appendix B.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ ATTENTION, SEND, SEND_LAST, RECEIVE = 1, 2, 3, 4
 NO_DEVICE, LAST, NOTHING, NOT_TAKEN = 0x80, 0x40, 0x02, 0x01
 COMMANDS = 15
 """The channel for commands and the status."""
+_TYPES = {b"S": FileType.SEQ, b"P": FileType.PRG, b"U": FileType.USR, b"L": FileType.REL}
+"""How a name's options call them."""
 _LONGEST_NAME = 256
 _MOST_WRITTEN = 1 << 20
 _DIRECTORY_ADDRESS = 0x0401
@@ -232,9 +234,8 @@ class Drive:
         kind, mode = FileType.PRG if number < 2 else FileType.SEQ, "w" if number == 1 else "r"
         wanted = None
         for option in options:
-            for each in FileType:
-                if option[:1] == each.name[:1].encode() and each is not FileType.DEL:
-                    kind = wanted = each
+            if option[:1] in _TYPES:
+                kind = wanted = _TYPES[option[:1]]
             if option[:1] in (b"R", b"W", b"A"):
                 mode = option[:1].decode().lower()
         if not plain:
