@@ -54,14 +54,14 @@ class Chips:
             held = sum({1 << (key & 7) for key in self.keys if not columns >> (key >> 3) & 1})
             return 0xFF ^ held
         if offset >= 0xF00:
-            return self.port.read(offset - 0xF00, size)
+            return self.port.read(offset - 0xE00, size)
         return self.registers[offset]
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Write a register."""
         self.registers[offset] = value
         if offset >= 0xF00:
-            self.port.write(offset - 0xF00, size, value)
+            self.port.write(offset - 0xE00, size, value)
 
 
 class RomMachine:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from polyvisor.boards.c64.drive import DATA, IDENTITY, STATUS, Drive, DrivePort, directory_listing
+from polyvisor.boards.c64.drive import COMMAND, DATA, IDENTITY, STATUS, Drive, DrivePort, directory_listing
 from polyvisor.storage.commodore.d64 import D64
 from polyvisor.storage.commodore.files import FileType
 from polyvisor.storage.commodore.tape import Tape
@@ -22,7 +22,7 @@ class Bus:
     def do(self, command: int, byte: int | None = None) -> int:
         if byte is not None:
             self.port.write(DATA, 1, byte)
-        self.port.write(0, 1, command)
+        self.port.write(COMMAND, 1, command)
         return self.port.read(STATUS, 1)
 
     def open(self, channel: int, name: bytes) -> int:
@@ -216,8 +216,9 @@ def test_whatever_a_guest_does() -> None:
     bus = Bus(disk())
     interesting = [0x28, 0x48, 0x3F, 0x5F, 0x60, 0x61, 0x62, 0x6F, 0xE0, 0xE2, 0xEF, 0xF0, 0xF1, 0xF2, 0xFF]
     for _ in range(30_000):
-        offset = rng.choice([0, 0, 1, 1, 1, rng.randrange(16)])
-        value = rng.randrange(6) if offset == 0 else rng.choice([*interesting, *b"$:*,=@NSRVGAME", rng.randrange(256)])
+        offset = rng.choice([COMMAND, COMMAND, DATA, DATA, DATA, rng.randrange(0x200)])
+        bytes_sent = [*interesting, *b"$:*,=@NSRVGAME", rng.randrange(256)]
+        value = rng.randrange(6) if offset == COMMAND else rng.choice(bytes_sent)
         bus.port.write(offset, 1, value)
-        assert 0 <= bus.port.read(rng.randrange(16), 1) <= 255
+        assert 0 <= bus.port.read(rng.randrange(0x200), 1) <= 255
     assert bus.drive.medium.free <= 664

@@ -459,6 +459,17 @@ def test_machine_code_starts_basic(machine: RomMachine) -> None:
     assert answer(machine, "SYS 49152") == "STARTED"
 
 
+def test_serial_routines_for_another_kernal() -> None:
+    ours = roms.free_roms().kernal
+    other = bytes(b"\xff" * 0x2000)
+    made = roms.with_drive(other)
+    assert made[0xD09:0xE13] == ours[0xD09:0xE13] and len(made) == 0x2000
+    # All that the serial routines need is there, and nothing of what is around them.
+    assert roms.with_drive(ours) == ours and made[:0xD09] == other[:0xD09] and made[0xE90:] == other[0xE90:]
+    with pytest.raises(ValueError, match="a KERNAL has 8192 bytes, this has 4"):
+        roms.with_drive(b"rom!")
+
+
 def test_characters() -> None:
     rom = roms.free_roms().characters
     glyphs = [rom[at : at + 8] for at in range(0, 4096, 8)]

@@ -27,7 +27,8 @@ from polyvisor.storage.commodore.d64 import D64, DiskFullError, ReadError
 from polyvisor.storage.commodore.files import Entry, FileType, ImageError, Volume, matches
 
 PRESENT = 0x56
-COMMAND, DATA, STATUS, IDENTITY = range(4)
+COMMAND, DATA, STATUS, IDENTITY = range(0x100, 0x104)
+"""The registers, from $DE00 on: the cartridges' part of the I/O area."""
 ATTENTION, SEND, SEND_LAST, RECEIVE = 1, 2, 3, 4
 NO_DEVICE, LAST, NOTHING, NOT_TAKEN = 0x80, 0x40, 0x02, 0x01
 COMMANDS = 15
@@ -93,13 +94,16 @@ class Drive:
     def insert(
         self, medium: D64 | Volume | None, path: str | os.PathLike[str] | None = None, *, read_only: bool = False
     ) -> None:
-        """Put a medium in, or take it out (None). Changes of a disk are saved to ``path`` if that is given."""
+        """Put a medium in, or take it out (None). Changes of a disk are saved to ``path`` if that is given.
+
+        The drive has a copy of the disk: what was changed is in `medium`.
+        """
         self.path = path
         self.read_only = read_only
         self.failure: str | None = None
         """Why the disk could not be saved to its file, if so."""
         self._tape = None if isinstance(medium, D64) else medium
-        self.state.sectors = medium.data if isinstance(medium, D64) else bytearray()
+        self.state.sectors = bytearray(medium.data if isinstance(medium, D64) else b"")
         self.state.errors = medium.errors if isinstance(medium, D64) else b""
         self.state.channels = [Channel() for _ in range(COMMANDS)]
 
@@ -415,7 +419,7 @@ class PortState:
 
 
 class DrivePort:
-    """The registers, as a device on the bus: see the module."""
+    """The registers, as a device that has the 512 bytes from $DE00 on: see the module."""
 
     def __init__(self, drives: Sequence[Drive]) -> None:
         self.drives = {drive.number: drive for drive in drives}

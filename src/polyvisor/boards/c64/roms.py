@@ -48,6 +48,18 @@ def kernal_program() -> Program:
     return _assembled(_KERNAL_SOURCES, KERNAL)
 
 
+def with_drive(kernal: bytes) -> bytes:
+    """A KERNAL whose serial routines, from $ED09 on, are ours, and so reach drives by the registers of `drive`.
+
+    For any KERNAL that has these routines where Commodore's has them. Raises ValueError for one of another size.
+    """
+    if len(kernal) != SIZE:
+        raise ValueError(f"a KERNAL has {SIZE} bytes, this has {len(kernal)}")
+    ours = kernal_program()
+    start, end = (ours.symbols[name] - KERNAL for name in ("talk", "serialend"))
+    return kernal[:start] + ours.bytes[start:end] + kernal[end:]
+
+
 @cache
 def basic_program() -> Program:
     """The assembled program in BASIC's place with its symbols."""

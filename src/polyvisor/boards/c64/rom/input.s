@@ -26,7 +26,10 @@ waitkey:
         jsr printscreen
         jmp waitkey
 
-runkey: ldx #runtextend-runtext
+runkey: lda stkey               ; STOP would end what it began
+        cmp #$7f
+        beq runkey
+        ldx #runtextend-runtext
         stx ndx
 1:      lda runtext-1,x
         sta keyd-1,x
