@@ -351,6 +351,7 @@ def test_load_and_save(blank: RomMachine) -> None:
     blank.call(0xFFD8, a=0xFB, x=end & 0xFF, y=end >> 8)
     made = blank.drive.medium
     assert made.read(made.find(b"COPY")) == b"\x00\x30" + GAME[2:]
+    assert (blank.chips.port.state.talker, blank.chips.port.state.listener) == (-1, -1)
 
 
 @pytest.mark.parametrize(
@@ -455,8 +456,12 @@ def test_a_line_is_edited_on_the_screen(machine: RomMachine) -> None:
 def test_machine_code_starts_basic(machine: RomMachine) -> None:
     """Packers end with these calls."""
     machine.enter('10 PRINT"STARTED"')
-    machine.memory.write(0xC000, bytes.fromhex("2059a6 4caea7"))
-    assert answer(machine, "SYS 49152") == "STARTED"
+    for code in ("2059a6 4caea7", "2060a6 208ea6 4caea7"):
+        machine.memory.write(0xC000, bytes.fromhex(code))
+        assert answer(machine, "SYS 49152") == "STARTED"
+    assert machine.symbols["breakpoint"] == 0xFE66
+    machine.call(0xA644)
+    assert machine.peek(0x0801, 2) == b"\0\0"
 
 
 def test_serial_routines_for_another_kernal() -> None:

@@ -86,10 +86,15 @@ main:   jmp (imain)
 *= $a533
         jmp relink
 *= $a642
-        jmp new
+        nop
+        nop
+        jmp new                 ; $a644
 *= $a659
         jsr totextstart
-        jmp clear
+        lda #0
+        nop                     ; $a65e
+        nop
+        jmp clear               ; $a660
 *= $a68e
 totextstart:
         lda txttab              ; the byte before the program
