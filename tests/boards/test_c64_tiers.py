@@ -1,0 +1,145 @@
+"""The Commodore 64 does the same in every tier, cycle by cycle: CPU, chips and what they do to each other."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from polyvisor.adl import u64
+from polyvisor.adl.assembler import assemble
+from polyvisor.boards.c64.machine import Commodore64
+from polyvisor.boards.c64.roms import free_roms
+from polyvisor.devices.c64 import cia, sid, vic_ii
+from polyvisor.isa.mos6502 import mos6510
+
+# Sets up interrupts by the raster and both timers, then writes to chips and memory in a circle, and reads from them.
+BUSY = """
+        sei
+        lda #$35
+        sta $01
+        lda #<irq
+        sta $fffe
+        lda #>irq
+        sta $ffff
+        lda #<nmi
+        sta $fffa
+        lda #>nmi
+        sta $fffb
+        lda #$7f
+        sta $dc0d
+        lda #$81
+        sta $dc0d
+        sta $dd0d
+        lda #$39
+        sta $dc04
+        lda #$01
+        sta $dc05
+        lda #$c5
+        sta $dd04
+        lda #$02
+        sta $dd05
+        lda #$11
+        sta $dc0e
+        sta $dd0e
+        lda #$1b
+        sta $d011
+        lda #$34
+        sta $d012
+        lda #$01
+        sta $d01a
+        cli
+loop:   ldx #0
+inner:  lda values,x
+        ldy places,x
+        sta $d000,y
+        eor $d012
+        sta $0400,x
+        inc $2000,x
+        adc $dc04
+        sta $2100,x
+        lda $d41b
+        inx
+        cpx #32
+        bne inner
+        lda $01
+        eor #$02
+        sta $01
+        jmp loop
+irq:    pha
+        inc $d019
+        lda $dc0d
+        lda $d01e
+        inc $d020
+        pla
+        rti
+nmi:    pha
+        lda $dd0d
+        inc $d021
+        pla
+        rti
+"""
+
+
+def busy_program(seed: int) -> bytes:
+    """A program that disturbs every chip."""
+    rng = random.Random(seed)
+    registers = [r for r in range(0x2F) if r not in (0x11, 0x12, 0x19, 0x1A)]
+    places = [rng.choice(registers) for _ in range(32)]
+    values = [rng.choice((0, 0xFF, 0x1B, 0x08, 0x32, rng.randrange(256))) for _ in range(32)]
+    text = BUSY + "".join(
+        f"{name}: .byte {', '.join(map(str, numbers))}\n" for name, numbers in (("places", places), ("values", values))
+    )
+    return assemble(mos6510, text, 0x1000).bytes
+
+
+def machine(tier: str, program: bytes) -> Commodore64:
+    """One with a program that is about to start."""
+    roms = free_roms()
+    made = Commodore64(basic=roms.basic, kernal=roms.kernal, characters=roms.characters, tier=tier)
+    made.memory.write(0x1000, program)
+    made.state.pc = 0x1000
+    return made
+
+
+def state(machine: Commodore64) -> tuple[dict[str, Any], bytes]:
+    """All there is, once every chip is up to date; but for when to ask chips next."""
+    view, now = machine.cpu.view, u64(machine.cycles)
+    view.retired = machine.cycles
+    vic_ii.run(view, now)
+    cia.run(view, 0, now)
+    cia.run(view, 1, now)
+    sid.run(view, now)
+    values = machine.state.values()
+    return {k: v for k, v in values.items() if not k.endswith("_due")}, machine.memory.read(0, 0x4_7000)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_interpreter_is_the_description(seed: int) -> None:
+    program = busy_program(seed)
+    native, reference = machine("interpreter", program), machine("reference", program)
+    for _ in range(3):
+        native.run(1500)
+        while reference.cycles < native.cycles:
+            reference.cpu.step()
+        assert reference.cycles == native.cycles
+        values, memory = state(native)
+        wanted, contents = state(reference)
+        assert {k: v for k, v in values.items() if v != wanted[k]} == {}
+        assert memory == contents
+    native.close()
+    reference.close()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_compiled_code_is_too(seed: int) -> None:
+    program = busy_program(seed + 100)
+    plain, compiled = machine("interpreter", program), machine("jit", program)
+    for _ in range(25):
+        plain.run(100_000)
+        compiled.run(plain.cycles - compiled.cycles)
+        assert compiled.cycles == plain.cycles
+        assert state(compiled) == state(plain)
+    plain.close()
+    compiled.close()
