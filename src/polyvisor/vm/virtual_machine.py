@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from .equipment import Disk, Nic, Screen, Share
     from .forks.fork import Fork
+    from .group.group import Group
     from .hooks import Hooks
     from .root_disk import RootDisk
     from .snapshot.restore import Origin
@@ -88,6 +89,7 @@ class VM(GuestCommands):
         seed: int | None = None,
         schedule: int | None = None,
         record: str | os.PathLike[str] | None = None,
+        group: Group | None = None,
         agent: bool | None = None,
         software: Software | None = None,
         reboot: bool = True,
@@ -114,7 +116,8 @@ class VM(GuestCommands):
         the names of what is compiled on a first start. ``origin`` is for :meth:`restore`.
 
         ``virtual_time`` is for runs that can be repeated (docs/replay.md), with a ``seed`` for random numbers and a
-        ``schedule`` of the harts; ``record`` is a file for :func:`polyvisor.replay`, and needs virtual time.
+        ``schedule`` of the harts; ``record`` is a file for :func:`polyvisor.replay`, and needs virtual time; a
+        :class:`polyvisor.Group`, which starts it, has these for several machines.
         Raises ValueError, ImageError, LoadError, and at the start OSError for what cannot be opened.
         """
         self.name = name or (image if isinstance(image, str) else image.name if image else "vm")
@@ -140,10 +143,11 @@ class VM(GuestCommands):
         ]  # fmt: skip
         if self.software.agent:
             makers.append(self._make_sockets)
-        self._recording = Recording(virtual_time, seed, schedule, record)
+        member = group.add(self) if group is not None else None
+        self._recording = Recording(virtual_time, seed, schedule, record, member)
         self.config = VirtConfig(
             memory=parse_memory(memory), cpus=cpus, tier=tier, bus=bus, devices=makers,
-            **self._recording.config(self.software.agent or bool(self.networks)),
+            **self._recording.config(self.software.agent, self.networks),
         )
         self.reboot = reboot
         self.events = Events()
@@ -230,7 +234,7 @@ class VM(GuestCommands):
             machine, self._last = origin.machine(self.config, self.console.feed, self._progress)
         else:
             self._greeting, self._identify = True, None
-            machine = Machine(self.config, self.console.feed, self._progress)
+            machine = Machine(self._recording.next_life(self.config), self.console.feed, self._progress)
         try:
             if origin is None:
                 self.software.load(machine)
@@ -333,6 +337,11 @@ class VM(GuestCommands):
     def running(self) -> bool:
         """Whether it was started and has not ended."""
         return self._thread is not None and not self._ended.is_set()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to end, so that no reset starts it again."""
+        return self._stopping
 
     @property
     def ready(self) -> bool:

@@ -26,9 +26,12 @@ MOST = 128
 
 @dataclass
 class Moment:
-    """``executed`` instructions; ``pages``: contents of RAM that changed since the moment before, by address."""
+    """``executed`` instructions; ``time`` in nanoseconds; ``pages``: contents of RAM that changed since the moment
+    before, by address.
+    """
 
     executed: int
+    time: int
     state: MachineState
     place: Place
     entropy: int
@@ -66,7 +69,7 @@ class Moments:
                 pages[address] = data
         self._moments.append(
             Moment(
-                conductor.executed, capture_devices(self._machine),
+                conductor.executed, conductor.now, capture_devices(self._machine),
                 self._script.place, board.config.entropy.position, [_extra(d) for d in board.virtio_devices], pages,
             )
         )
@@ -103,6 +106,11 @@ class Moments:
     def before(self, executed: int) -> Moment | None:
         """The last one that is not behind so many instructions."""
         found = [moment for moment in self._moments if moment.executed <= executed]
+        return found[-1] if found else None
+
+    def before_time(self, time: int) -> Moment | None:
+        """The last one that is not behind a time."""
+        found = [moment for moment in self._moments if moment.time <= time]
         return found[-1] if found else None
 
     def go(self, moment: Moment) -> None:

@@ -31,14 +31,14 @@ __all__ = ["DivergenceError", "RecordingError", "Replay", "replay"]
 class Replay:
     """The machine of a recording. It runs while one of the methods below does, in the caller's thread.
 
-    ``tier`` of the engine, which need not be that of the recording; ``on_output`` gets the console's bytes again;
-    ``check``: compare with the checkpoints, and raise DivergenceError at the first that differs. ``backwards``: keep
+    ``machine``: which one, by its name, where several ran together. ``tier`` of the engine, which need not be that of
+    the recording; ``on_output`` gets the console's bytes again; ``check``: compare with the checkpoints, and raise DivergenceError at the first that differs. ``backwards``: keep
     what is needed to go back. Raises RecordingError.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], *, tier: str = "jit", on_output: Callable[[bytes], None] | None = None,
-        check: bool = True, backwards: bool = True,
+        check: bool = True, backwards: bool = True, machine: str | None = None,
     ) -> None:
         self._reader = Reader(path)
         self._tier = tier
@@ -60,17 +60,31 @@ class Replay:
         self.memory = PhysicalMemory(lambda: self.machine.board.memory, self._virtual, self._may_not)
         """RAM, to be looked at; ``memory.virtual(hart)`` by virtual addresses."""
         try:
-            self.machine = self._make(self._reader.lives[0])
+            self.name, self._lives = self._choose(machine)
+            self.machine = self._make(self._lives[0])
         except BaseException:
             self._reader.close()
             raise
 
     # Making the machine
 
+    def _choose(self, name: str | None) -> tuple[str, list[Life]]:
+        """The machine's name and lives."""
+        names = self._reader.names
+        if name is None and len(names) == 1:
+            name = names[0]
+        if name not in names:
+            there = ", ".join(names)
+            what = f"has no machine {name!r}; there are" if name is not None else "has several machines: choose one of"
+            raise RecordingError(f"recording {str(self._reader.path)!r}: {what} {there}")
+        return name, self._reader.tracks[names.index(name)]
+
     def _make(self, life: Life) -> Machine:
         about = life.machine
         try:
-            timing = Timing(about["turn"], about["schedule"], False, about["start"])
+            timing = Timing(
+                about["turn"], about["schedule"], False, about["start"], about["step"], about["epoch"]
+            )
             config = VirtConfig(
                 memory=about["memory"], cpus=about["cpus"], bus=about["bus"], packed=about["packed"], tier=self._tier,
                 virtual_time=True, timing=timing, entropy=SeededEntropy(about["seed"], about["entropy"]),
@@ -190,6 +204,11 @@ class Replay:
         """Virtual time since the last reset, in nanoseconds."""
         return self._conductor.now
 
+    @property
+    def epoch(self) -> int:
+        """When that reset was, in the time that it has in common with the others of its group; in nanoseconds."""
+        return self._conductor.timing.epoch
+
     # Forwards
 
     def run(self, until: int | None = None) -> Hart | None:
@@ -204,15 +223,26 @@ class Replay:
     def _run(self, until: int | None) -> Hart | None:
         self._interrupted = False
         while not self.ended and not self._interrupted and (until is None or self.count < until):
-            with self._to_the_end():
-                if until is None:
-                    self._conductor.advance()
-                elif not self._conductor.advance_before(until):
-                    self._conductor.step(breaking=True)
-            if self._conductor.take_break():
+            if self._go_on(until):
                 return self._conductor.running
-            self._note()
         return None
+
+    def _go_on(self, until: int | None) -> bool:
+        """To the end of a turn, or sooner; gives whether there is a breakpoint."""
+        with self._to_the_end():
+            if until is None:
+                self._conductor.advance()
+            elif not self._conductor.advance_before(until):
+                self._conductor.step(breaking=True)
+        if self._conductor.take_break():
+            return True
+        self._note()
+        return False
+
+    def advance(self) -> None:
+        """Go on to the end of a turn, or to a breakpoint."""
+        self._conductor.pass_breakpoint()
+        self._go_on(None)
 
     def step(self, count: int = 1) -> None:
         """Execute so many instructions; with less than 0, go back by as many. Traps are none.
@@ -270,10 +300,10 @@ class Replay:
             self.how = "lost"
         else:
             raise DivergenceError("the replay differs: the machine ends before the recording does")
-        if self.life + 1 < len(self._reader.lives):
+        if self.life + 1 < len(self._lives):
             self.machine.close()
             self.life += 1
-            self.machine = self._make(self._reader.lives[self.life])
+            self.machine = self._make(self._lives[self.life])
         else:
             self.ended = True
 
@@ -300,6 +330,24 @@ class Replay:
             self.run(where)
         if count < 0 or self.count < where or (self.count > where and not self.ended):
             raise ValueError(f"the recording has no instruction {count:,}: it is now at {self.count:,}")
+
+    def goto_time(self, when: int) -> None:
+        """Go to where it is ``when``, in nanoseconds since the last reset; what then waits has waited longer.
+
+        Raises ValueError if that is not in the recording; it is at its end, or beginning, then.
+        """
+        if not self._backwards and when < self.time:
+            raise RecordingError("this replay does not go back: it was made with backwards=False")
+        moment = self._moments.before_time(max(when, 0))
+        if moment is not None and (when < self.time or moment.time > self.time):
+            self._back_to(moment)
+        life = self.life
+        with self._without_breakpoints():
+            self._conductor.pass_breakpoint()
+            while self.time < when and not self.ended and self.life == life:
+                self._go_on(self.count + when - self.time)
+        if when < 0 or self.life != life or self.time < when:
+            raise ValueError(f"the recording has no such time, {when:,}: it is now at {self.time:,}")
 
     def _back_to(self, moment: Moment) -> None:
         self.ended = False
@@ -364,7 +412,7 @@ class Replay:
 
 def replay(
     path: str | os.PathLike[str], *, tier: str = "jit", on_output: Callable[[bytes], None] | None = None,
-    check: bool = True, backwards: bool = True,
+    check: bool = True, backwards: bool = True, machine: str | None = None,
 ) -> Replay:
     """The machine of a recording, at its beginning; see :class:`Replay`. Raises RecordingError."""
-    return Replay(path, tier=tier, on_output=on_output, check=check, backwards=backwards)
+    return Replay(path, tier=tier, on_output=on_output, check=check, backwards=backwards, machine=machine)
