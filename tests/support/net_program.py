@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from polyvisor.vm.recording import SEEDED_START
 
 from .programs import POWER_OFF, elf
 
@@ -163,12 +164,26 @@ drain:
 drained:
     li t0, ROUNDS
     bne s2, t0, loop
+    li t0, 0x101000
+    lwu t1, 0(t0)
+    li t2, CLOCK
+    sub t1, t1, t2
+    slli t1, t1, 32
+    srli t1, t1, 32
+    li t2, EARLY
+    bltu t1, t2, again
     li t0, 0x80200000
     sd s3, 0(t0)
     sd s5, 8(t0)
     li a0, 0
     beqz s5, failed
     j power_off
+again:
+    li t0, 0x100000
+    li t1, 0x7777
+    sw t1, 0(t0)
+stuck:
+    j stuck
 failed:
     li a0, 1
     j power_off
@@ -176,10 +191,15 @@ failed:
 HASH_AT, RECEIVED_AT = 0x8020_0000, 0x8020_0008
 
 
-def chatter(rounds: int = 60, period: int = 3000) -> bytes:
+def chatter(rounds: int = 60, period: int = 3000, early: int = 0) -> bytes:
     """The program: so many frames, every ``period`` ticks of 100 ns. It ends with 0 if any frame came in.
 
+    If the real-time clock of a seeded machine shows less than ``early`` nanoseconds by then, it resets and begins
+    again.
     Then its hash is at HASH_AT, and how many frames came in at RECEIVED_AT. The network device is the board's second
     virtio device, the first of ``devices``.
     """
-    return elf(_PROGRAM.replace("PERIOD", str(period)).replace("ROUNDS", str(rounds)) + POWER_OFF)
+    text = _PROGRAM + POWER_OFF
+    for name, value in {"PERIOD": period, "ROUNDS": rounds, "EARLY": early, "CLOCK": SEEDED_START % 2**32}.items():
+        text = text.replace(name, str(value))
+    return elf(text)

@@ -1,4 +1,4 @@
-"""Machines in one virtual time: every run is the same, and a recording of all of them is replayed, together and alone."""
+"""Machines in one virtual time: every run is the same, and the recording of all of them is replayed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from polyvisor.network.conditions import Conditions
 from polyvisor.vm.equipment import Nic
 from polyvisor.vm.group.group import Group
 from polyvisor.vm.replay.format import Checkpoint, Event, Reader
-from polyvisor.vm.replay.together import GroupReplay
 from polyvisor.vm.virtual_machine import VM
 from support.net_program import HASH_AT, RECEIVED_AT, chatter
 
@@ -81,3 +80,111 @@ def test_all_are_replayed_together(recording: Path, tier: str) -> None:
         assert replay.ended
         assert [each.exit_code for each in replay.machines.values()] == [0, 0, 0]
         assert replay.checked > 15
+
+
+def test_one_is_replayed_alone(recording: Path) -> None:
+    with polyvisor.replay(recording, machine="two") as replay:
+        replay.run()
+        assert (replay.name, replay.exit_code) == ("two", 0)
+        assert replay.checked > 5
+    with pytest.raises(polyvisor.VMError, match="has several machines: choose one of one, two, three"):
+        polyvisor.replay(recording)
+    with pytest.raises(polyvisor.VMError, match="has no machine 'four'; there are one, two, three"):
+        polyvisor.replay(recording, machine="four")
+
+
+def state(replay: polyvisor.GroupReplay) -> list[tuple[int, ...]]:
+    return [
+        (each.time, each.count, each.cpu[0].pc, *(each.cpu[0].x[number] for number in range(1, 32)))
+        for each in replay.machines.values()
+    ]
+
+
+def test_all_go_to_a_time_forwards_and_backwards(recording: Path) -> None:
+    with polyvisor.replay_group(recording) as replay:
+        seen: dict[int, list[tuple[int, ...]]] = {}
+        for when in (5_000_000, 12_345_678, 5_000_000, 0, 12_345_678):
+            replay.goto(when)
+            assert seen.setdefault(when, state(replay)) == state(replay)
+            assert replay.time >= when
+        replay.machines["two"].step(-1000)  # alone
+        replay.goto(12_345_678)
+        assert state(replay) == seen[12_345_678]
+        replay.run()
+        assert replay.ended
+        with pytest.raises(ValueError, match="has no such time"):
+            replay.goto(10**12)
+
+
+def test_a_replay_that_differs_is_noticed(recording: Path) -> None:
+    with polyvisor.replay_group(recording) as replay:
+        replay.run(5_000_000)
+        replay.machines["three"].machine.board.memory.write(0x80F0_0000, b"other")
+        with pytest.raises(polyvisor.DivergenceError, match="in: memory"):
+            replay.run()
+
+
+def test_a_machine_that_restarts_stays_in_the_common_time(tmp_path: Path) -> None:
+    """It is reset until it is 30 ms; the others wait for it, so this too is always the same."""
+    (tmp_path / "once.elf").write_bytes(chatter(rounds=30))
+    (tmp_path / "again.elf").write_bytes(chatter(rounds=30, early=30_000_000))
+    found = []
+    for number in (1, 2):
+        path = tmp_path / f"{number}.rec"
+        group = Group(seed=1, record=path, checkpoint=100_000)
+        switch = group.switch()
+        for name in ("once", "again"):
+            program = tmp_path / f"{name}.elf"
+            VM(program=program, memory="16M", networks=[Nic(switch, name=name)], name=name, group=group)
+        with group:
+            assert [vm.wait(60) for vm in group.machines.values()] == [0, 1]  # in the end, nobody is there to be heard
+        found.append(events(path))
+    assert found[0] == found[1]
+    with polyvisor.replay_group(path) as replay:
+        replay.run()
+        again = replay.machines["again"]
+        assert again.life > 0
+        assert 30_000_000 <= again.epoch + again.time < 60_000_000
+
+
+def test_what_a_group_does_not_take(program: Path) -> None:
+    group = Group(seed=1)
+    with pytest.raises(ValueError, match="give seed, schedule and record to the machine's group"):
+        VM(program=program, seed=1, group=group)
+    vm = VM(program=program, name="a", group=group)
+    with pytest.raises(ValueError, match="has a machine 'a' already"):
+        VM(program=program, name="a", group=group)
+    with pytest.raises(polyvisor.VMError, match="a is of a group: start that"):
+        vm.start()
+    with pytest.raises(ValueError, match="a step of 2"):
+        Group(step=2)
+    with Group() as empty, pytest.raises(ValueError, match="has started"):
+        VM(program=program, group=empty)
+
+
+def test_what_a_function_raises_ends_all(program: Path) -> None:
+    group = Group(seed=1)
+    for name in ("a", "b"):
+        VM(program=program, memory="16M", networks=[group.switch()], name=name, group=group)
+    group.at(0.001, lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError), group:
+        group.machines["a"].wait(30)
+    assert not group.machines["b"].running
+
+
+def test_machines_of_a_group_stand_still_together(program: Path) -> None:
+    group = Group(seed=1)
+    switch = group.switch()
+    for name in NAMES:
+        VM(program=program, memory="16M", networks=[Nic(switch, name=name)], name=name, group=group)
+    group.at(0.002, lambda: None)
+    with group:
+        one, two, _ = group.machines.values()
+        with one.paused(), two.paused():
+            before = [vm.machine.board.conductor.now for vm in group.machines.values()]  # type: ignore[union-attr]
+            with pytest.raises(polyvisor.VMError, match="the machine is of a group"):
+                one.fork(1)
+            after = [vm.machine.board.conductor.now for vm in group.machines.values()]  # type: ignore[union-attr]
+        assert before == after
+        two.kill()
+        assert one.wait(60) in (0, 1)

@@ -221,7 +221,7 @@ def run(
     software = None
     try:
         if target is not None and target.endswith(".toml"):
-            raise typer.Exit(run_lab(Path(target)))
+            raise typer.Exit(run_lab(Path(target), virtual_time, seed, schedule, record))
         nic, desk = Nic.parse(net), choose_desk(display, screenshot)
         software = choose_software(target, kernel, initrd, append, firmware, command)
         if nic and command is not None:

@@ -32,8 +32,8 @@ class Replay:
     """The machine of a recording. It runs while one of the methods below does, in the caller's thread.
 
     ``machine``: which one, by its name, where several ran together. ``tier`` of the engine, which need not be that of
-    the recording; ``on_output`` gets the console's bytes again; ``check``: compare with the checkpoints, and raise DivergenceError at the first that differs. ``backwards``: keep
-    what is needed to go back. Raises RecordingError.
+    the recording; ``on_output`` gets the console's bytes again; ``check``: compare with the checkpoints, and raise
+    DivergenceError at the first that differs. ``backwards``: keep what is needed to go back. Raises RecordingError.
     """
 
     def __init__(
