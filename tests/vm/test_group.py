@@ -12,7 +12,9 @@ from polyvisor.vm.equipment import Nic
 from polyvisor.vm.group.group import Group
 from polyvisor.vm.replay.format import Checkpoint, Event, Reader
 from polyvisor.vm.virtual_machine import VM
+from support.guests import guest_image
 from support.net_program import HASH_AT, RECEIVED_AT, chatter
+from support.programs import POWER_OFF, elf
 
 NAMES = ("one", "two", "three")
 
@@ -188,3 +190,76 @@ def test_machines_of_a_group_stand_still_together(program: Path) -> None:
         assert before == after
         two.kill()
         assert one.wait(60) in (0, 1)
+
+
+def test_events_come_at_their_times(tmp_path: Path) -> None:
+    """Two machines wait for a byte each, which come within one step: each gets its own then, and not sooner."""
+    text = """
+    li s0, 0x10000000
+    li t0, 1
+    sb t0, 1(s0)
+    li t0, 0x0c000028
+    li t1, 1
+    sw t1, 0(t0)
+    li t0, 0x0c002000
+    li t1, 1024
+    sw t1, 0(t0)
+    li t0, 0x800
+    csrw mie, t0
+    wfi
+    lbu a0, 0(s0)
+    j power_off
+"""
+    (tmp_path / "wait.elf").write_bytes(elf(text + POWER_OFF))
+    group = Group(seed=1)
+    ended: dict[str, int] = {}
+    for name, when in (("early", 5_210_000), ("late", 5_290_000)):
+        vm = VM(program=tmp_path / "wait.elf", memory="16M", name=name, group=group)
+        group.at(when / 1e9, lambda vm=vm: vm.machine.send(b"x"))  # type: ignore[misc]
+        vm.on_machine.append(
+            lambda machine, name=name: machine.on_close.append(  # type: ignore[misc]
+                lambda: ended.update({name: machine.board.conductor.now})
+            )
+        )
+    with group:
+        assert [vm.wait(30) for vm in group.machines.values()] == [ord("x")] * 2
+    assert 0 < ended["early"] - 5_210_000 < 100
+    assert 0 < ended["late"] - 5_290_000 < 100
+
+
+# Linux
+
+
+def linux(group: Group, output: dict[str, bytearray]) -> None:
+    """Two machines without an agent, of which one pings the other over a line that loses frames."""
+    image, switch = guest_image(), group.switch()
+    for number, command in ((1, "sleep 4"), (2, "ping -c 12 -i 0.1 -W 1 10.0.0.1; date; cat /proc/uptime")):
+        nic = Nic(switch, name=f"m{number}")
+        nic.set_conditions(Conditions(loss=0.1, delay=0.003, jitter=0.002))
+        line = image.command_line(run=f"ip addr add 10.0.0.{number}/24 dev eth0; ip link set eth0 up; {command}")
+        VM(
+            kernel=image.kernel, initrd=image.initrd, append=line, memory="128M", networks=[nic], name=f"m{number}",
+            group=group, on_output=output.setdefault(f"m{number}", bytearray()).extend,
+        )
+
+
+def test_linux_on_a_bad_line_is_always_the_same(tmp_path: Path) -> None:
+    seen = []
+    for number in (1, 2):
+        output: dict[str, bytearray] = {}
+        group = Group(seed=4, record=tmp_path / f"{number}.rec")
+        linux(group, output)
+        with group:
+            assert [vm.wait(120) for vm in group.machines.values()] == [0, 0]
+        seen.append({name: bytes(data) for name, data in output.items()})
+    assert b"bytes from 10.0.0.1" in seen[0]["m2"]
+    assert seen[0] == seen[1]
+    assert events(tmp_path / "1.rec") == events(tmp_path / "2.rec")
+    shown: dict[str, bytearray] = {}
+    with polyvisor.replay_group(
+        tmp_path / "1.rec", on_output=lambda name, data: shown.setdefault(name, bytearray()).extend(data),
+        backwards=False,
+    ) as replay:
+        replay.run()
+        assert replay.ended and replay.checked >= 4
+    assert shown == seen[0]
