@@ -199,7 +199,12 @@ def chatter(rounds: int = 60, period: int = 3000, early: int = 0) -> bytes:
     Then its hash is at HASH_AT, and how many frames came in at RECEIVED_AT. The network device is the board's second
     virtio device, the first of ``devices``.
     """
-    text = _PROGRAM + POWER_OFF
+    return elf(text(rounds, period, early))
+
+
+def text(rounds: int = 60, period: int = 3000, early: int = 0) -> str:
+    """Its source."""
+    found = _PROGRAM + POWER_OFF
     for name, value in {"PERIOD": period, "ROUNDS": rounds, "EARLY": early, "CLOCK": SEEDED_START % 2**32}.items():
-        text = text.replace(name, str(value))
-    return elf(text)
+        found = found.replace(name, str(value))
+    return found

@@ -20,6 +20,8 @@ AGEING = 300.0
 MAX_STATIONS = 8192
 MAX_ENTERING = 1000
 """In virtual time: frames of other threads that wait to get in; more are dropped."""
+MAX_CROSSING = 4096
+"""In virtual time: frames of one port on their way to the switch; more are dropped."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ class SwitchPort(Port):
         super().__init__(name)
         self.group = 0
         """Only ports of the same group see each other."""
+        self.crossing = 0
+        """In virtual time: frames of the machine that are not at the switch yet."""
         self._switch = switch
         self._from_machine = Wire(f"{switch.seed}/{name}/outgoing")
         self._to_machine = Wire(f"{switch.seed}/{name}/incoming")
@@ -71,10 +75,21 @@ class SwitchPort(Port):
         elif wire.conditions is None:
             self._switch._forward(self, frame)
         else:
-            self._switch._pass(wire, frame, self._to_switch)
+            self._switch._pass(wire, frame, self._forward)
+
+    def reseed(self, seed: int) -> None:
+        """For the switch: let faults follow from another seed from now on."""
+        self._from_machine.reseed(f"{seed}/{self.name}/outgoing")
+        self._to_machine.reseed(f"{seed}/{self.name}/incoming")
+        self._taps = ()
+
+    def _forward(self, frame: Frame) -> None:
+        self._switch._forward(self, frame)
 
     def _to_switch(self, frame: Frame) -> None:
-        self._switch._forward(self, frame)
+        """The same in virtual time."""
+        self.crossing -= 1
+        self._forward(frame)
 
     def arrive(self, frame: Frame) -> None:
         """For the switch: pass a frame over the link to the machine."""
@@ -163,6 +178,15 @@ class Switch:
                 return  # when the host gets to this is not for others to notice: they are forgotten as they age
             self._stations = {mac: entry for mac, entry in self._stations.copy().items() if entry[0] is not port}
 
+    def revive(self, seed: int) -> None:
+        """In a copy of the process, in virtual time: let faults follow from another seed from now on.
+
+        Captures are the other process's.
+        """
+        self.seed, self._lock, self._taps = seed, threading.Lock(), ()
+        for port in self._ports:
+            port.reseed(seed)
+
     # Partitions
 
     def partition(self, *groups: Iterable[SwitchPort]) -> None:
@@ -237,6 +261,12 @@ class Switch:
         if time.is_inside:
             now = time.now
             for at, part in wire.plan(frame, now / 1e9):
+                if port.crossing >= MAX_CROSSING:
+                    port.dropped += 1
+                    if at:
+                        wire.arrived()
+                    continue
+                port.crossing += 1
                 call = partial(self._arrive, wire if at else None, part.kept(), port._to_switch)
                 time.call_at((round(at * 1e9) if at else now) + time.step, call)
         elif self._entering >= MAX_ENTERING:

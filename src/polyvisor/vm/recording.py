@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .equipment import Nic
     from .group.group import Member
     from .replay.recorder import Recorder
+    from .virtual_machine import VM
 
 SEEDED_START = 1_767_225_600 * 10**9
 """What the real-time clock of a seeded machine begins with: 2026-01-01, in nanoseconds since 1970."""
@@ -43,6 +45,7 @@ class Recording:
         self._schedule = schedule
         self._path = record
         self._recorder: Recorder | None = None
+        self._error: BaseException | None = None
 
     def config(self, agent: bool, networks: Sequence[Nic]) -> dict[str, Any]:
         """What VirtConfig has of it.
@@ -94,6 +97,42 @@ class Recording:
             raise
         self._recorder = recorder
 
+    def begin_now(self, vm: VM, path: str | os.PathLike[str], seed: int | None = None) -> threading.Event:
+        """Record from the end of this turn on, as soon as the machine goes on; gives what tells when that is so.
+
+        ``seed``: let its random numbers and its schedule follow from that now. Raises VMError.
+        """
+        from .replay.recorder import Recorder
+
+        if self._member is not None:
+            raise VMError("the machine is of a group, which records all of its machines")
+        if not self.virtual_time:
+            raise VMError("only machines in virtual time can be recorded")
+        if self._recorder is not None:
+            raise VMError("the machine is recorded already")
+        recorder = Recorder(path)
+        began = threading.Event()
+
+        def done(error: BaseException | None) -> None:
+            self._error = error
+            if error is None:
+                self._recorder = recorder
+            else:
+                recorder.abandon()
+            began.set()
+
+        with vm.paused():
+            if seed is not None:
+                vary(vm, seed)
+            begin_midway(vm, recorder, done)
+        return began
+
+    def check(self) -> None:
+        """Raise what kept :meth:`begin_now` from recording."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
     def close(self) -> VMError | None:
         """That was all; gives what went wrong."""
         try:
@@ -110,9 +149,41 @@ class Recording:
         if self._recorder is not None or (self._member is not None and self._member.recorder is not None):
             raise VMError("the machine is recorded: what is in it cannot be changed from outside")
 
-    def may_fork(self) -> None:
-        """Raise ForkError if the process must not be copied."""
-        if self._member is not None:
+    def may_fork(self, group: bool) -> None:
+        """Raise ForkError if the process must not be copied; ``group``: with all machines of the group."""
+        if self._member is not None and not group:
             raise ForkError("no fork can be made: the machine is of a group")
-        if self._recorder is not None:
+        if self._recorder is not None or (self._member is not None and self._member.recorder is not None):
             raise ForkError("no fork can be made: the machine is recorded")
+
+
+def vary(vm: VM, seed: int) -> None:
+    """Let random numbers and the schedule of a machine that stands still follow from ``seed`` from now on."""
+    board = vm.machine.board
+    conductor, entropy = board.conductor, board.config.entropy
+    assert conductor is not None and isinstance(entropy, SeededEntropy)
+    entropy.seed, entropy.position = seed, 0
+    conductor.timing = replace(conductor.timing, schedule=seed)
+    vm.config = replace(vm.config, timing=replace(vm.config.timing, schedule=seed))
+
+
+def begin_midway(vm: VM, recorder: Recorder, done: Callable[[BaseException | None], None]) -> None:
+    """Let ``recorder`` begin where the turn of now ends, when the machine, which stands still, goes on.
+
+    ``done`` is told of that, or of what went wrong, on the thread that runs the machine.
+    """
+    machine = vm.machine
+    conductor = machine.board.conductor
+    assert conductor is not None
+
+    def begin() -> None:
+        conductor.on_settled.remove(begin)
+        try:
+            recorder.begin(machine, midway=True, name=vm.name)
+        except BaseException as error:
+            done(error)
+        else:
+            done(None)
+
+    conductor.on_settled.append(begin)
+    conductor.state.settles = 0  # at the next turn

@@ -92,9 +92,11 @@ class Nic:
     def revive(self) -> None:
         """In a copy of the process, which has none of its threads: plug the card into a network of its own.
 
-        Its forwards are from free ports of the host; instead of a Switch there is a new one, with nobody else at it.
-        Raises OSError.
+        Its forwards are from free ports of the host; instead of a Switch there is a new one, with nobody else at it;
+        but one in virtual time has no threads, and is there. Raises OSError.
         """
+        if not isinstance(self.to, str) and self.to.time is not None:
+            return
         self.forwards = [replace(forward, host_port=0) for forward in self.forwards]
         self.captures = []
         if not isinstance(self.to, str):

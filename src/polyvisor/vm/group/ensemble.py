@@ -229,7 +229,8 @@ class Ensemble:
         for _ in range(len(self._entering)):
             self._serve(self._time, self._entering.popleft())
         while self._events and self._events[0][0] < self._end:
-            when, _, callback = heapq.heappop(self._events)
+            with self._changed:
+                when, _, callback = heapq.heappop(self._events)
             self._serve(when, callback)
         self._left = deque(self._players)
 
@@ -251,7 +252,7 @@ class Ensemble:
             return until
         began = time.monotonic_ns()
         with self._changed:
-            while not self._is_disturbed(conductors):
+            while not self._is_disturbed(conductors, until):
                 left = _LONGEST_WAIT
                 if until != _NEVER:
                     left = (until - self._time - (time.monotonic_ns() - began)) / 1e9
@@ -260,10 +261,18 @@ class Ensemble:
                 self._changed.wait(min(left, _LONGEST_WAIT))
         return min(until, self._time + (time.monotonic_ns() - began if paced else 0))
 
-    def _is_disturbed(self, conductors: list[Conductor]) -> bool:
-        if self._entering or self._closed:
+    def _is_disturbed(self, conductors: list[Conductor], until: int) -> bool:
+        """Whether there is something to do before ``until`` that was not known."""
+        if self._entering or self._closed or (self._events and self._events[0][0] < until):
             return True
         return any(each.halted or each.pausing or each.disturbed for each in conductors)
+
+    def revive(self) -> None:
+        """In a copy of the process, which has none of its threads: be ready to :meth:`start`; all stand still."""
+        self._changed, self._thread = threading.Condition(), None
+        for seat in self._players:
+            assert seat.conductor is not None
+            seat.conductor.follow(self, self._changed, self.step, seat.epoch)
 
     def close(self) -> None:
         """End the thread; all machines have ended. May be repeated."""

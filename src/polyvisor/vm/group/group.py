@@ -6,25 +6,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from polyvisor.network.switch import Switch
 
-from ..errors import VMError
+from ..errors import ForkError, VMError
 from ..machine import Machine
-from ..recording import SEEDED_START
+from ..recording import SEEDED_START, begin_midway, vary
 from .ensemble import STEP, Ensemble
 
 if TYPE_CHECKING:
     from ..replay.format import Writer
     from ..replay.recorder import Recorder
     from ..virtual_machine import VM
+    from .fork import GroupFork
 
 
 def derived(seed: int, name: str) -> int:
@@ -149,6 +151,68 @@ class Group:
         if self._writer is not None:
             self._writer.close()
 
+    # Copies
+
+    def fork(self, seed: int, *, record: str | os.PathLike[str] | None = None) -> GroupFork:
+        """A copy of all machines that run and of the networks between them, in a process of its own, from here on.
+
+        Schedules, random numbers and the networks' faults follow from ``seed`` there. ``record``: a file that begins
+        with all that is in the machines. Raises ForkError, RecordingError, and OSError for what the host cannot give.
+        """
+        from .fork import fork_group
+
+        return fork_group(self, seed, record)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let all machines stand still for a block."""
+        with contextlib.ExitStack() as held:
+            for vm in self.machines.values():
+                if vm.running:
+                    held.enter_context(vm.paused())
+            yield
+
+    @contextlib.contextmanager
+    def copying(self) -> Iterator[None]:
+        """Stand still, and be ready for a copy of the process. Raises ForkError if there cannot be one."""
+        for switch in self._switches:
+            if switch.has_outside:
+                raise ForkError("no fork can be made: a network of the group leads to the outside")
+        with contextlib.ExitStack() as held:
+            for vm in self.machines.values():
+                if vm.running:
+                    held.enter_context(vm.copying(group=True))
+            yield
+
+    def revive(
+        self, seed: int, identify: Mapping[str, Callable[[], None]], record: str | os.PathLike[str] | None
+    ) -> None:
+        """Go on in a copy of the process, with another seed, still within :meth:`copying`.
+
+        ``identify``: what to call when a machine's agent is there, for those that run. Raises OSError, RecordingError.
+        """
+        self.seed = seed
+        for number, (name, call) in enumerate(identify.items()):
+            vm = self.machines[name]
+            vm.revive(first=number == 0)
+            vm.part(call)
+            vm.release()
+        self.time.revive()
+        for switch in self._switches:
+            switch.revive(seed)
+        for name in identify:
+            self.machines[name].machine.reconnect()
+        if record is not None:
+            from ..replay.format import Writer
+
+            self._writer = Writer(record)
+        members = [member for member in self._members if member.vm.name in identify]
+        for member in members:
+            member.revive()
+        self.time.start()
+        for member in members:
+            member.wake()
+
     @property
     def running(self) -> bool:
         """Whether it is about to start its machines, or has."""
@@ -212,6 +276,27 @@ class Member:
             self.recorder = self.group.recorder()
         if self.recorder is not None:
             self.recorder.begin(machine, name=self.vm.name)
+
+    def revive(self) -> None:
+        """In a copy of the process: let what is left to chance follow from the group's seed of now."""
+        self.seed = derived(self.group.seed, self.vm.name)
+        vary(self.vm, self.seed)
+        recorder = self.group.recorder()
+        if recorder is None:
+            return
+
+        def done(error: BaseException | None) -> None:
+            if error is not None:
+                raise error
+            self.recorder = recorder
+
+        begin_midway(self.vm, recorder, done)
+
+    def wake(self) -> None:
+        """Let a turn begin soon, though all harts wait: what is to begin with it does."""
+        board = self.vm.machine.board
+        assert board.conductor is not None
+        board.conductor.kicked(board.harts[0])
 
     def close(self) -> None:
         """That was the last one."""

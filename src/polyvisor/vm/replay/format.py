@@ -7,6 +7,7 @@ that ran together have a *track* each: sections between those of others.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import struct
@@ -36,6 +37,7 @@ _MOST_TRACKS = 4096
 _LEVEL = 1
 _FLUSH_AT = 256 << 10
 _LARGEST = 1 << 30
+_BASE64 = "base64"
 
 # Kinds of events, and of arguments.
 _OPERATION, _VALUE, _CHECKPOINT, _END, _NAME = range(5)
@@ -165,7 +167,8 @@ class Track:
     def machine(self, description: dict[str, Any]) -> None:
         """A new life of the machine begins; :meth:`pages` follow, and its events."""
         self.flush()
-        self.writer.section(self._number, MACHINE, json.dumps(description, sort_keys=True).encode())
+        text = json.dumps(description, sort_keys=True, default=_to_json)
+        self.writer.section(self._number, MACHINE, text.encode())
 
     def pages(self, address: int, data: bytes) -> None:
         """Contents of memory at the beginning."""
@@ -221,6 +224,16 @@ class Track:
                 self._names.clear()
                 self._turn = 0
         self.writer.flush()
+
+
+def _to_json(value: bytes) -> dict[str, str]:
+    """Bytes, which JSON does not have."""
+    return {_BASE64: base64.b64encode(value).decode()}
+
+
+def _from_json(value: dict[str, Any]) -> Any:
+    """Bytes again. Raises ValueError."""
+    return base64.b64decode(value[_BASE64], validate=True) if value.keys() == {_BASE64} else value
 
 
 def _number(out: bytearray, value: int) -> None:
@@ -309,7 +322,8 @@ class Reader:
                 break
             if kind == MACHINE:
                 try:
-                    lives.append((json.loads(self._read(at)), {PAGES: [], EVENTS: []}))
+                    found = json.loads(self._read(at), object_hook=_from_json)
+                    lives.append((found, {PAGES: [], EVENTS: []}))
                 except ValueError:
                     raise self._fail("is damaged") from None
             elif kind == TRACK:
@@ -320,10 +334,10 @@ class Reader:
             else:
                 lives[-1][1][kind].append(at)
             at += _SECTION.size + packed
-        found = [tracks[number] for number in sorted(tracks) if tracks[number]]
-        if not found:
+        complete = [tracks[number] for number in sorted(tracks) if tracks[number]]
+        if not complete:
             raise self._fail("has no machine in it")
-        return [[Life(machine, tuple(at[PAGES]), tuple(at[EVENTS])) for machine, at in track] for track in found]
+        return [[Life(machine, tuple(at[PAGES]), tuple(at[EVENTS])) for machine, at in track] for track in complete]
 
     def _read(self, at: int) -> bytes:
         self._file.seek(at)

@@ -16,6 +16,7 @@ from ..snapshot.ram import nonzero, runs
 from .devices import prepare
 from .digest import MemoryDigest, devices_digest, registers_digest, state_of
 from .format import Checkpoint, End, Event, RecordingError, Track, Value, Writer
+from .point import captured
 
 CHECKPOINT = 1 << 30
 """Instructions from one checkpoint to the next."""
@@ -39,9 +40,10 @@ class Recorder:
         self._memory: MemoryDigest | None = None
         self._flushed = time.monotonic()
 
-    def begin(self, machine: Machine, **about: Any) -> None:
+    def begin(self, machine: Machine, midway: bool = False, **about: Any) -> None:
         """A machine is loaded and will start: write down where it starts from. ``about`` goes into the description.
 
+        ``midway``: it runs already, and this is between two turns, on the thread that runs them, with harts settled.
         Raises RecordingError if it cannot be recorded.
         """
         board = machine.board
@@ -53,6 +55,8 @@ class Recorder:
         if board.htif is not None:
             about = {**about, "htif": [board.htif.tohost, board.htif.fromhost]}
         timing = conductor.timing
+        if midway:
+            about = {**about, "point": captured(machine)}
         description = {
             "memory": board.config.memory, "cpus": board.config.cpus, "bus": board.config.bus,
             "packed": board.config.packed, "tier": board.config.tier,

@@ -16,12 +16,14 @@ from polyvisor.devices.virtio.rng import SeededEntropy
 from polyvisor.engine.conductor import Timing
 from polyvisor.engine.hart import Hart
 
+from ..errors import SnapshotError
 from ..inspect import CpuView, PhysicalMemory, VirtualMemory
 from ..machine import Machine
 from .devices import connect, maker
 from .digest import MemoryDigest, set_state
 from .format import Checkpoint, End, Life, Reader, RecordingError
 from .moments import Moment, Moments
+from .point import put
 from .recorder import take_checkpoint
 from .script import DivergenceError, LogScript, OverError
 
@@ -95,7 +97,7 @@ class Replay:
             raise RecordingError(f"recording {str(self._reader.path)!r}: is damaged ({error})") from None
         try:
             self._load(machine, life, about)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, SnapshotError) as error:
             machine.close()
             raise RecordingError(f"recording {str(self._reader.path)!r}: is damaged ({error})") from None
         except BaseException:
@@ -107,11 +109,15 @@ class Replay:
         board = machine.board
         for address, data in self._reader.pages(life):
             board.memory.write(address, data)
-        for hart, state in zip(board.harts, about["harts"], strict=True):
-            hart.cpu.reset()
-            set_state(hart.state, state)
+        if "point" in about:
+            put(machine, about["point"])
+        else:
+            for hart, state in zip(board.harts, about["harts"], strict=True):
+                hart.cpu.reset()
+                set_state(hart.state, state)
+            board.boot_harts = [board.harts[number] for number in about["boot"]]
+        for hart in board.harts:
             hart.cpu.set_breakpoints(self._breakpoints)
-        board.boot_harts = [board.harts[number] for number in about["boot"]]
         if "htif" in about:
             tohost, fromhost = about["htif"]
             board.htif = Htif(board.memory, tohost, fromhost, self._show)
@@ -126,7 +132,11 @@ class Replay:
         machine.prepare()
         board.start_compiling()
         self._moments = Moments(machine, self._script)
+        self.first = conductor.executed
+        """Instructions that were executed where this life's recording begins."""
         if self._backwards:
+            if self.first:
+                self._moments.take()
             conductor.on_settled.append(self._moments.take)
         conductor.before_turn.append(self._look)
 
@@ -220,9 +230,12 @@ class Replay:
         self._conductor.pass_breakpoint()
         return self._run(until)
 
-    def _run(self, until: int | None) -> Hart | None:
+    def _run(self, until: int | None, life: int | None = None) -> Hart | None:
+        """See :meth:`run`; no further than to the end of ``life``."""
         self._interrupted = False
         while not self.ended and not self._interrupted and (until is None or self.count < until):
+            if life is not None and self.life != life:
+                break
             if self._go_on(until):
                 return self._conductor.running
         return None
@@ -252,9 +265,9 @@ class Replay:
         before = self.count
         self.goto(before + count)
         # The machine's end is some instructions behind the one that ended it.
-        while count < 0 < before <= self.count:
+        while count < 0 and self.first < before <= self.count:
             count -= 1
-            self.goto(max(0, before + count))
+            self.goto(max(self.first, before + count))
 
     def step_once(self) -> Hart | None:
         """Execute one instruction, or enter one trap; gives the hart that did."""
@@ -320,7 +333,7 @@ class Replay:
 
         Raises ValueError if that is not in the recording; it is at its end, or beginning, then.
         """
-        where = max(count, 0)
+        where = max(count, self.first)
         if not self._backwards and where < self.count:
             raise RecordingError("this replay does not go back: it was made with backwards=False")
         moment = self._moments.before(where)
@@ -328,7 +341,7 @@ class Replay:
             self._back_to(moment)
         with self._without_breakpoints():
             self.run(where)
-        if count < 0 or self.count < where or (self.count > where and not self.ended):
+        if count < where or self.count < where or (self.count > where and not self.ended):
             raise ValueError(f"the recording has no instruction {count:,}: it is now at {self.count:,}")
 
     def goto_time(self, when: int) -> None:
@@ -363,6 +376,23 @@ class Replay:
         finally:
             self.set_breakpoints(kept)
 
+    def goto_life(self, life: int) -> None:
+        """Go to the beginning of a life of the machine: 0 is the first, 1 that after the first reset.
+
+        Raises ValueError if there is none.
+        """
+        if not 0 <= life < len(self._lives):
+            raise ValueError(f"the recording has no life {life}: there are {len(self._lives)}, from 0 on")
+        self.machine.close()
+        self.ended = False
+        self.life = life
+        self.machine = self._make(self._lives[life])
+
+    @property
+    def epochs(self) -> list[int]:
+        """The :attr:`epoch` of each life."""
+        return [int(life.machine["epoch"]) for life in self._lives]
+
     def set_breakpoints(self, addresses: Iterable[int]) -> None:
         """Let :meth:`run` and :meth:`reverse_continue` stop before instructions at these virtual addresses."""
         wanted = frozenset(addresses)
@@ -372,11 +402,39 @@ class Replay:
                 hart.cpu.set_breakpoints(wanted)
 
     def reverse_continue(self) -> Hart | None:
-        """Go back to the last time that a breakpoint was reached, or to the beginning of this life.
+        """Go back to the last time that a breakpoint was reached, over resets too, or to the beginning.
 
         Gives the hart that reached it; None at the beginning.
         """
-        end = self.count
+        if not self._backwards:
+            raise RecordingError("this replay does not go back: it was made with backwards=False")
+        hart = self._reverse(self.count)
+        while hart is None and self.life > 0:
+            hart = self._last_of(self.life - 1)
+        return hart
+
+    def _last_of(self, life: int) -> Hart | None:
+        """Go to the last time that a breakpoint was reached in a life, or to its beginning."""
+        self.goto_life(life)
+        reached = None
+        while (hart := self._run(None, life)) is not None:
+            reached = self.count, int(hart.state.pc), hart.hart_id
+            self._conductor.pass_breakpoint()
+        self.goto_life(life)
+        return None if reached is None else self._at(*reached)
+
+    def _at(self, count: int, pc: int, number: int) -> Hart:
+        """Go to where a hart reached a breakpoint."""
+        self.goto(count)
+        # A trap that leads there executes nothing.
+        for _ in range(4):
+            if int(self.harts[number].state.pc) == pc:
+                break
+            self.step_once()
+        return self.harts[number]
+
+    def _reverse(self, end: int) -> Hart | None:
+        """The same in this life, from where ``end`` instructions were executed."""
         for moment in reversed([each for each in self._moments if each.executed < end]):
             self._back_to(moment)
             found: tuple[int, int, int] | None = None
@@ -385,15 +443,9 @@ class Replay:
                 found = self.count, int(hart.state.pc), hart.hart_id
                 hart = self.run(end)
             if found is not None:
-                self.goto(found[0])
-                # A trap that leads there executes nothing.
-                for _ in range(4):
-                    if int(self.harts[found[2]].state.pc) == found[1]:
-                        break
-                    self.step_once()
-                return self.harts[found[2]]
+                return self._at(*found)
             end = moment.executed
-        self.goto(0)
+        self.goto(self.first)
         return None
 
     def close(self) -> None:

@@ -67,7 +67,7 @@ class GroupReplay:
     def goto(self, when: int) -> None:
         """Bring all machines to a time, in nanoseconds, forwards or backwards; what ended before stays at its end.
 
-        They must not have been reset between there and where they are. Raises ValueError if that is not in the
+        Raises ValueError if that is not in the
         recording of any.
         """
         if when < 0 or not any([_goes_to(each, when) for each in self.machines.values()]):
@@ -92,7 +92,10 @@ def _time(machine: Replay) -> int:
 
 
 def _goes_to(machine: Replay, when: int) -> bool:
+    life = max((life for life, epoch in enumerate(machine.epochs) if epoch <= when), default=0)
     try:
+        if life != machine.life:
+            machine.goto_life(life)
         machine.goto_time(when - machine.epoch)
     except ValueError:
         return False
