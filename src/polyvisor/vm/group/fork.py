@@ -100,20 +100,18 @@ def fork_group(group: Group, seed: int, record: str | os.PathLike[str] | None) -
     identities = {
         vm.name: Identity(None, False, vm.software.agent, derived(seed, f"{vm.name} guest")) for vm in running
     }
+    names = [vm.name for vm in running]
     identify = {name: partial(each.give, group.machines[name]) for name, each in identities.items()}
-    fork = copy_process(
-        "fork of a group", running[0].timeout, group.copying(), partial(group.revive, seed, identify, record),
-        partial(_live, group, running, identities),
-    )
-    return GroupFork(fork, [vm.name for vm in running])
 
+    def go_on(channel: socket.socket) -> None:
+        group.part(seed, identify, record)
+        say_last_words(running, channel, group.kill)
+        for vm in running:
+            vm.revived()
+        serve(_Conversations(group, running, identities), running, channel)
 
-def _live(group: Group, running: list[VM], identities: dict[str, Identity], channel: socket.socket) -> None:
-    """Go on in the copy."""
-    say_last_words(running, channel, group.kill)
-    for vm in running:
-        vm.revived()
-    serve(_Conversations(group, running, identities), running, channel)
+    still, revive = group.copying(), partial(group.revive, names)
+    return GroupFork(copy_process("fork of a group", running[0].timeout, still, revive, go_on), names)
 
 
 class _Conversations(ForkConversations):

@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -184,33 +184,40 @@ class Group:
                     held.enter_context(vm.copying(group=True))
             yield
 
-    def revive(
+    def revive(self, names: Sequence[str]) -> None:
+        """In a copy of the process, still within :meth:`copying`: be ready for :meth:`part`, standing still.
+
+        ``names``: of the machines that run.
+        """
+        for number, name in enumerate(names):
+            self.machines[name].revive(first=number == 0)
+            self.machines[name].pause()
+
+    def part(
         self, seed: int, identify: Mapping[str, Callable[[], None]], record: str | os.PathLike[str] | None
     ) -> None:
-        """Go on in a copy of the process, with another seed, still within :meth:`copying`.
+        """After that: go on with another seed.
 
         ``identify``: what to call when a machine's agent is there, for those that run. Raises OSError, RecordingError.
         """
         self.seed = seed
-        for number, (name, call) in enumerate(identify.items()):
-            vm = self.machines[name]
-            vm.revive(first=number == 0)
-            vm.part(call)
-            vm.release()
+        members = [member for member in self._members if member.vm.name in identify]
+        for member in members:
+            member.vm.part(identify[member.vm.name])
+            member.vm.machine.reconnect()
         self.time.revive()
         for switch in self._switches:
             switch.revive(seed)
-        for name in identify:
-            self.machines[name].machine.reconnect()
         if record is not None:
             from ..replay.format import Writer
 
             self._writer = Writer(record)
-        members = [member for member in self._members if member.vm.name in identify]
         for member in members:
             member.revive()
         self.time.start()
         for member in members:
+            member.vm.release()
+            member.vm.resume()
             member.wake()
 
     @property
