@@ -6,7 +6,9 @@ import struct
 
 import pytest
 
-from polyvisor.boards.loader import LoadError, boot_linux, load_elf, load_kernel, place_high
+from polyvisor.boards.elf import load_elf
+from polyvisor.boards.linux_boot import boot_linux, load_kernel
+from polyvisor.boards.placing import LoadError, place_high
 from polyvisor.engine.memory import Memory
 
 BASE = 0x8000_0000

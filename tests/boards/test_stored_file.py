@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from test_loader import BASE, MIB, elf, image
 
-from polyvisor.boards.loader import LoadError, load_kernel, place_high
+from polyvisor.boards.linux_boot import load_kernel
+from polyvisor.boards.placing import LoadError, place_high
 from polyvisor.boards.stored_file import StoredFile
 from polyvisor.engine.memory import Memory
 from polyvisor.vm.software import Software

@@ -57,6 +57,15 @@ def test_a_replay_shows_and_ends_as_the_run_did(recording: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (7, b"!", b"")
 
 
+def test_who_reads_may_have_enough(recording: Path) -> None:
+    command = [sys.executable, "-m", "polyvisor", "replay", str(recording)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) in (0, 7)
+
+
 def test_check_says_that_it_is_the_same(recording: Path) -> None:
     done = polyvisor("replay", str(recording), "--check", "--tier", "interpreter")
     assert done.returncode == 0

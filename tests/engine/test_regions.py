@@ -516,6 +516,15 @@ def test_a_region_is_entered_at_places_that_are_decoded_later(make):
     assert finish(second) == finish(make(text))
 
 
+def test_a_cpu_that_is_reset_meanwhile_has_no_pages(make):
+    """As when a replay goes back, while regions are looked for."""
+    bench = make("again:\nj again\n")
+    bench.cpu.run(1000)
+    assert bench.regions._slot_of(bench.cpu, BASE)
+    bench.cpu.engine.reset()
+    assert bench.regions._slot_of(bench.cpu, BASE) is None
+
+
 def test_a_page_with_other_content_has_no_regions_of_before(make):
     texts = [f"li a5, {random.getrandbits(31)}\n{LOOP}" for _ in range(2)]
     bench = make(texts[0])

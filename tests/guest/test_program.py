@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from polyvisor.adl import function, i64, u8, u32, u64
 from polyvisor.adl.host import peek, poke
-from polyvisor.guest import linux as os
+from polyvisor.guest import linux
 from polyvisor.guest.agent import agent
 from polyvisor.guest.linux import leave, read_all, write_all
 from polyvisor.guest.program import DATA_BASE, Data, build
@@ -103,4 +105,14 @@ def test_system_calls_have_their_numbers() -> None:
     names = "DUP3 IOCTL CHDIR FCHMOD OPENAT CLOSE PIPE2 READ WRITE PPOLL EXIT KILL RT_SIGACTION SETGID SETUID SETSID"
     for name in (*names.split(), *"SETGROUPS SOCKET BIND LISTEN CONNECT CLONE EXECVE ACCEPT4 WAIT4 STATX".split()):
         key = next(k for k in (f"__NR_{name.lower()}", f"__NR3264_{name.lower()}") if k in found)
-        assert getattr(os, name) == found[key], name
+        assert getattr(linux, name) == found[key], name
+
+
+def test_the_compiler_is_loaded_to_compile_only() -> None:
+    script = "import sys, polyvisor.guest.riscv, polyvisor.guest.initrd; print(*sys.modules)"
+    path = os.pathsep.join(each for each in sys.path if each)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert not {"llvmlite", "elftools"} & set(done.stdout.split())

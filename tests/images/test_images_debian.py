@@ -290,7 +290,7 @@ def test_kernel_forms() -> None:
 def test_command_line(tmp_path: Path) -> None:
     image = store.Image("debian", "1", "riscv64", "1", None, "", "console=ttyS0", tmp_path)
     assert image.command_line(run="ls -l", winsize=(24, 80)) == (
-        "console=ttyS0 polyvisor.winsize=24x80 polyvisor.run=bHMgLWw="
+        "cma=0 console=ttyS0 earlycon=sbi polyvisor.winsize=24x80 polyvisor.run=bHMgLWw="
     )
     with pytest.raises(ImageError, match="too long"):
         image.command_line(run="x" * 1000)

@@ -64,6 +64,22 @@ def test_an_image_with_a_disk_is_found_whole() -> None:
         store.get(NAME)
 
 
+def test_an_image_survives_a_crash_once_it_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    certain: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: certain.append(os.fstat(descriptor).st_ino))
+    rename = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        directory = path.resolve()
+        assert {directory.stat().st_ino, *(file.stat().st_ino for file in directory.iterdir())} <= set(certain)
+        certain.append(0)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    image = publish()
+    assert certain[-2:] == [0, image.directory.parent.stat().st_ino]
+
+
 def test_an_image_that_is_made_again_is_there_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     image = publish()
     remove = store.shutil.rmtree

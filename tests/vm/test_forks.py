@@ -175,6 +175,18 @@ def test_a_fork_whose_process_dies(counting: VM) -> None:
     assert counting.running
 
 
+def test_who_waits_for_a_fork_does_not_keep_others_from_it(counting: VM) -> None:
+    (fork,) = counting.fork(1)
+    found: list[object] = []
+    waiting = threading.Thread(target=lambda: found.append(fork.wait()), daemon=True)
+    waiting.start()
+    for _ in range(3):
+        assert fork.running and not fork.has_ended(0.05)
+    fork.kill()
+    waiting.join(20)
+    assert found == [None] and not fork.running
+
+
 def test_forks_end_with_the_process_that_made_them(tmp_path: Path) -> None:
     program = tmp_path / "counting"
     program.write_bytes(elf(COUNTING))

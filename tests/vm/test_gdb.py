@@ -53,6 +53,22 @@ def client(machine: Machine) -> Iterator[Client]:
     server.close()
 
 
+def test_a_server_leaves_nothing_open(machine: Machine) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    server = GdbServer(machine, 0)
+    server.close()
+    server = GdbServer(machine, 0)
+    server.start()
+    made = Client(server.port)
+    assert made.ask("?").startswith("T05")
+    made.socket.close()
+    server.close()
+    server.close()
+    assert machine.on_break is not None
+    machine.on_break(machine.board.harts[0])  # it may have been on its way
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_breakpoint_stops_before_its_instruction(client: Client) -> None:
     assert client.register(32) == DRAM
     assert client.ask("Hg1") == "OK"

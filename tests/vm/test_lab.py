@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from polyvisor.cli.main import app
 from polyvisor.network.conditions import Conditions
 from polyvisor.vm.lab import Lab
 from support.guests import guest_image, image_cache
@@ -108,6 +110,21 @@ def test_the_example_runs() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "client | hello from the server" in done.stdout
     assert "20 packets transmitted" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "lab.toml", "--memory", "512M", "--net=user", "-c", "1"], "--memory, --cpus, --net"),
+        (["record", "out.rec", "lab.toml"], "--record"),
+    ],
+)
+def test_options_beside_a_lab_are_refused(words: list[str], told: str) -> None:
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 2
+    assert found.stderr == (
+        f"polyvisor: {told}: what a lab's machines have is in its file, lab.toml, and not in options\n"
+    )
 
 
 def test_what_goes_wrong_before_the_commands_is_told_in_one_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,14 +22,16 @@ MEBI = 1 << 20
 
 
 @contextmanager
-def linux(command: str, *devices: VirtioDevice, memory: int = 256 * MEBI) -> Iterator[tuple[Machine, bytearray]]:
+def linux(
+    command: str, *devices: VirtioDevice, memory: int = 256 * MEBI, append: str = ""
+) -> Iterator[tuple[Machine, bytearray]]:
     """A machine that runs ``command``, started, and what its serial console prints."""
     image = guest_image()
     output = bytearray()
     makers: list[Callable[[], VirtioDevice]] = [lambda device=device: device for device in devices]  # type: ignore[misc]
     with Machine(VirtConfig(memory=memory, devices=makers), output.extend) as machine:
         kernel, initrd = image.kernel.read_bytes(), image.initrd.read_bytes()
-        machine.board.load_linux(kernel, initrd, image.command_line(run=command))
+        machine.board.load_linux(kernel, initrd, f"{image.command_line(run=command)} {append}")
         machine.start()
         yield machine, output
 
@@ -44,6 +47,19 @@ def read_until(port: Port, text: bytes) -> bytes:
     while text not in got:
         got += port.read(WAIT)
     return got
+
+
+def test_memory_that_its_own_reservations_would_fill() -> None:
+    with linux("grep Cma /proc/meminfo", memory=192 * MEBI) as (machine, output):
+        assert re.search(r"CmaTotal: +0 kB", finish(machine, output))
+
+
+def test_a_kernel_that_dies_early_says_why() -> None:
+    with linux("true", memory=192 * MEBI, append="cma=128M") as (machine, output):
+        end = time.monotonic() + WAIT
+        while b"end Kernel panic" not in output and time.monotonic() < end:
+            assert not machine.wait(0.1)
+    assert b"Failed to allocate" in output
 
 
 def test_a_console_has_output_input_and_a_size() -> None:

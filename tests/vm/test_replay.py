@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,49 +18,44 @@ from polyvisor.boards.virt import VirtConfig
 from polyvisor.devices.virtio.console import ConsoleDevice
 from polyvisor.devices.virtio.rng import SeededEntropy
 from polyvisor.engine.conductor import Timing
+from polyvisor.engine.outside import Operation
 from polyvisor.isa.riscv import rv64
 from polyvisor.network.switch import Switch
 from polyvisor.vm.equipment import Nic
 from polyvisor.vm.machine import Machine
-from polyvisor.vm.replay.format import RecordingError
+from polyvisor.vm.replay.debug import ReplayTarget
+from polyvisor.vm.replay.format import Checkpoint, End, Event, Reader, RecordingError, Writer
 from polyvisor.vm.replay.recorder import Recorder
 from polyvisor.vm.replay.replay import DivergenceError, Replay
 from polyvisor.vm.snapshot.codec import to_plain
 from polyvisor.vm.virtual_machine import VM
 from support.guests import guest_image
 from support.programs import DRAM, POWER_OFF, elf
+from support.two_harts import two_harts
 
 START = 1_700_000_000 * 10**9
 
 # Two harts count under a lock (LR/SC), hart 0 with timer interrupts; then it prints what came in by the serial port
 # until a newline, the time of the clock, and ends.
-PROGRAM = """
+PROGRAM = two_harts(
+    times=20_000,
+    before="""
     la t0, trap
     csrw mtvec, t0
-    csrr s0, mhartid
-    la s1, counter
-    li s2, 20000
     bnez s0, work
     li t0, 0x2004000
     sd zero, 0(t0)
     li t0, 0x80
     csrw mie, t0
     csrsi mstatus, 8
-work:
+""",
+    work="""
     lr.d.aqrl t1, (s1)
     addi t1, t1, 1
     sc.d.aqrl t2, t1, (s1)
     bnez t2, work
-    addi s2, s2, -1
-    bnez s2, work
-    la t0, done
-    li t1, 1
-    amoadd.w zero, t1, (t0)
-    bnez s0, park
-join:
-    lw t1, 0(t0)
-    li t2, 2
-    bne t1, t2, join
+""",
+    then="""
     csrci mstatus, 8
     li s3, 0x10000000
 echo:
@@ -71,9 +70,10 @@ echo:
     lw a0, 0(t0)
     snez a0, a0
     j power_off
-park:
-    wfi
-    j park
+""",
+    behind="""
+ticks:
+    .word 0
     .balign 4
 trap:
     la t3, ticks
@@ -86,14 +86,8 @@ trap:
     li t3, 0x2004000
     sd t4, 0(t3)
     mret
-    .balign 8
-counter:
-    .dword 0
-done:
-    .word 0
-ticks:
-    .word 0
-"""
+""",
+)
 
 
 def run(tier: str = "jit", seed: int = 5, schedule: int | None = None, cpus: int = 2, turn: int = 5000) -> tuple:
@@ -252,6 +246,48 @@ def test_damage_is_found(recording: Path, tmp_path: Path, position: float) -> No
         replay.run()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schedule": 1.5}, {"memory": None}, {"cpus": "2"}, {"boot": [7]}, {"harts": [{}, {}]}, {"devices": [5]},
+        {"devices": [{"type": "net", "mac": 5, "mtu": 0, "up": True}]}, {"bus": "isa"},
+    ],
+)
+def test_a_machine_that_cannot_be_is_refused(recording: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    """In a file whose checksums are right."""
+    reader = Reader(recording)
+    writer = Writer(tmp_path / "odd.rec")
+    writer.machine({**reader.lives[0].machine, **change})
+    writer.begun()
+    writer.close()
+    reader.close()
+    with pytest.raises(RecordingError, match=r"odd.rec': is damaged \(") as caught:
+        Replay(tmp_path / "odd.rec")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Operation(0, "uart", "input", (5,)), Operation(0, "uart", "nothing"), Operation(0, "nobody", "input"),
+        Operation(0, "virtio0", "link", ()), Operation(0, "time", "skip", ("x",)),
+        Checkpoint(0, 0, 0, "x", b"", b""), End("off", "x", 0),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_events_that_cannot_be_are_refused(recording: Path, tmp_path: Path, event: Event) -> None:
+    reader = Reader(recording)
+    writer = Writer(tmp_path / "odd.rec")
+    writer.machine(reader.lives[0].machine)
+    writer.event(event)
+    writer.begun()
+    writer.close()
+    reader.close()
+    with Replay(tmp_path / "odd.rec") as replay, pytest.raises(RecordingError, match=r"odd\.rec': ") as caught:
+        replay.run()
+    assert "\n" not in str(caught.value)
+
+
 def test_only_what_can_be_repeated_is_recorded(tmp_path: Path) -> None:
     for config, message in (
         (VirtConfig(memory=16 << 20), "only machines in virtual time"),
@@ -332,6 +368,35 @@ def test_reverse_continue_finds_the_last_breakpoint(recording: Path) -> None:
         replay.goto(1)
         assert replay.reverse_continue() is None or replay.count == 0
         assert replay.count == 0
+
+
+class Endless:
+    """A replay without an end, of which it is known when it begins to run."""
+
+    ended = False
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.interrupted = False
+
+    def run(self) -> None:
+        self.asked.wait()
+        self.interrupted = False  # as a replay begins with
+        while not self.interrupted:
+            time.sleep(0.001)
+
+    def interrupt(self) -> None:
+        self.interrupted = True
+        self.asked.set()
+
+
+def test_a_debugger_can_interrupt_what_only_begins_to_run() -> None:
+    target = ReplayTarget(Endless())  # type: ignore[arg-type]
+    target.resume()
+    paused = threading.Thread(target=target.pause, daemon=True)
+    paused.start()
+    paused.join(20)
+    assert not paused.is_alive() and target.failure is None
 
 
 def test_a_replay_cannot_be_changed(recording: Path) -> None:
@@ -455,6 +520,59 @@ def test_machines_on_a_switch_are_replayed_one_by_one(tmp_path: Path) -> None:
         with polyvisor.replay(tmp_path / f"{number}.rec") as replay:
             replay.run()
             assert (replay.how, replay.checked > 1) == ("off", True)
+
+
+def test_what_cannot_be_recorded_leaves_an_older_recording(tmp_path: Path) -> None:
+    program, path = tmp_path / "x.elf", tmp_path / "x.rec"
+    program.write_bytes(elf(POWER_OFF))
+    path.write_bytes(b"older")
+    vm = VM(program=program, record=path, devices=[ConsoleDevice])
+    with pytest.raises(RecordingError, match="a virtio console cannot be recorded"):
+        vm.start()
+    assert path.read_bytes() == b"older" and len(list(tmp_path.iterdir())) == 2
+    assert VM(program=program, record=path).start().wait(60) == 0
+    with polyvisor.replay(path) as replay:
+        replay.run()
+        assert replay.how == "off"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_was_recorded_before_the_disk_was_full_is_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.rec"
+    writes: list[int] = []
+
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            writes.append(len(data))
+            if len(writes) == 5:  # a part of it, then nothing, and then there is room again
+                return super().write(data[:7])
+            if len(writes) == 6:
+                raise OSError(28, "No space left on device")
+            return super().write(data)
+
+    monkeypatch.setattr(Path, "open", lambda path, mode, buffering: Full(path, mode))
+    writer = Writer(path)
+    monkeypatch.undo()
+    writer.machine({"a": 1})
+    writer.event(End("off", 1, 5))
+    writer.begun()
+    whole = path.stat().st_size
+    writer.event(End("off", 2, 6))
+    writer.flush()
+    with pytest.raises(RecordingError, match="No space left"):
+        for number in range(3):
+            writer.event(End("off", 3 + number, 7))
+            writer.flush()
+    with pytest.raises(RecordingError, match="No space left"):
+        writer.event(End("off", 9, 9))
+        writer.close()
+    reader = Reader(path)
+    assert not reader.truncated and path.stat().st_size > whole
+    events = [event for section in range(2) for event in reader.events(reader.lives[0], section)]
+    assert events == [End("off", 1, 5), End("off", 2, 6)] and len(reader.lives[0].events) == 2
+    reader.close()
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:

@@ -22,42 +22,26 @@ from polyvisor.vm.virtual_machine import VM
 from support.guests import guest_image
 from support.net_program import chatter
 from support.programs import POWER_OFF, elf
+from support.two_harts import two_harts
 
 # Two harts add to a counter without a lock, with a jump in the middle: a turn can end there, if it has the length for
 # it. The status says whether an addition was lost.
-RACE = """
-    csrr s0, mhartid
-    la s1, counter
-    li s2, 100000
-work:
+RACE = two_harts(
+    times=100_000,
+    work="""
     ld t1, 0(s1)
     addi t1, t1, 1
     j middle
 middle:
     sd t1, 0(s1)
-    addi s2, s2, -1
-    bnez s2, work
-    la t0, done
-    li t1, 1
-    amoadd.w zero, t1, (t0)
-    bnez s0, park
-join:
-    lw t1, 0(t0)
-    li t2, 2
-    bne t1, t2, join
+""",
+    then="""
     ld a1, 0(s1)
     li a2, 200000
     sltu a0, a1, a2
     j power_off
-park:
-    wfi
-    j park
-    .balign 8
-counter:
-    .dword 0
-done:
-    .word 0
-"""
+""",
+)
 
 
 @pytest.fixture

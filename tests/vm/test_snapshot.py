@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 import polyvisor
+from polyvisor.devices.virtio.block import BlockDevice
 from polyvisor.network.switch import Switch
 from polyvisor.storage.convert import create_raw
 from polyvisor.storage.open import open_disk
 from polyvisor.storage.qcow2.create import create_qcow2
+from polyvisor.storage.qcow2.image import Qcow2
 from polyvisor.vm.equipment import Disk, Nic, Screen, Share
 from polyvisor.vm.errors import SnapshotError
 from polyvisor.vm.snapshot import store
@@ -281,9 +283,18 @@ def test_what_fails_leaves_the_old_one(made: Made, tmp_path: Path, monkeypatch: 
     def full(self: Writer, *document: object) -> None:
         raise OSError(28, os.strerror(28))
 
+    devices = [each for each in made.vm.machine.board.virtio_devices if isinstance(each, BlockDevice)]
+    delete = Qcow2.delete_snapshot
+
+    def delete_alone(image: Qcow2, inner: str) -> None:
+        # The guest may be writing to it, when it runs again.
+        assert any(each.disk is image and each.lock._is_owned() for each in devices)  # type: ignore[attr-defined]
+        delete(image, inner)
+
     for name in ("finish", "save"):
         with monkeypatch.context() as patch:
             patch.setattr(Writer, name, full)
+            patch.setattr(Qcow2, "delete_snapshot", delete_alone)
             with pytest.raises(SnapshotError, match="the snapshot cannot be written: No space left on device"):
                 made.vm.snapshot(path)
     assert store.find(path).identity == before and names_in(tmp_path) == ["it.pvsnap"]
@@ -371,6 +382,8 @@ def test_documents_that_make_no_sense_are_refused(made: Made, tmp_path: Path) ->
         ({"board": {}}, "is missing"),
         ({"board": []}, "not of type dict"),
         ({"virtio": []}, "devices|shorter|argument"),
+        ({"virtio": 5}, "virtio: not of type list"),
+        ({"created": {"$bytes": 5}}, "what it says of the machine makes no sense"),
         ({"shape": file.document["shape"] | {"cpus": 3}}, "cpus 3, and this one has 2"),
         ({"disks": []}, "devices"),
         ({"disks": file.document["disks"]}, "a section outside of the file"),
@@ -414,6 +427,12 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(SnapshotError, match=r"there is no snapshot 'x'$"):
         VM.restore("x")
     assert not (tmp_path / "data").exists() or not list((tmp_path / "data").rglob("*snap*/*"))
+
+
+def test_what_goes_on_from_a_snapshot_is_not_recorded(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="goes on from a snapshot cannot be recorded"):
+        made.restore(record=tmp_path / "x.rec")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_card_needs_its_switch(made: Made) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from polyvisor.boards import memory_map
-from polyvisor.boards.loader import ElfProgram
+from polyvisor.boards.elf import ElfProgram
 from polyvisor.boards.virt import VirtConfig
 from polyvisor.devices.virtio.console import ConsoleDevice, Port
 from polyvisor.devices.virtio.device import VirtioDevice

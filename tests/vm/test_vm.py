@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -11,15 +12,16 @@ from pathlib import Path
 import pytest
 
 import polyvisor
-from polyvisor.boards.loader import LoadError
+from polyvisor.boards.placing import LoadError
 from polyvisor.isa.riscv import rv64
 from polyvisor.storage.open import open_disk
 from polyvisor.vm.control import ControlServer
 from polyvisor.vm.machine import Machine
 from polyvisor.vm.remote import RemoteVM
+from polyvisor.vm.running import read_line
 from polyvisor.vm.virtual_machine import VM
 from support.guests import guest_image
-from support.programs import elf
+from support.programs import POWER_OFF, elf
 
 
 @pytest.fixture(scope="module")
@@ -695,6 +697,34 @@ def test_who_hears_the_console_can_cut_the_power(tmp_path: Path) -> None:
     vm.start()
     assert vm.has_ended(20) and b"".join(heard) == b"x"
     vm.kill()
+
+
+def test_who_waits_for_the_end_hears_of_what_fails_then(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "program"
+    path.write_bytes(elf(POWER_OFF))
+    vm = VM(program=path, tier="reference")
+
+    def fail() -> None:
+        raise RuntimeError("the recording")
+
+    monkeypatch.setattr(vm._recording, "close", fail)
+    with pytest.raises(RuntimeError, match="the recording"):
+        vm.start().wait(20)
+
+
+def test_whatever_is_sent_to_a_machine_has_an_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("POLYVISOR_RUN", str(tmp_path))
+    server = ControlServer(VM(kernel=__file__, name="asked"))
+    for line in (
+        "", "5", "[]", "{}", '{"op": 5}', '{"op": "agent", "timeout": "x"}', '{"op": "snapshot"}', "[" * 2000,
+        '{"op": "console", "since": Infinity}', '{"op": "console", "since": NaN}',
+    ):  # fmt: skip
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(20)
+            connection.connect(str(tmp_path / "asked.sock"))
+            connection.sendall(line.encode() + b"\n")
+            assert (read_line(connection, 4096) or b"").startswith(b'{"error": "'), line
+    server.close()
 
 
 def test_who_waits_for_a_machine_does_not_start_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -34,8 +34,10 @@ from polyvisor.isa.riscv import rv64
 
 from . import memory_map as at
 from .device_tree import device_tree
+from .elf import ElfProgram, load_elf
 from .htif import Htif
-from .loader import Data, ElfProgram, LoadError, boot_linux, load_elf, place_high
+from .linux_boot import boot_linux
+from .placing import Data, LoadError, place_high
 from .riscv_hart import RiscvHart
 from .sbi import Sbi
 

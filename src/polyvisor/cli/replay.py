@@ -18,6 +18,7 @@ from polyvisor.vm.replay.together import GroupReplay
 
 from .lab import Lines
 from .run import fail
+from .terminal import Output
 
 # What a replay that differs from its recording ends with.
 _DIFFERS = 1
@@ -87,7 +88,8 @@ def _names(file: Path) -> list[str]:
 
 
 def _replay_one(file: Path, name: str | None, check: bool, tier: str, until: int | None, gdb: int | None) -> int:
-    shown = None if check else _show
+    output = Output(lambda: machine.interrupt())
+    shown = None if check else output.write
     with Replay(file, tier=tier, on_output=shown, backwards=gdb is not None, machine=name) as machine:
         if gdb is not None:
             _debug(machine, gdb)
@@ -111,11 +113,6 @@ def _replay_all(file: Path, names: list[str], check: bool, tier: str) -> int:
             for name, machine in group.machines.items():
                 print(f"{name}: {_same(machine)}")
         return max(machine.exit_code or 0 for machine in group.machines.values())
-
-
-def _show(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
 
 
 def _debug(machine: Replay, port: int) -> None:

@@ -6,10 +6,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import TextIO
 
 from polyvisor.vm.events import Event
 from polyvisor.vm.virtual_machine import VM
+
+from .desk import check_writable, told
 
 # What is in `polyvisor.vm.analysis` loads the compiler, so it is imported where it is asked for.
 
@@ -26,26 +29,39 @@ class Reports:
 
     def attach(self, vm: VM) -> None:
         """Look at a machine that was not started yet. Raises OSError, and ValueError for what cannot be."""
-        for path in (self.coverage, self.profile):
+        # What cannot be written is said now, not when all is done.
+        for path, option in ((self.coverage, "--coverage"), (self.profile, "--profile")):
             if path is not None:
-                path.open("a").close()  # what cannot be written is said now, not when all is done
+                check_writable(path, option)
         if self.coverage is not None:
             self._cover(vm, self.coverage)
         if self.profile is not None:
             self._sample(vm, self.profile)
         if self.syscalls is not None:
             standard = str(self.syscalls) == "-"
-            file: TextIO = sys.stderr if standard else self.syscalls.open("w")
+            with told(self.syscalls, "--syscalls"):
+                file: TextIO = sys.stderr if standard else self.syscalls.open("w")
             from polyvisor.vm.analysis.syscalls import SyscallTrace
 
-            SyscallTrace(vm, file)
+            self._write.append(SyscallTrace(vm, file).stop)
             if not standard:
                 self._write.append(file.close)
 
-    def write(self) -> None:
-        """The machine has ended: write what was seen. Raises OSError."""
+    def __enter__(self) -> Reports:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The machine has ended, or failed: write what was seen. Raises OSError for what cannot be written."""
+        problems: list[OSError] = []
         for write in self._write:
-            write()
+            try:
+                write()
+            except OSError as problem:
+                problems.append(problem)
+        if problems and error is None:
+            raise problems[0]
 
     def _cover(self, vm: VM, path: Path) -> None:
         program = vm.software.program or vm.software.kernel
@@ -57,7 +73,9 @@ class Reports:
         coverage.files()  # which says so if there is no debug information
 
         def write() -> None:
-            path.write_text(coverage.cobertura() if path.suffix == ".xml" else coverage.lcov())
+            text = coverage.cobertura() if path.suffix == ".xml" else coverage.lcov()
+            with told(path, "--coverage"):
+                path.write_text(text)
 
         self._write.append(write)
 
@@ -74,9 +92,14 @@ class Reports:
         vm.events.on("ready" if vm.software.agent else "started", begin)
 
         def write() -> None:
+            if not profiles:
+                why = "nothing was sampled, as the guest ended before it was ready"
+                print(f"polyvisor: --profile: {why}", file=sys.stderr)
             for profile in profiles:
                 profile.stop()
                 title = f"{vm.name}, sampled while it was awake"
-                path.write_text(profile.svg(title) if path.suffix == ".svg" else profile.collapsed())
+                text = profile.svg(title) if path.suffix == ".svg" else profile.collapsed()
+                with told(path, "--profile"):
+                    path.write_text(text)
 
         self._write.append(write)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 
 from polyvisor import images
-from polyvisor.boards.loader import LoadError
+from polyvisor.boards.placing import LoadError
 from polyvisor.boards.virt import TIERS
 from polyvisor.guest.process import shell_status
 from polyvisor.network.capture import Capture
@@ -125,7 +125,24 @@ def choose_desk(display: str, screenshot: Path | None) -> Desk | None:
     return None if kind == "none" and screenshot is None else Desk(kind == "window", size, screenshot)
 
 
+# Options that are for labs, too.
+_FOR_LABS = ("virtual_time", "seed", "schedule", "record")
+
+
+def refuse_options(context: typer.Context, target: str) -> None:
+    """Machines of a lab have what its file says, and nothing that options say."""
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.param_type_name == "option" and (source := context.get_parameter_source(parameter.name or ""))
+        and source.name != "DEFAULT" and parameter.name not in _FOR_LABS
+    ]
+    if given:
+        fail(f"{', '.join(given)}: what a lab's machines have is in its file, {target}, and not in options")
+
+
 def run(
+    context: typer.Context,
     target: Annotated[
         str | None,
         typer.Argument(
@@ -221,6 +238,7 @@ def run(
     software = None
     try:
         if target is not None and target.endswith(".toml"):
+            refuse_options(context, target)
             raise typer.Exit(run_lab(Path(target), virtual_time, seed, schedule, record))
         nic, desk = Nic.parse(net), choose_desk(display, screenshot)
         software = choose_software(target, kernel, initrd, append, firmware, command)
@@ -233,9 +251,8 @@ def run(
         if stats_json is not None:
             check_writable(stats_json, "--stats-json")
         around = desk.opened(f"polyvisor {name}") if desk is not None else contextlib.nullcontext()
-        with open_trace(trace) as file, capturing(capture, nic), around:
-
-            reports = Reports(coverage, profile, syscalls)
+        reports = Reports(coverage, profile, syscalls)
+        with open_trace(trace) as file, capturing(capture, nic), around, reports:
 
             def make(**callbacks: Any) -> VM:
                 vm = VM(
@@ -248,7 +265,6 @@ def run(
                 return vm
 
             status = Session(make, Watched(file, gdb, stats, stats_json), background, named, desk).run()
-            reports.write()
     except LoadError as error:
         fail(f"{software.name}: {error}" if software else str(error))
     except images.ImageError as error:

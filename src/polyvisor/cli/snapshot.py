@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from polyvisor.boards.loader import LoadError
+from polyvisor.boards.placing import LoadError
 from polyvisor.vm import running
 from polyvisor.vm.equipment.nic import HELP as NET_HELP
 from polyvisor.vm.errors import SnapshotError, VMError

@@ -9,11 +9,12 @@ from functools import cache
 from importlib import import_module
 from io import FileIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import polyvisor.adl
 import polyvisor.engine
-from polyvisor.adl import Architecture
+from polyvisor.adl import Architecture, Function
 
 from .hostcpu import compiler_version, host_cpu
 
@@ -59,6 +60,10 @@ def sources_digest(packages: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
+# What every key covers as a whole.
+_COMPILER = (polyvisor.adl.__name__, polyvisor.engine.__name__)
+
+
 def _sources(directory: str, below: str) -> Iterator[tuple[str, str]]:
     """The names, from the root on, and paths of all Python files, sorted. Every start of a machine reads them."""
     with os.scandir(directory) as entries:
@@ -71,10 +76,21 @@ def _sources(directory: str, below: str) -> Iterator[tuple[str, str]]:
 
 
 def _modules(architecture: Architecture) -> set[str]:
-    """The modules that describe it, by their functions and its state."""
-    found = {function.python.__module__ for function in architecture.functions()}
+    """The modules that describe it: of its functions and its state, and of what those use."""
+    todo = {function.python.__module__ for function in architecture.functions()}
     if architecture.state_type is not None:
-        found.add(architecture.state_type.__module__)
+        todo |= {base.__module__ for base in architecture.state_type.__mro__[:-1]}
+    found: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name.startswith(_COMPILER) or name in found:
+            continue
+        found.add(name)
+        for value in vars(import_module(name)).values():
+            if isinstance(value, Function):
+                todo.add(value.python.__module__)
+            elif isinstance(value, ModuleType) and value.__name__.startswith("polyvisor."):
+                todo.add(value.__name__)
     return found
 
 

@@ -13,9 +13,6 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-import llvmlite.binding as llvm
-from elftools.elf.elffile import ELFFile
-
 from polyvisor.adl import Architecture, Function, ssa
 from polyvisor.adl.assembler import assemble
 from polyvisor.adl.frontend import Compiler
@@ -148,6 +145,10 @@ def _module(main: Function, platform: Platform) -> str:
 
 
 def _compile(main: Function, platform: Platform) -> _Code:
+    # Only here: most programs were compiled before, and are in a cache.
+    import llvmlite.binding as llvm
+    from elftools.elf.elffile import ELFFile
+
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     target = llvm.Target.from_triple(platform.triple)

@@ -34,6 +34,10 @@ KERNEL, INITRD, IMAGE_JSON, LOCK_JSON, DISK = "kernel", "initrd", "image.json", 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(:[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 _CURRENT = "current"
 _STAGING = ".new-"
+# What suits the board, before and behind an image's own words. No device needs memory in one piece: the 128 MiB that
+# Debian's kernel keeps for such let it die early with 192 MiB or so. And what it dies of before it has its console, the
+# SBI prints: but no more than `quiet` lets it, if that comes first.
+_BEFORE, _BEHIND = "cma=0", "earlycon=sbi"
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,14 @@ class Image:
         return lock
 
     def command_line(self, *, run: str | None = None, winsize: tuple[int, int] | None = None) -> str:
-        """The kernel command line that also runs the shell command ``run`` and then powers off with its exit status
-        (without it: an interactive shell), on a console of ``winsize`` = (rows, columns).
+        """The kernel command line for the board, :attr:`append` with it, that also runs the shell command ``run`` and
+        then powers off with its exit status (without it: an interactive shell), on a console of ``winsize`` = (rows,
+        columns).
 
         Linux cuts its command line without a word - on riscv64 at 1024 bytes in 6.12, at 2048 in 7.2 - so a command
         that does not fit into the lesser raises :class:`ImageError` ("usage").
         """
-        words = [self.append]
+        words = [_BEFORE, self.append, _BEHIND]
         if winsize is not None:
             words.append("polyvisor.winsize={}x{}".format(*winsize))
         if run is not None:
@@ -261,13 +266,16 @@ def staging(name: str) -> Iterator[Path]:
 def publish(name: str, directory: Path) -> Image:
     """Make ``directory``, which holds the files of an image, the current image ``name``, in one atomic step.
 
-    The image that was current stays on disk until the next publication, for processes that are about to read it.
+    After a crash of the host it is whole, or the one before is current. That one stays on disk until the next
+    publication, for processes that are about to read it.
     """
     home = _home(name)
     identity = sha256_file(directory / LOCK_JSON)[:16]
     target = home / identity
     previous = _link_target(home / _CURRENT)
     directory.chmod(0o755)  # mkdtemp makes it private; an image is as readable as the cache it is in
+    for path in (*directory.iterdir(), directory):
+        _make_certain(path)
     if target.exists():
         # Made again, the same to the last bit: it gives way in one step, and is removed below.
         target.rename(tempfile.mkdtemp(prefix=_STAGING, dir=home))
@@ -276,10 +284,20 @@ def publish(name: str, directory: Path) -> Image:
     link.unlink(missing_ok=True)
     link.symlink_to(identity)
     link.replace(home / _CURRENT)
+    _make_certain(home)
     for child in home.iterdir():
         if child.is_dir() and not child.is_symlink() and child.name not in (identity, previous):
             shutil.rmtree(child, ignore_errors=True)
     return get(name)
+
+
+def _make_certain(path: Path) -> None:
+    """Let what is in a file or directory survive a crash of the host. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def prune_downloads(days: float = 30, kept: frozenset[str] = frozenset()) -> int:

@@ -5,28 +5,28 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from .errors import StoppedError, VMTimeoutError
+from .forkable import Forkable
 
 # Of a log that is longer, the beginning is forgotten.
 _MOST = 16 << 20
 _RETRY = 0.005  # seconds until the port is offered what it did not take
 
 
-class Console:
+class Console(Forkable):
     """The serial console. Output is kept from the start; :meth:`expect` and :meth:`read` go on where they last were.
 
     ``send`` gives bytes to the port and tells how many it took. Text is UTF-8, with what is not replaced.
     """
 
     def __init__(self, send: Callable[[bytes], int]) -> None:
+        super().__init__()
         self._send = send
         self._log = bytearray()
         self._dropped = 0  # bytes of the log that were forgotten
         self._cursor = 0  # in all that was printed
-        self._changed = threading.Condition()
         self._ended = False
         self._listeners: list[Callable[[bytes], None]] = []
         self._telling = threading.local()
@@ -65,17 +65,9 @@ class Console:
             self._ended = True
             self._changed.notify_all()
 
-    # Copies of the process
-
-    @contextmanager
-    def still(self) -> Iterator[None]:
-        """Nothing is printed or read meanwhile: the process may be copied (``os.fork``)."""
-        with self._changed:
-            yield
-
     def revive(self) -> None:
-        """In the copy: those who listen are with the other process."""
-        self._changed = threading.Condition()
+        """In a copy of the process: those who listen are with the other one."""
+        super().revive()
         self._listeners.clear()
 
     # For users

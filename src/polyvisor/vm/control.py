@@ -52,7 +52,7 @@ class Conversations:
                 operation(connection, request)
             except (VMError, OSError) as error:
                 self._answer(connection, error=str(error))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 self._answer(connection, error="this is not a request")
 
     @staticmethod
@@ -91,8 +91,9 @@ class Conversations:
         connection.sendall(log)
 
     def _op_console(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        watcher = _Watcher(self._vm, connection, float(request.get("since", 0)))
         self._answer(connection, ok=True)
-        _Watcher(self._vm, connection, float(request.get("since", 0))).run()
+        watcher.run()
 
     def _op_agent(self, connection: socket.socket, request: dict[str, Any]) -> None:
         # The machine has its name before it starts.

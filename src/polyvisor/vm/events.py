@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from .errors import VMTimeoutError
+from .forkable import Forkable
 
 KINDS = ("started", "ready", "reset", "stopped", "failed")
 """In the order of a life: it runs; its agent answers; the guest restarts it; it ended; it broke (``data`` says why)."""
@@ -22,24 +21,18 @@ class Event(NamedTuple):
     data: Any = None
 
 
-class Events:
+class Events(Forkable):
     """All events so far, and those to come. Any thread may ask."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._events: list[Event] = []
         self._callbacks: list[tuple[str, Callable[[Event], None]]] = []
-        self._changed = threading.Condition()
         self._start = time.monotonic()
 
-    @contextmanager
-    def still(self) -> Iterator[None]:
-        """Nothing happens meanwhile: the process may be copied (``os.fork``)."""
-        with self._changed:
-            yield
-
     def revive(self) -> None:
-        """In the copy: it has no events yet, and those who listen are with the other process."""
-        self._changed = threading.Condition()
+        """In a copy of the process: it has no events yet, and those who listen are with the other one."""
+        super().revive()
         self._events.clear()
         self._callbacks.clear()
 

@@ -94,6 +94,7 @@ class GdbServer:
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self._wake_read, self._wake_write = os.pipe()
+        self._waking = threading.Lock()
         self._closing = False
         self._stopped_hart: Hart | None = None
         self._breakpoints: set[int] = set()
@@ -119,16 +120,26 @@ class GdbServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Hang up. The machine is not touched."""
+        """Hang up. The machine is not touched. May be repeated."""
+        if self._closing:
+            return
         self._closing = True
         os.write(self._wake_write, b"x")
-        self._thread.join(2)
+        if self._thread.ident is not None:
+            self._thread.join(2)
         self._listener.close()
+        with self._waking:
+            if not self._thread.is_alive():
+                os.close(self._wake_read)
+                os.close(self._wake_write)
+            self._wake_write = -1
 
     def _on_break(self, hart: Hart) -> None:
         """A hart reached a breakpoint, in its thread."""
         self._stopped_hart = hart
-        os.write(self._wake_write, b"x")
+        with self._waking:
+            if self._wake_write >= 0:
+                os.write(self._wake_write, b"x")
 
     # The connection
 

@@ -25,21 +25,21 @@ PAGE = 4096
 # Virtual memory
 
 
-def translate(hart: Hart, address: int) -> int:
+def translate(hart: Hart, address: int, context: int | None = None) -> int:
     """Where a hart's loads find a virtual address, without changing anything the guest can see. Raises Trap.
 
-    The hart stands still.
+    ``context``: those of another context of its architecture than the one it is in. The hart stands still.
     """
     hooks = hart.cpu.architecture.hooks
     if "translate" not in hooks:
         return address
     view = _likeness(hart.cpu)
     view.block[:] = hart.state.block[: len(view.block)]
-    now = int(hooks["data_context"](view))
+    now = int(hooks["data_context"](view)) if context is None else context
     # A kernel's own rules may forbid it to see its program's memory: then by those of less privileged contexts.
-    for context in (now, *range(now)):
+    for each in (now, *range(now)):
         try:
-            return int(hooks["translate"](view, u64(address), u32(READ), u32(context))[0])
+            return int(hooks["translate"](view, u64(address), u32(READ), u32(each))[0])
         except Trap as trap:
             failure = trap
     raise failure
@@ -62,11 +62,16 @@ def _likeness(cpu: Any) -> Any:
     return _likenesses[cpu]
 
 
-def physical_pieces(hart: Hart, address: int, length: int) -> Iterator[tuple[int, int]]:
-    """(physical address, length) of a virtual range, page by page. Raises Trap where nothing is mapped."""
+def physical_pieces(
+    hart: Hart, address: int, length: int, context: int | None = None
+) -> Iterator[tuple[int, int]]:
+    """(physical address, length) of a virtual range, page by page; ``context`` is that of :func:`translate`.
+
+    Raises Trap where nothing is mapped.
+    """
     while length:
         part = min(length, PAGE - address % PAGE)
-        yield translate(hart, address), part
+        yield translate(hart, address, context), part
         address, length = (address + part) & (2**64 - 1), length - part
 
 

@@ -20,6 +20,21 @@ _BUFFER = 256 << 10
 _LONGEST_ANSWER = 1 << 20  # an error has the console's last lines
 
 
+def exchange(connection: socket.socket, op: str, **values: Any) -> dict[str, Any]:
+    """Send a request to the process of a machine (see :mod:`polyvisor.vm.control`), and give its answer.
+
+    Raises VMError with what that process says, EOFError if it ends first, OSError.
+    """
+    connection.sendall(json.dumps({"op": op, **values}).encode() + b"\n")
+    line = running.read_line(connection, _LONGEST_ANSWER)
+    if line is None:
+        raise EOFError
+    answer: dict[str, Any] = json.loads(line)
+    if "error" in answer:
+        raise VMError(answer["error"])
+    return answer
+
+
 class RemoteVM:
     """What other processes can do with a running machine. Raises VMError if there is none of that name."""
 
@@ -43,20 +58,16 @@ class RemoteVM:
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.connect(str(self._path))
-            connection.sendall(json.dumps({"op": op, **values}).encode() + b"\n")
-            line = running.read_line(connection, _LONGEST_ANSWER)
-            if line is None:
-                raise StoppedError(f"{self.name} has ended")
-            answer: dict[str, Any] = json.loads(line)
+            return connection, exchange(connection, op, **values)
+        except EOFError as error:
+            connection.close()
+            raise StoppedError(f"{self.name} has ended") from error
         except OSError as error:
             connection.close()
-            if isinstance(error, VMError):
-                raise
             raise StoppedError(f"{self.name} cannot be reached: {error.strerror}") from error
-        if "error" in answer:
+        except VMError:
             connection.close()
-            raise VMError(answer["error"])
-        return connection, answer
+            raise
 
     def log(self) -> bytes:
         """What the console has shown."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from polyvisor.boards.loader import Data, LoadError
+from polyvisor.boards.placing import Data, LoadError
 from polyvisor.boards.stored_file import StoredFile
 from polyvisor.engine.codecache import CodeCache
 from polyvisor.engine.objectcode import cache_key, sources_digest

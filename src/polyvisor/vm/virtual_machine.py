@@ -26,6 +26,7 @@ from .console import Console
 from .errors import BootError, ForkError, SnapshotError, StoppedError, VMError, VMTimeoutError
 from .events import Events
 from .inspect import CpuView, PhysicalMemory, Symbols, VirtualMemory
+from .interfaces import SET_ADDRESS
 from .machine import Machine
 from .recording import Recording
 from .sizes import parse_memory
@@ -43,13 +44,6 @@ if TYPE_CHECKING:
     from .snapshot.store import Snapshot
     from .snapshot.take import Last
 
-# Sets $ADDRESS on the interface whose hardware address is $MAC.
-_SET_ADDRESS = """
-for device in /sys/class/net/*; do
-    read -r mac < "$device/address" && [ "$mac" = "$MAC" ] || continue
-    ip addr add "$ADDRESS" dev "${device##*/}" && ip link set "${device##*/}" up
-done
-"""
 # Where there is an init system that can end its services and unmount its disks, it is asked to.
 _POWER_OFF = """sync
 [ -d /run/systemd/system ] && systemctl poweroff && exit
@@ -270,8 +264,12 @@ class VM(GuestCommands):
             self.machine.close()
             self.events.emit("failed", error)
         finally:
-            self._failure = self._failure or self._recording.close()
-            self._close_disks()
+            # Whatever fails now, who waits for the end must hear of it.
+            try:
+                self._failure = self._failure or self._recording.close()
+                self._close_disks()
+            except BaseException as error:
+                self._failure = self._failure or error
             self._ready.clear()
             self._ended.set()
             self.console.end()
@@ -623,7 +621,7 @@ class VM(GuestCommands):
                 self._identify()
             for nic in self.networks if self._greeting else ():
                 if nic.address is not None:
-                    self.client.run(_SET_ADDRESS, env={"MAC": nic.mac, "ADDRESS": nic.address}, timeout=10)
+                    self.client.run(SET_ADDRESS, env={"MAC": nic.mac, "ADDRESS": nic.address}, timeout=10)
         self._ready.set()
         self.events.emit("ready")
 

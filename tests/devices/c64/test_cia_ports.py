@@ -205,10 +205,9 @@ def test_each_key_is_where_the_reference_guide_has_it() -> None:
         expected = [0] * 8
         expected[row] = 1 << column
         assert scanned(chip, name) == expected
-    positions = keyboard.POSITIONS
-    assert [positions[k] for k in ("a", "z", "space", "return", "stop", "leftshift", "rightshift", "ctrl", "commodore")] == [
-        (1, 2), (1, 4), (7, 4), (0, 1), (7, 7), (1, 7), (6, 4), (7, 2), (7, 5)
-    ]  # fmt: skip
+    some = "a z space return stop leftshift rightshift ctrl commodore".split()
+    places = [(1, 2), (1, 4), (7, 4), (0, 1), (7, 7), (1, 7), (6, 4), (7, 2), (7, 5)]
+    assert [keyboard.POSITIONS[key] for key in some] == places
 
 
 def test_the_matrix_works_both_ways() -> None:

@@ -297,8 +297,8 @@ def random_access(random_: random.Random) -> tuple[int, int | None]:
     value = {
         4: random_.choice((0, 1, 2, 3, 7, 20, 80)), 5: random_.choice((0, 0, 0, 1)), 6: random_.choice((0, 1, 2, 9)),
         7: random_.choice((0, 0, 0, 2)), 12: random_.randrange(256), 13: random_.choice((0x81, 0x82, 0x83, 0x8B, 1, 3)),
-        14: random_.choice((1, 1, 9, 0x11, 0x19, 0x05, 0x41, 0)), 15: random_.choice((1, 9, 0x11, 0x41, 0x49, 0x51, 0x61)),
-        1: 0,
+        14: random_.choice((1, 1, 9, 0x11, 0x19, 0x05, 0x41, 0)), 1: 0,
+        15: random_.choice((1, 9, 0x11, 0x41, 0x49, 0x51, 0x61)),
     }  # fmt: skip
     return register, value[register]
 

@@ -1,4 +1,4 @@
-"""The voices and registers of the SID, compared with the data sheet, with measured chips, and with a model of single cycles."""
+"""The voices and registers of the SID: the data sheet, measured chips, and a model of single cycles."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cmath
+import itertools
 import math
 import wave
 from array import array
@@ -70,7 +71,7 @@ def test_a_tone_has_its_frequency_and_amplitude() -> None:
     hertz = tone(sid, 1000)
     sid.hear(150)  # the attack
     samples = sid.hear(450)
-    rising = [i for i, (a, b) in enumerate(zip(samples, samples[1:], strict=False)) if a < 0 <= b]
+    rising = [i for i, (a, b) in enumerate(itertools.pairwise(samples)) if a < 0 <= b]
     assert (rising[-1] - rising[0]) / (len(rising) - 1) == pytest.approx(RATE / hertz, rel=0.02)
     # A triangle of 2048 * 15 / 4, whose first harmonic is 8 / pi^2 of that.
     assert amplitude(samples, hertz) == pytest.approx(2040 * 15 / 4 * 8 / math.pi**2, rel=0.05)
@@ -97,7 +98,10 @@ def response(kind: int, ratio: float, q: float) -> float:
 
 @pytest.mark.parametrize(
     ("kind", "hertz", "resonance"),
-    [(0x10, 700, 0), (0x10, 3600, 1), (0x10, 1600, 15), (0x20, 1600, 0), (0x20, 400, 15), (0x40, 800, 3), (0x50, 3200, 7)],
+    [
+        *((0x10, 700, 0), (0x10, 3600, 1), (0x10, 1600, 15), (0x20, 1600, 0), (0x20, 400, 15), (0x40, 800, 3)),
+        (0x50, 3200, 7),
+    ],
 )
 def test_the_filters_gain(kind: int, hertz: int, resonance: int) -> None:
     model = resonance % 2
@@ -125,7 +129,7 @@ def test_the_filter_is_stable_at_its_limits(model: int) -> None:
         tone(sid, 3000 + 500 * v, 0x81, v)
     sid.hear(400)
     assert abs(int(sid.cpu.sid_low)) < 40_000 and abs(int(sid.cpu.sid_band)) < 40_000
-    assert -32768 <= min(sid.hear(50))
+    assert len(set(sid.hear(50))) > 10
 
 
 def test_a_change_of_volume_is_heard_on_the_older_chip() -> None:

@@ -200,9 +200,7 @@ def test_the_side_border_opens_in_cycle_56_only(vic: Vic, cycle: int, opens: boo
 
 
 def test_while_the_vertical_flip_flop_is_set_there_are_no_graphics(vic: Vic) -> None:
-    prepared(vic)
     vic.jump(0x32)
-    vic.cpu.vic_display = 1
     vic.poke(0x3FFF, 0xFF)
     vic.cpu.vic_border = 0
     vic.to(0x32, 50)

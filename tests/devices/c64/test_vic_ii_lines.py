@@ -226,6 +226,28 @@ def test_events_are_never_late_and_seldom_early(vic: Vic, sprites: int) -> None:
     assert early <= (2 if not sprites else 40)
 
 
+@pytest.mark.parametrize(("sprites", "steps"), [(0, 3), (0x01, 6), (0xFF, 8)])
+def test_a_cpu_that_waits_can_wait_for_the_next_event(vic: Vic, sprites: int, steps: int) -> None:
+    # While BA is low it stays so until then: a board need not look at each cycle.
+    for sprite in range(8):
+        vic.write(2 * sprite + 1, 0x33)
+    vic.write(0x15, sprites)
+    vic.to(0x33, 12)
+    low, taken = {12}, 1
+    while vic.cpu.vic_clock < vic.clock(0x34, 20):
+        clock, at, was_low = int(vic.cpu.vic_clock), int(vic_ii.next_event(vic.cpu)), vic.cpu.vic_ba_low != 0
+        vic_ii.run(vic.cpu, u64(at + 1))
+        low |= {n - vic.clock(0x33, 1) + 1 for n in range(clock, at) if was_low}
+        low |= {at - vic.clock(0x33, 1) + 1} if vic.cpu.vic_ba_low != 0 else set()
+        taken += 1
+    wanted = set(range(12, 55))
+    for sprite in range(8):
+        if sprites >> sprite & 1:
+            wanted |= set(range(55 + 2 * sprite, 60 + 2 * sprite))
+    assert {cycle for cycle in low if cycle < 83} == wanted
+    assert taken <= steps
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_events_are_never_late_whatever_is_written(vic: Vic, seed: int) -> None:
     rng = random.Random(seed)

@@ -187,6 +187,24 @@ def test_priority_among_sprites_comes_first(vic: Vic) -> None:
     assert vic.text(FIRST_LINE, 96, 32) == "00110101" * 3 + "2" * 8
 
 
+def test_a_sprite_behind_the_graphics_hides_none_before_it(vic: Vic) -> None:
+    with_graphics(vic)
+    vic.sprite(0, 96, Y, 1, BLOCK, *FULL)
+    vic.sprite(1, 104, Y, 2, BLOCK, *FULL)
+    vic.write(0x1B, 2)
+    vic.to(FIRST_LINE, 63)
+    assert vic.text(FIRST_LINE, 96, 32) == "1" * 24 + "00220202"
+
+
+def test_characters_without_pairs_among_those_with(vic: Vic) -> None:
+    # In multicolour text, a character whose colour is below 8 has single pixels, and collides as it is seen.
+    with_graphics(vic, 0x10)
+    vic.sprite(5, 101, Y, 1, BLOCK, (0x80, 0, 0))
+    vic.sprite(6, 102, Y, 1, BLOCK, (0x80, 0, 0))
+    vic.to(FIRST_LINE, 63)
+    assert vic.read(0x1F) == 0x40
+
+
 @pytest.mark.parametrize(
     ("mcm", "x", "collides"),
     # One pixel wide: on 11001010, or in pairs 11 00 10 10; foreground are 10 and 11 then.

@@ -5,7 +5,7 @@ takes the bus. Sources: Commodore 64 Programmer's Reference Guide, "Memory maps"
 C. Bauer, "The MOS 6567/6569 video controller", sections 2.4.1 and 3.6.
 """
 
-from polyvisor.adl import WRITE, Field, function, u8, u32, u64
+from polyvisor.adl import WRITE, Field, Registers, function, u8, u32, u64
 from polyvisor.devices.c64 import cia, memory, sid
 from polyvisor.devices.c64.cia import Cia
 from polyvisor.devices.c64.sid import Sid
@@ -22,6 +22,7 @@ PAGE_BITS = 8
 # In steps of so many cycles, chips that nobody looks at are brought up to date.
 LAZY = 20_000
 DEBUG = 0x7FF
+LINE = 63
 
 # Translation rules side by side: one for each level of LORAM, HIRAM and CHAREN.
 c64 = mos6510.variant("c64", contexts=8)
@@ -36,6 +37,9 @@ class C64State(Mos6510, VicII, Cia, Sid):
     c64_game = Field(u8, reset=1, doc="level of the cartridge's line GAME")
     c64_debug = Field(u8, doc="1: a write to $D7FF ends the run")
     c64_debug_value = Field(u8, doc="what was written there")
+    # When each chip may do something by itself; 0 after an access, when it must be asked again.
+    c64_vic_due = Field(u64, quiet=True)
+    c64_cia_due = Registers(u64, 2)
 
 
 # Memory as the CPU sees it
@@ -112,6 +116,7 @@ def read_device(cpu, paddr: u64, size: u64) -> tuple[u64, bool]:
     value = u8(0)
     if block < 4:
         line.run(cpu, now)
+        cpu.c64_vic_due = u64(0)
         value = registers.read_register(cpu, offset & 0x3F)
     elif block < 8:
         sid.run(cpu, now)
@@ -121,9 +126,11 @@ def read_device(cpu, paddr: u64, size: u64) -> tuple[u64, bool]:
         value = nibble | 0xF0
     elif block == 0xC:
         cia.run(cpu, 0, now)
+        cpu.c64_cia_due[0] = u64(0)
         value = cia.read_register(cpu, 0, offset & 0xF)
     elif block == 0xD:
         cia.run(cpu, 1, now)
+        cpu.c64_cia_due[1] = u64(0)
         value = cia.read_register(cpu, 1, offset & 0xF)
     else:
         return u64(0), False
@@ -141,6 +148,7 @@ def write_device(cpu, paddr: u64, size: u64, stored: u64) -> bool:
     now = cpu.cycles()
     if block < 4:
         line.run(cpu, now)
+        cpu.c64_vic_due = u64(0)
         registers.write_register(cpu, offset & 0x3F, value)
     elif block < 8:
         if offset == DEBUG and cpu.c64_debug != 0:
@@ -149,12 +157,15 @@ def write_device(cpu, paddr: u64, size: u64, stored: u64) -> bool:
         sid.run(cpu, now)
         sid.write_register(cpu, offset & 0x1F, value)
     elif block < 0xC:
+        line.run(cpu, now)
         cpu.phys_store(u8, u64(memory.COLOUR_RAM) + u64(offset & 0x3FF), value & 0xF)
     elif block == 0xC:
         cia.run(cpu, 0, now)
+        cpu.c64_cia_due[0] = u64(0)
         cia.write_register(cpu, 0, offset & 0xF, value)
     elif block == 0xD:
         cia.run(cpu, 1, now)
+        cpu.c64_cia_due[1] = u64(0)
         cia.write_register(cpu, 1, offset & 0xF, value)
         select_bank(cpu)
     else:
@@ -188,9 +199,12 @@ def bus(cpu, access: u32, vaddr: u64) -> None:
 @c64.hook("poll")
 def poll(cpu) -> None:
     now = cpu.cycles()
-    line.run(cpu, now)
-    cia.run(cpu, 0, now)
-    cia.run(cpu, 1, now)
+    if now >= cpu.c64_vic_due:
+        line.run(cpu, now)
+    if now >= cpu.c64_cia_due[0]:
+        cia.run(cpu, 0, now)
+    if now >= cpu.c64_cia_due[1]:
+        cia.run(cpu, 1, now)
     if now - cpu.sid_clock >= LAZY:
         sid.run(cpu, now)
     take_interrupts(cpu)
@@ -199,11 +213,21 @@ def poll(cpu) -> None:
 @c64.hook("deadline")
 def deadline(cpu) -> u64:
     """When a chip may do something that the CPU notices."""
-    when = next_look(cpu)
-    for other in (vic_events.next_event(cpu), cia.next_event(cpu, 0), cia.next_event(cpu, 1), cpu.sid_clock + LAZY):
-        if other < when:
-            when = other
-    return when
+    now = cpu.cycles()
+    if cpu.c64_vic_due <= now:
+        # What the CPU writes to memory, the VIC-II may see up to a line too early.
+        cpu.c64_vic_due = sooner(vic_events.next_event(cpu), cpu.vic_clock + LINE)
+    if cpu.c64_cia_due[0] <= now:
+        cpu.c64_cia_due[0] = cia.next_event(cpu, 0)
+    if cpu.c64_cia_due[1] <= now:
+        cpu.c64_cia_due[1] = cia.next_event(cpu, 1)
+    chips = sooner(cpu.c64_vic_due, sooner(cpu.c64_cia_due[0], cpu.c64_cia_due[1]))
+    return sooner(next_look(cpu), sooner(chips, cpu.sid_clock + LAZY))
+
+
+@function
+def sooner(a: u64, b: u64) -> u64:
+    return a if a < b else b
 
 
 __all__ = ["C64State", "c64"]

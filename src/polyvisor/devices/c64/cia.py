@@ -1,8 +1,8 @@
 """The two CIAs (MOS 6526): timers, ports, interrupts; their clocks are in `tod`.
 
-``n`` is 0 for CIA 1, whose interrupts are IRQs, and 1 for CIA 2, whose are NMIs; a timer is numbered 2 * n, and 2 * n + 1
-for timer B.  Time is in clock cycles: `run` brings a CIA up to a cycle; in a cycle, the CPU reads what the chip made of
-it, and what the CPU writes then acts on the next.
+``n`` is 0 for CIA 1, whose interrupts are IRQs, and 1 for CIA 2, whose are NMIs; a timer is numbered 2 * n, and
+2 * n + 1 for timer B.  Time is in clock cycles: `run` brings a CIA up to a cycle; in a cycle, the CPU reads what the
+chip made of it, and what the CPU writes then acts on the next.
 
 Sources: MOS 6526 data sheet; W. Lorenz, "A Software Model of the CIA6526" (how clock pulses, loads and interrupts go
 through stages), and what his and others' test programs found on real chips.
@@ -109,9 +109,8 @@ def cycle(cpu, n) -> None:
     """The next cycle of a CIA, whatever happens in it."""
     clock = cpu.cia_clock[n]
     raised = u8(0)
-    if unlikely(clock == cpu.tod_next[n]):
-        if count_mains(cpu, n, cpu.cia_control[2 * n] & FIFTY_HERTZ != 0):
-            raised = u8(ALARM)
+    if unlikely(clock == cpu.tod_next[n]) and count_mains(cpu, n, cpu.cia_control[2 * n] & FIFTY_HERTZ != 0):
+        raised = u8(ALARM)
     if advance(cpu, 2 * n):
         raised = raised | TIMER_A
         control = cpu.cia_control[2 * n + 1]
@@ -281,9 +280,8 @@ def next_event(cpu, n) -> u64:
         return u64(NEVER)
     mask = cpu.cia_mask[n]
     soonest = u64(NEVER)
-    if mask & (TIMER_A | SERIAL) != 0:
-        if mask & TIMER_A != 0 or cpu.cia_control[2 * n] & SERIAL_OUT != 0:
-            soonest = earliest(cpu, 2 * n)
+    if mask & TIMER_A != 0 or (mask & SERIAL != 0 and cpu.cia_control[2 * n] & SERIAL_OUT != 0):
+        soonest = earliest(cpu, 2 * n)
     if mask & TIMER_B != 0:
         b = earliest(cpu, 2 * n + 1)
         if cpu.cia_control[2 * n + 1] & (START | COUNT_A) == START | COUNT_A:
@@ -459,9 +457,8 @@ def write_reload(cpu, t, high, value: u8) -> None:
     cpu.cia_reload[t] = reload
     if cpu.cia_stages[t] & LOAD2 != 0:
         cpu.cia_counter[t] = reload
-    if high:
-        if cpu.cia_control[t] & START == 0:
-            cpu.cia_stages[t] = cpu.cia_stages[t] | LOAD0
+    if high and cpu.cia_control[t] & START == 0:
+        cpu.cia_stages[t] = cpu.cia_stages[t] | LOAD0
 
 
 @function

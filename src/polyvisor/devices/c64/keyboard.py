@@ -42,7 +42,7 @@ def _characters() -> dict[str, tuple[str, bool]]:
 
 
 CHARACTERS = _characters()
-"""For each character that can be typed: the key, and whether with shift. Letters are as in text mode: lower case plain."""
+"""For each character that can be typed: the key, and whether with shift. Lower case letters are plain."""
 
 _HOST = {
     # Where the host's keyboard has what is written on the key, or something like it.
@@ -64,7 +64,7 @@ def _host_keys() -> dict[int, tuple[str, bool]]:
 
 
 HOST_KEYS = _host_keys()
-"""The key for each of the host's, by Linux's number (`devices.keys.KEYS`), and whether with shift. By place, not by text.
+"""The key for each of the host's, by Linux's number (`devices.keys.KEYS`), and whether with shift: by place.
 
 Page up is RESTORE, which the board knows.
 """
@@ -73,7 +73,7 @@ Page up is RESTORE, which the board knows.
 class Keyboard:
     """What belongs to the state."""
 
-    keyboard_rows = Registers(u8, 8, doc="for each line of port A: a bit for each line of port B, 1 while a key joins them")
+    keyboard_rows = Registers(u8, 8, doc="for each line of port A, a bit for each of port B: 1 while a key joins them")
 
 
 @function(inline=False)
@@ -97,7 +97,10 @@ def keyboard_low(cpu, a: u8, b: u8, held: u8) -> tuple[u8, u8]:
 
 
 def press(cpu: Any, key: str, down: bool = True) -> None:
-    """Press a key in the state of a CPU, or let it go, by its name in `POSITIONS`. Raises ValueError if there is none of that name."""
+    """Press a key in the state of a CPU, or let it go, by its name in `POSITIONS`.
+
+    Raises ValueError if there is none of that name.
+    """
     if key not in POSITIONS:
         raise ValueError(f"there is no key {key!r}; keys are {' '.join(POSITIONS)}")
     row, column = POSITIONS[key]

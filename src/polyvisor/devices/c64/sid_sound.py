@@ -8,13 +8,14 @@ Applications of Microprocessors", chapter 16.
 
 from polyvisor.adl import Field, function, i32, i64, u16, u32, u64
 
+from . import memory
 from .sid_voice import Voices, waveform
 
 STEPS = 3
 FRACTION = 16  # bits of fraction of the filter's coefficient
 VOICE_3_OFF, LOW_PASS, BAND_PASS, HIGH_PASS = 0x80, 0x10, 0x20, 0x40
 
-RING = 0x4_8000
+RING = memory.SOUND
 """Physical address of the samples: `RING_SAMPLES` numbers of 16 bits, signed, in the CPU's byte order."""
 RING_SAMPLES = 0x8000
 

@@ -17,7 +17,7 @@ NOISE_RESET = 0x7F_FFFF
 TEST_FILLS = 0x8000  # cycles with the test bit until the noise's register is full of ones; it differs between chips
 
 RATES = (
-    # Cycles for each step of an envelope: 1/256 of the attack times in the data sheet, rounded to what the chip's table has.
+    # Cycles for each step of an envelope: 1/256 of the attack times in the data sheet, as the chip's table has them.
     *(u16(9), u16(32), u16(63), u16(95), u16(149), u16(220), u16(267), u16(313)),
     *(u16(392), u16(977), u16(1954), u16(3126), u16(3907), u16(11720), u16(19532), u16(31251)),
 )
@@ -94,7 +94,7 @@ def turn(cpu, v, cycles: u64) -> bool:
 
 @function(inline=False)
 def turn_all(cpu, cycles: u64) -> None:
-    """Let the three oscillators run; those that are synchronized begin anew where the highest bit of the other rises."""
+    """Let the oscillators run; those that are synchronized begin anew where the other's highest bit rises."""
     synchronized = (cpu.sid_registers[4] | cpu.sid_registers[11] | cpu.sid_registers[18]) & SYNC != 0
     while cycles != 0:
         step = cycles
@@ -269,6 +269,5 @@ def run_envelope(cpu, v, cycles: u64) -> None:
         if rests(cpu, v):
             ends = cycles // needed
             cycles = cycles - ends * needed
-            divider = u64(cpu.sid_divider[v])
             if cpu.sid_stage[v] != ATTACK:
                 cpu.sid_steps[v] = u8((u64(cpu.sid_steps[v]) + ends) % u64(cpu.sid_divider[v]))

@@ -434,10 +434,14 @@ class Regions:
     def _slot_of(self, cpu: Any, page: int) -> int | None:
         """The records of the page at a virtual address, as far as a CPU's code TLB or a sample has it."""
         bits = self.code.architecture.page_bits
-        entry = int(cpu.engine.code_tlb) + (page >> bits & (at.CODE_TLB_SIZE - 1)) * at.CODE_TLB_ENTRY
-        tag, slot = (ctypes.c_uint64 * 2).from_address(entry)
-        if tag == page and slot and slot != int(cpu.engine.scratch):
-            return slot
+        table = int(cpu.engine.code_tlb)
+        if table:
+            entry = table + (page >> bits & (at.CODE_TLB_SIZE - 1)) * at.CODE_TLB_ENTRY
+            tag, slot = (ctypes.c_uint64 * 2).from_address(entry)
+            scratch = int(cpu.engine.scratch)
+            # While a CPU is reset, it has neither for a moment.
+            if tag == page and slot and scratch and slot != scratch:
+                return slot
         # Where it was when it was last sampled: a guess, which the region makes sure of.
         return self._mapped.get(page)
 

@@ -46,6 +46,13 @@ class ImageFile(RawFile):
         """Write ``data`` to ``offset``. Raises OSError."""
         self.write([memoryview(data)], offset)
 
+    def reserve(self, offset: int, length: int) -> None:
+        """Take the room that a range needs on the host now, and leave its bytes as they are. Raises OSError.
+
+        What is written there later can then not fail because the host's disk is full.
+        """
+        self.put(self.get(offset, length), offset)
+
     def extend(self, length: int) -> None:
         """Make the file at least ``length`` bytes long. Raises OSError."""
         if length > self.size:

@@ -5,6 +5,9 @@ file after each step: refcount blocks that the refcount table does not know yet;
 data certain; L2 tables; L1 entries of new L2 tables. What nothing refers to any more is counted as free after that. So
 a crash at any moment leaves an image with all that was flushed, in which some clusters may be counted as used that are
 not. The dirty bit is not needed for that; only changes of snapshots set it.
+
+Tables take their room on the host's disk before any data are written that they are to lead to. So what does not fit
+there is an error when it is written, and what has been written can be flushed.
 """
 
 from __future__ import annotations
@@ -310,9 +313,9 @@ class Qcow2:
         refcounts, mapping = self._mutable(), self.mapping
         cluster = offset >> self._bits
         head = offset & self._mask
-        mapping.prepare(cluster)
         in_table = (1 << self.header.l2_bits) - (cluster & (1 << self.header.l2_bits) - 1)
         wanted = min(head + count + self._mask >> self._bits, in_table)
+        mapping.prepare(cluster, wanted)
         reused = entry & COPIED and entry & OFFSET and not entry & COMPRESSED
         if reused:
             # Zeroes that have a place in the file.

@@ -22,6 +22,8 @@ CACHE_BYTES = 32 << 20
 """L2 tables kept in memory, in bytes; those with changes are kept in any case."""
 
 _SECTOR_ENTRIES = 64
+# The host gives room in blocks of this many bytes, or a multiple.
+_PAGE = 4096
 
 
 def read_l1(file: ImageFile, header: Header, offset: int, entries: int) -> array[int]:
@@ -55,6 +57,8 @@ class Mapping:
         # For each L2 table with changes, the first entry that changed and the one behind the last.
         self._changes: dict[int, tuple[int, int]] = {}
         self._l1_changes: set[int] = set()
+        # Pages of the file that tables in use have taken on the host's disk.
+        self._reserved: set[int] = set()
         self.l1 = array("Q")
         self.load()
 
@@ -113,15 +117,27 @@ class Mapping:
 
     # Changing
 
-    def prepare(self, cluster: int) -> None:
-        """Make sure that :meth:`set` cannot fail: have a table for ``cluster`` that may be changed. Raises OSError."""
+    def prepare(self, cluster: int, count: int = 1) -> None:
+        """Make sure that :meth:`set` cannot fail, nor that writing what it changes finds no room on the host.
+
+        For ``count`` clusters from ``cluster`` on, as far as they are in its table. Raises OSError.
+        """
         assert self.refcounts is not None
         index = cluster >> self._l2_bits
         table = self.table(index)
         entry = self.l1[index]
         if table is not None and entry & COPIED:
+            at = (entry & OFFSET) + 8 * (cluster & self._mask)
+            self._reserve(at, min(at + 8 * count, (entry & OFFSET) + self.cluster_size))
             return
+        at = self.header.l1_offset + 8 * index
+        self._reserve(at, at + 8)
         (place, _) = self.refcounts.allocate(1)
+        try:
+            self.file.reserve(place * self.cluster_size, self.cluster_size)
+        except BaseException:
+            self.refcounts.give_back(place, 1)
+            raise
         self.refcounts.claim([place])
         if table is None:
             table = array("Q", bytes(self.cluster_size))
@@ -135,25 +151,18 @@ class Mapping:
         self._changes[index] = (0, len(table))
         self._keep(index, table)
 
+    def _reserve(self, start: int, end: int) -> None:
+        for page in range(start // _PAGE, -(-end // _PAGE)):
+            if page not in self._reserved:
+                self.file.reserve(max(start, page * _PAGE), 8)
+                self._reserved.add(page)
+
     def set(self, cluster: int, entry: int) -> None:
         """Change an entry, after :meth:`prepare`."""
         index, at = cluster >> self._l2_bits, cluster & self._mask
         self._tables[index][at] = entry
         first, end = self._changes.get(index, (at, at + 1))
         self._changes[index] = (min(first, at), max(end, at + 1))
-
-    def set_flags(self, index: int, wanted: array[int]) -> None:
-        """Replace L2 table ``index`` where it is by ``wanted``, which differs in COPIED flags only."""
-        self._tables[index] = wanted
-        self._changes[index] = (0, len(wanted))
-
-    def set_l1_flag(self, index: int, copied: bool) -> None:
-        """Change the COPIED flag of an L1 entry."""
-        entry = self.l1[index]
-        wanted = entry | COPIED if copied else entry & ~COPIED
-        if wanted != entry:
-            self.l1[index] = wanted
-            self._l1_changes.add(index)
 
     # Writing
 

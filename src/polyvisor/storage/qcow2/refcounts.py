@@ -51,6 +51,7 @@ class Refcounts:
         self._table = unpack_table(file.get(offset, length))
         self._blocks: OrderedDict[int, array[int]] = OrderedDict()
         self._most = max(4, CACHE_BYTES // self.cluster_size)
+        self._reserved: set[int] = set()  # blocks that have taken their room on the host's disk
         self.dirty: set[int] = set()
         """Numbers of the blocks that the file does not have as they are here."""
         self._new: list[int] = []
@@ -171,11 +172,18 @@ class Refcounts:
                 break
         for cluster in range(first, first + count):
             index, at = divmod(cluster, self.per_block)
-            self._take(self.block(index) or self._add_block(index), index, at, at + 1)
+            try:
+                self._take(self.block(index) or self._add_block(index), index, at, at + 1)
+            except OSError:
+                self.give_back(first, cluster - first)
+                raise
         return first
 
     def _take(self, block: array[int], index: int, at: int, end: int) -> None:
         first = index * self.per_block
+        if index not in self._reserved:  # one that was in the file, and may have been copied without its zeroes
+            self.file.reserve(self._table[index] & OFFSET, self.cluster_size)
+            self._reserved.add(index)
         if not self.metadata.isdisjoint(range(first + at, first + end)):
             raise CorruptError(f"a table near {(first + at) * self.cluster_size:#x} is counted as free")
         for place in range(at, end):
@@ -222,6 +230,10 @@ class Refcounts:
         return self._put_block(index, index * self.per_block)
 
     def _put_block(self, index: int, cluster: int) -> array[int]:
+        self.file.reserve(cluster * self.cluster_size, self.cluster_size)
+        if 8 * index < self.header.refcount_table_clusters * self.cluster_size:
+            self.file.reserve(self.header.refcount_table_offset + 8 * index, 8)
+        self._reserved.add(index)
         self.claim([cluster])
         block = self._blocks[index] = empty_counts(self.per_block, self.header.refcount_order)
         self._table[index] = cluster * self.cluster_size
@@ -247,20 +259,33 @@ class Refcounts:
             entries = covered + blocks
         if clusters * self.cluster_size > MAX_REFCOUNT_TABLE_BYTES:
             raise OSError(errno.EFBIG, "the image cannot become larger with clusters of this size")
-        self._table.extend([0] * (clusters * self.cluster_size // 8 - covered))
-        for number in range(blocks):
-            self._put_block(covered + number, start + number)
-        for cluster in range(start, start + blocks + clusters):
-            index, at = divmod(cluster, self.per_block)
-            self._blocks[index][at] = 1
-        self.claim(range(start + blocks, start + blocks + clusters))
-        self._end = max(self._end, start + blocks + clusters)
         old = self._clusters(self.header.refcount_table_offset, self.header.refcount_table_clusters * self.cluster_size)
-        self._write_blocks(self._new)
-        self.file.put(pack_table(self._table), (start + blocks) * self.cluster_size)
-        self.file.flush()
+        before = self._end
+        try:
+            self._table.extend([0] * (clusters * self.cluster_size // 8 - covered))
+            for number in range(blocks):
+                self._put_block(covered + number, start + number)
+            for cluster in range(start, start + blocks + clusters):
+                index, at = divmod(cluster, self.per_block)
+                self._blocks[index][at] = 1
+            self.claim(range(start + blocks, start + blocks + clusters))
+            self._end = max(self._end, start + blocks + clusters)
+            self._write_blocks(self._new)
+            self.file.put(pack_table(self._table), (start + blocks) * self.cluster_size)
+            self.file.flush()
+            self.switch_table((start + blocks) * self.cluster_size, clusters)
+        except BaseException:
+            # The header leads to the old table, which has no room for the new blocks.
+            for index in range(covered, covered + blocks):
+                self._blocks.pop(index, None)
+            self.dirty.difference_update(range(covered, covered + blocks))
+            self._reserved.difference_update(range(covered, covered + blocks))
+            self._new = [index for index in self._new if index < covered]
+            self.metadata.difference_update(range(start, start + blocks + clusters))
+            del self._table[covered:]
+            self._end = before
+            raise
         self._new.clear()
-        self.switch_table((start + blocks) * self.cluster_size, clusters)
         self.metadata.difference_update(old)
         self.release(old)
 
@@ -292,8 +317,8 @@ class Refcounts:
             self.file.put(self._table[index].to_bytes(8, "big"), self.header.refcount_table_offset + 8 * index)
         self._new.clear()
         self._write_blocks(sorted(self.dirty))
-        self.dirty.clear()
         self.file.extend(self._end * self.cluster_size)
+        self.dirty.clear()
 
     def _write_blocks(self, indexes: Iterable[int]) -> None:
         for index in indexes:

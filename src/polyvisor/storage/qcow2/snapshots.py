@@ -28,6 +28,7 @@ from polyvisor.storage.qcow2.layout import (
     parse_snapshots,
 )
 from polyvisor.storage.qcow2.mapping import read_l1
+from polyvisor.storage.raw import reason
 
 if TYPE_CHECKING:
     from polyvisor.storage.qcow2.image import Qcow2
@@ -64,9 +65,15 @@ def replace_snapshots(image: Qcow2, wanted: Sequence[Snapshot], new: Snapshot | 
         raise DiskError(f"{image.name}: there are {MAX_SNAPSHOTS} snapshots, and there cannot be more")
     with image.snapshots_changing():
         if new is not None:
-            new.l1_offset = _write_row(image, _without_flags(image.mapping.l1))
+            copy = _without_flags(image.mapping.l1)
+            new.l1_offset = _write_row(image, copy)
         table = b"".join(each.pack() for each in wanted)
-        offset = _write_row(image, table) if table else 0
+        try:
+            offset = _write_row(image, table) if table else 0
+        except DiskError:
+            if new is not None:
+                _take_row_back(image, new.l1_offset, len(copy))
+            raise
         after = replace(
             image.header, snapshot_count=len(wanted), snapshots_offset=offset, snapshots_bytes=len(table)
         )
@@ -114,13 +121,25 @@ def _without_flags(table: array[int]) -> bytes:
 
 
 def _write_row(image: Qcow2, data: bytes) -> int:
-    """Write ``data`` to new clusters in a row; gives where. The last one is filled with zeroes."""
+    """Write ``data`` to new clusters in a row; gives where. The last one is filled with zeroes.
+
+    Raises DiskError where there is no room for it; then nothing is changed.
+    """
     assert image.refcounts is not None
     size = image.header.cluster_size
     clusters = -(-len(data) // size)
-    offset = image.refcounts.allocate_row(clusters) * size
-    image.file.put(data.ljust(clusters * size, b"\0"), offset)
-    return offset
+    try:
+        first = image.refcounts.allocate_row(clusters)
+        try:
+            image.file.put(data.ljust(clusters * size, b"\0"), first * size)
+        except OSError:
+            image.refcounts.give_back(first, clusters)
+            raise
+    except CorruptError:
+        raise
+    except OSError as error:
+        raise DiskError(f"{image.name}: {reason(error)}") from error
+    return first * size
 
 
 def _take_row_back(image: Qcow2, offset: int, length: int) -> None:

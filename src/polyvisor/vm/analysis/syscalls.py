@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import threading
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TextIO
 
+from polyvisor.adl import Trap
+from polyvisor.engine.hart import Hart
+from polyvisor.engine.memory import BusError, Memory
+
+from ..errors import VMError
 from ..hooks import AddedHook, Event
+from ..inspect import physical_pieces
 from ..virtual_machine import VM
+
+# Of RISC-V: the instructions ecall and sret, the context of supervisors, sstatus.SPP (Privileged Architecture, 10.1.1);
+# the register with a result (RISC-V Linux ABI).
+_ECALL_BYTES, _SRET = 4, bytes.fromhex("73002010")
+_SUPERVISOR, _SPP, _RESULT = 1, 1 << 8, 10
+# Linux returns from traps within so many bytes behind where it enters them (arch/riscv/kernel/entry.S). While a task is
+# in user mode, sscratch is the kernel's pointer to it.
+_TRAP_CODE = 4096
 
 # Linux's numbers for newer architectures (asm-generic/unistd.h), and RISC-V's own: runs that begin with a number.
 _RUNS = {
@@ -81,23 +99,57 @@ _COUNTS = {
 }
 
 
-class SyscallTrace:
-    """Writes a line for each system call to ``file``: the hart, the call, and its arguments as they are at the call.
+# Calls after which the task does not go on behind its call: they never return, or only when they fail.
+_ENDS = ("exit", "exit_group")
+_GOES_ELSEWHERE = {"execve": "0", "execveat": "0", "rt_sigreturn": "?"}
 
-    Without a file it only counts them. A text that is not in memory at that moment is shown as its address. As a
-    context manager it stops at the end. Python is called for each, which takes some microseconds.
+
+@dataclass
+class _Call:
+    """A call that has not returned: its line so far, and where its task is to go on."""
+
+    text: str
+    after: int
+    name: str
+
+
+class SyscallTrace:
+    """Writes a line for each system call to ``file``: the hart, the call, its arguments as they are at the call, and
+    its result. The line is written when the call returns.
+
+    Where the kernel returns to programs is found in its memory when the first program calls it, so the first calls of
+    all have no results. A call that is still under way at the end is ``<unfinished ...>``; what a signal interrupts has
+    the result ``?``.
+
+    Without a file it only counts the calls. A text that is not in memory at that moment is shown as its address. As a
+    context manager it stops at the end. Python is called for each, and each return from a trap, which takes some
+    microseconds.
     """
 
     def __init__(self, vm: VM, file: TextIO | None = None) -> None:
         self.counts: Counter[str] = Counter()
         """How often each call was made, by name."""
+        self._vm = vm
         self._file = file
         self._lock = threading.Lock()
+        self._pending: dict[int, _Call] = {}
+        self._entry = 0  # of the kernel whose returns are looked at
+        self._searching = self._stopped = False
+        self._returns: list[AddedHook] = []
+        if file is not None and vm.running:
+            self._find_returns()
         self.hook: AddedHook = vm.hooks.add(self._called, on="syscall")
 
     def stop(self) -> None:
         """Trace no more."""
         self.hook.remove()
+        with self._lock:
+            self._stopped = True
+        self._forget_returns()
+        with self._lock:
+            for call in self._pending.values():
+                self._write(f"{call.text} <unfinished ...>")
+            self._pending.clear()
 
     def __enter__(self) -> SyscallTrace:
         return self
@@ -105,12 +157,90 @@ class SyscallTrace:
     def __exit__(self, *reason: object) -> None:
         self.stop()
 
+    def _write(self, line: str) -> None:
+        if self._file is not None:
+            self._file.write(f"{line}\n")
+
     def _called(self, event: Event) -> None:
         name = NAMES.get(event.number, f"syscall_{event.number}")
         with self._lock:
             self.counts[name] += 1
-            if self._file is not None:
-                self._file.write(f"[{event.hart}] {name}({', '.join(_arguments(event, name))})\n")
+            if self._file is None:
+                return
+            text = f"[{event.hart}] {name}({', '.join(_arguments(event, name))})"
+            task = int(event.cpu.sscratch)
+            before = self._pending.pop(task, None)
+            if before is not None:
+                self._write(f"{before.text} = ?")
+            if int(event.cpu.stvec) != self._entry:
+                self._write(text)
+                if not self._searching and not self._stopped:
+                    self._searching = True
+                    # Not here, where the hart cannot stand still.
+                    threading.Thread(target=self._find_returns, name="system calls", daemon=True).start()
+            elif name in _ENDS:
+                self._write(f"{text} = ?")
+            else:
+                self._pending[task] = _Call(text, int(event.cpu.pc) + _ECALL_BYTES, name)
+
+    def _returned(self, event: Event) -> None:
+        """A hart is about to execute sret."""
+        cpu = event.cpu
+        if int(cpu.mstatus) & _SPP:
+            return  # to the kernel itself
+        with self._lock:
+            call = self._pending.pop(int(cpu.sscratch), None)
+            if call is None:
+                return
+            if int(cpu.sepc) == call.after:
+                self._write(f"{call.text} = {_result(int(cpu.x[_RESULT]))}")
+            else:
+                self._write(f"{call.text} = {_GOES_ELSEWHERE.get(call.name, '?')}")
+
+    def _find_returns(self) -> None:
+        """Look at the returns of the kernel that runs now."""
+        self._forget_returns()
+        try:
+            with self._vm.paused():
+                entry, places = _returns(self._vm.machine.board.harts, self._vm.machine.board.memory)
+            found = [self._vm.hooks.add(self._returned, on="instruction", at=place) for place in places]
+        except VMError:  # it has ended
+            return
+        with self._lock:
+            self._returns = found
+            if found:
+                self._entry = entry
+            self._searching = False
+        if self._stopped:
+            self._forget_returns()
+
+    def _forget_returns(self) -> None:
+        with self._lock:
+            returns, self._returns = self._returns, []
+        for each in returns:
+            each.remove()
+
+
+def _returns(harts: Sequence[Hart], memory: Memory) -> tuple[int, list[int]]:
+    """Where the kernel enters traps, and where sret is behind that, if there is a kernel yet. All harts stand still."""
+    for hart in harts:
+        entry = int(hart.state.stvec)
+        start = entry & ~3
+        code = b""
+        with contextlib.suppress(Trap, BusError):
+            for piece in physical_pieces(hart, start, _TRAP_CODE, _SUPERVISOR):
+                code += memory.read(*piece)
+        places = [start + at for at in range(0, len(code) - 3, 2) if code[at : at + 4] == _SRET]
+        if places:
+            return entry, places
+    return 0, []
+
+
+def _result(value: int) -> str:
+    signed = value - 2**64 if value >= 2**63 else value
+    if -4096 < signed < 0:
+        return f"-1 {errno.errorcode.get(-signed, -signed)}"
+    return _number(value)
 
 
 def _arguments(event: Event, name: str) -> list[str]:
@@ -126,6 +256,10 @@ def _shown(event: Event, value: int, text: bool) -> str:
         except LookupError:
             return f"{value:#x}"
         return repr(found) if len(found) < 256 else f"{found!r}..."
+    return _number(value)
+
+
+def _number(value: int) -> str:
     signed = value - 2**64 if value >= 2**63 else value
     if -4096 < signed < 4096:
         return str(signed)

@@ -12,17 +12,16 @@ import time
 import weakref
 from typing import Any
 
-from polyvisor.vm import running
 from polyvisor.vm.commands import DEFAULT, GuestCommands
 from polyvisor.vm.errors import StoppedError, VMError, VMTimeoutError
-from polyvisor.vm.remote import SocketConnection
+from polyvisor.vm.remote import SocketConnection, exchange
 
 from .remote_object import Client
 
 BEGIN, _CONNECTION = b"b", b"c"
 """What is sent to a fork's process; with the latter comes a descriptor."""
-_LINE = 1 << 20
 _STOP_TIME = 10.0
+_LOOK = 1.0  # seconds that one waits for a word at a time: another thread may have closed the channel
 
 
 class Fork(GuestCommands):
@@ -60,25 +59,38 @@ class Fork(GuestCommands):
     def has_ended(self, timeout: float | None = 0) -> bool:
         """Whether it has ended, within ``timeout`` seconds."""
         end = None if timeout is None else time.monotonic() + timeout
-        with self._lock:
-            while self._over is None:
-                if not self._end.alive:
-                    self._over = {}
-                    break
-                left = None if end is None else max(0.0, end - time.monotonic())
+        while self._over is None:
+            # Without the lock: others may end it meanwhile.
+            left = _LOOK if end is None else min(_LOOK, max(0.0, end - time.monotonic()))
+            with contextlib.suppress(ValueError):  # the channel is closed
                 ready = select.poll()
                 ready.register(self._channel, select.POLLIN)
-                if not ready.poll(None if left is None else left * 1000):
-                    return False
-                try:
-                    data = self._channel.recv(1 << 16)
-                except ConnectionResetError:  # it has not even read what it was sent
-                    data = b""
-                self._said += data
-                if not data or self._said.endswith(b"\n"):
-                    self._over = json.loads(self._said) if data else {"error": "its process died"}
-                    self.exit_code = self._over.get("exit_code")
-            return True
+                ready.poll(left * 1000)
+            with self._lock:
+                self._listen()
+            if end is not None and time.monotonic() >= end:
+                return self._over is not None
+        return True
+
+    def _listen(self) -> None:
+        """Take what its process has said; does not wait. With the lock held."""
+        if self._over is not None:
+            return
+        data: bytes | None = b""
+        try:
+            data = self._channel.recv(1 << 16, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            data = None
+        except OSError:
+            pass  # as if it had ended
+        self._said += data or b""
+        if self._said.endswith(b"\n"):
+            self._over = json.loads(self._said)
+            self.exit_code = self._over.get("exit_code")
+        elif not self._end.alive:  # somebody here has ended it
+            self._over = {}
+        elif data == b"":
+            self._over = {"error": "its process died"}
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait until it has ended; gives its exit code. Raises VMTimeoutError, and VMError for what it failed of."""
@@ -153,17 +165,13 @@ class Fork(GuestCommands):
         try:
             with theirs:
                 socket.send_fds(self._channel, [_CONNECTION], [theirs.fileno()])
-            ours.sendall(json.dumps({"op": op, **values}).encode() + b"\n")
-            line = running.read_line(ours, _LINE)
-            if line is None:
-                raise ConnectionResetError
-        except OSError as error:
+            exchange(ours, op, **values)
+        except (EOFError, OSError) as error:
             ours.close()
             raise StoppedError(f"{self.name} has ended{self._circumstances()}") from error
-        answer = json.loads(line)
-        if "error" in answer:
+        except VMError:
             ours.close()
-            raise VMError(answer["error"])
+            raise
         return ours
 
     def _circumstances(self) -> str:

@@ -19,6 +19,7 @@ from polyvisor.devices.virtio.rng import SeededEntropy
 from polyvisor.network.frame import random_mac
 from polyvisor.vm.control import Conversations, seconds
 from polyvisor.vm.errors import CommandError, VMError
+from polyvisor.vm.interfaces import SET_MAC
 from polyvisor.vm.virtual_machine import VM
 
 from .beginning import Beginning
@@ -28,12 +29,6 @@ from .remote_object import Server
 _LAST_WORDS = 1.0
 # Seconds between looks whether the machine computes so much that it is worth compiling: after each request, growing.
 _LOOK, _LONGEST_LOOK = 0.05, 2.0
-_SET_MAC = """
-for device in /sys/class/net/*; do
-    read -r mac < "$device/address" && [ "$mac" = "$OLD" ] || continue
-    ip link set "${device##*/}" address "$NEW"
-done
-"""
 
 
 class Identity:
@@ -64,7 +59,7 @@ class Identity:
         if self._new_macs:
             for nic in vm.networks:
                 old, nic.mac = nic.mac, random_mac()
-                vm.run(_SET_MAC, env={"OLD": old, "NEW": nic.mac}, check=True)
+                vm.run(SET_MAC, env={"MAC": old, "NEW": nic.mac}, check=True)
 
 
 class ForkConversations(Conversations):

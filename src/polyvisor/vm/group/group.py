@@ -116,6 +116,8 @@ class Group:
                 self._writer = Writer(self._path)
             for member in self._members:
                 member.vm.start()
+            if self._writer is not None:
+                self._writer.begun()
         except BaseException:
             for vm in self.machines.values():
                 vm.kill()
@@ -212,6 +214,7 @@ class Group:
             from ..replay.format import Writer
 
             self._writer = Writer(record)
+            self._writer.begun()
         for member in members:
             member.revive()
         self.time.start()

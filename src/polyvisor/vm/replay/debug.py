@@ -10,6 +10,8 @@ from polyvisor.engine.hart import Hart
 
 from .replay import Replay
 
+_LOOK = 0.05  # seconds
+
 
 class ReplayTarget:
     """What :class:`~polyvisor.vm.gdb.GdbServer` asks of a machine, of a replay: that runs in a thread of this."""
@@ -33,9 +35,9 @@ class ReplayTarget:
     def pause(self) -> None:
         """Make it stand still."""
         if self._thread is not None and self._thread is not threading.current_thread():
-            if self._thread.is_alive():
+            while self._thread.is_alive():  # one that only begins to run may overlook it
                 self._replay.interrupt()
-            self._thread.join()
+                self._thread.join(_LOOK)
             self._thread = None
 
     def resume(self) -> None:

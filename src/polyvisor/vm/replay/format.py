@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_type_hints
 
 import zstandard
 
@@ -89,14 +89,21 @@ Event = Operation | Value | Checkpoint | End
 class Writer:
     """Writes a recording to ``path``. Everything raises RecordingError where the file cannot be written.
 
-    Several threads may write, each to a track of its own.
+    A file that is there is replaced when the recording has :meth:`begun`, and lost no sooner. Once something cannot be
+    written, the file gets no more: what it has are whole sections. Several threads may write, each to a track of its
+    own.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
+        self._begun = self._path.exists() and not self._path.is_file()  # a device, for example
+        target = self._target = self._path.resolve()
+        self._partial = target.with_name(f".{target.name}.{os.getpid()}.part")
         with self._errors():
-            self._file: BinaryIO = self._path.open("wb")
-            self._file.write(_MAGIC + _VERSION.pack(VERSION))
+            self._file = (self._path if self._begun else self._partial).open("wb", buffering=0)
+            self._size = 0
+            self._lost: OSError | None = None
+            self._put(_MAGIC + _VERSION.pack(VERSION))
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
         self._lock = threading.RLock()
         self._tracks: list[Track] = []
@@ -127,19 +134,38 @@ class Writer:
         packed = self._compressor.compress(data)
         head = _HEAD.pack(kind, len(packed), len(data), zlib.crc32(packed))
         with self._errors():
-            self._file.write(head + struct.pack("<I", zlib.crc32(head)) + packed)
+            self._put(head + struct.pack("<I", zlib.crc32(head)) + packed)
 
-    def flush(self) -> None:
-        """Give everything so far to the host."""
-        with self._lock, self._errors():
-            self._file.flush()
+    def _put(self, data: bytes) -> None:
+        """Write all of it, or nothing. Raises OSError, for ever after the first time."""
+        if self._lost is not None:
+            raise self._lost
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._file.write(view) or 0 :]
+        except OSError as error:
+            self._lost = error
+            with suppress(OSError):
+                os.ftruncate(self._file.fileno(), self._size)
+            raise
+        self._size += len(data)
+
+    def begun(self) -> None:
+        """From now on the file is of use: let it have its name. May be repeated."""
+        with self._lock:
+            if not self._begun:
+                with self._errors():
+                    self._partial.replace(self._target)
+                self._begun = True
 
     def abandon(self) -> None:
-        """Close and remove the file."""
+        """Close the file; remove it, unless it has its name."""
         with self._lock, suppress(OSError):
             self._file.close()
-        if self._path.is_file():  # and not a device
-            self._path.unlink()
+        if not self._begun:
+            with suppress(OSError):
+                self._partial.unlink()
 
     def close(self) -> None:
         """Write the rest. May be repeated."""
@@ -218,12 +244,12 @@ class Track:
         """Give everything so far to the host."""
         with self._lock:
             if self._buffer:
-                self.writer.section(self._number, EVENTS, bytes(self._buffer))
+                events = bytes(self._buffer)
                 self._buffer.clear()
+                self.writer.section(self._number, EVENTS, events)
                 # Each section can be read without those before it.
                 self._names.clear()
                 self._turn = 0
-        self.writer.flush()
 
 
 def _to_json(value: bytes) -> dict[str, str]:
@@ -380,9 +406,9 @@ class Reader:
                 elif kind == _VALUE:
                     found.append(Value(names[data.number()], data.arguments()))
                 elif kind == _CHECKPOINT:
-                    found.append(Checkpoint(*data.arguments()))  # type: ignore[arg-type]
+                    found.append(_typed(Checkpoint, data.arguments()))
                 elif kind == _END:
-                    found.append(End(*data.arguments()))  # type: ignore[arg-type]
+                    found.append(_typed(End, data.arguments()))
                 else:
                     raise IndexError
         except (IndexError, TypeError, UnicodeDecodeError):
@@ -392,6 +418,14 @@ class Reader:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _typed(kind: type[Checkpoint | End], values: Sequence[Plain]) -> Checkpoint | End:
+    """An event of these values. Raises TypeError if they are others than it has."""
+    for hint, value in zip(get_type_hints(kind).values(), values, strict=False):
+        if not isinstance(value, hint):
+            raise TypeError
+    return kind(*values)  # type: ignore[arg-type]
 
 
 class _Decoder:

@@ -33,6 +33,7 @@ class Recorder:
     def __init__(self, path: str | os.PathLike[str] | Track, checkpoint: int = CHECKPOINT) -> None:
         if checkpoint < 1:
             raise ValueError(f"a checkpoint every {checkpoint} instructions: must be at least 1")
+        self._alone = not isinstance(path, Track)  # else somebody else has the file
         self._track = path if isinstance(path, Track) else Writer(path).track()
         self._checkpoint = checkpoint
         self._next = 0
@@ -74,6 +75,8 @@ class Recorder:
         self._track.machine(description)
         for address, data in _contents(board):
             self._track.pages(address, data)
+        if self._alone:
+            self._track.writer.begun()
         machine.sealed = True
         machine.on_close.append(self.end)
         conductor.outside.log = self

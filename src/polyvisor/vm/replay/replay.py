@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any
 
+from polyvisor.adl import DescriptionError
 from polyvisor.boards.htif import Htif
 from polyvisor.boards.virt import VirtConfig
 from polyvisor.devices.display import Display
@@ -15,10 +18,12 @@ from polyvisor.devices.virtio.gpu import GpuDevice
 from polyvisor.devices.virtio.rng import SeededEntropy
 from polyvisor.engine.conductor import Timing
 from polyvisor.engine.hart import Hart
+from polyvisor.engine.memory import BusError
 
 from ..errors import SnapshotError
 from ..inspect import CpuView, PhysicalMemory, VirtualMemory
 from ..machine import Machine
+from ..snapshot.codec import from_plain
 from .devices import connect, maker
 from .digest import MemoryDigest, set_state
 from .format import Checkpoint, End, Life, Reader, RecordingError
@@ -28,6 +33,30 @@ from .recorder import take_checkpoint
 from .script import DivergenceError, LogScript, OverError
 
 __all__ = ["DivergenceError", "RecordingError", "Replay", "replay"]
+
+
+# What comes of a description of a machine that cannot be.
+_NO_SENSE = (
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, struct.error, BusError, DescriptionError,
+    SnapshotError,
+)
+
+
+@dataclass
+class _Settings:
+    """What a machine is made with, as its recording says."""
+
+    memory: int
+    cpus: int
+    bus: str
+    packed: bool
+    turn: int
+    schedule: int | None
+    start: int
+    step: int | None
+    epoch: int
+    seed: int
+    entropy: int
 
 
 class Replay:
@@ -83,25 +112,23 @@ class Replay:
 
     def _make(self, life: Life) -> Machine:
         about = life.machine
+        machine = None
         try:
-            timing = Timing(
-                about["turn"], about["schedule"], False, about["start"], about["step"], about["epoch"]
-            )
+            names = [field.name for field in fields(_Settings)]
+            known = from_plain(_Settings, {name: about[name] for name in names}, "machine")
             config = VirtConfig(
-                memory=about["memory"], cpus=about["cpus"], bus=about["bus"], packed=about["packed"], tier=self._tier,
-                virtual_time=True, timing=timing, entropy=SeededEntropy(about["seed"], about["entropy"]),
-                devices=[maker(each) for each in about["devices"]],
+                memory=known.memory, cpus=known.cpus, bus=known.bus, packed=known.packed, tier=self._tier,
+                virtual_time=True,
+                timing=Timing(known.turn, known.schedule, False, known.start, known.step, known.epoch),
+                entropy=SeededEntropy(known.seed, known.entropy), devices=[maker(each) for each in about["devices"]],
             )
             machine = Machine(config, self._show)
-        except (KeyError, TypeError, ValueError) as error:
-            raise RecordingError(f"recording {str(self._reader.path)!r}: is damaged ({error})") from None
-        try:
             self._load(machine, life, about)
-        except (KeyError, TypeError, ValueError, SnapshotError) as error:
-            machine.close()
-            raise RecordingError(f"recording {str(self._reader.path)!r}: is damaged ({error})") from None
-        except BaseException:
-            machine.close()
+        except BaseException as error:
+            if machine is not None:
+                machine.close()
+            if isinstance(error, _NO_SENSE):
+                raise RecordingError(f"recording {str(self._reader.path)!r}: is damaged ({error})") from None
             raise
         return machine
 
@@ -280,11 +307,16 @@ class Replay:
 
     @contextmanager
     def _to_the_end(self) -> Iterator[None]:
-        """The recording may end before the machine does."""
+        """The recording may end before the machine does; or have what cannot be done to its devices."""
         try:
             yield
         except OverError:
             self._conductor.halt()
+        except (*_NO_SENSE, AssertionError) as error:
+            raise RecordingError(
+                f"recording {str(self._reader.path)!r}: cannot be replayed from {self.count:,} instructions on: "
+                f"{type(error).__name__}: {error}".splitlines()[0]
+            ) from error
 
     def _note(self) -> None:
         """See whether the machine has ended."""

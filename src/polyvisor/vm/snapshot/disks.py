@@ -47,8 +47,9 @@ class DiskState:
 
 @dataclass
 class _Inside:
-    """A snapshot that was made inside an image."""
+    """A snapshot that was made inside the image that a device has."""
 
+    device: BlockDevice
     image: Qcow2
     name: str
 
@@ -122,11 +123,12 @@ class Disks:
 
         ``changed_only``: what was written since the last mark. Raises SnapshotError, OSError.
         """
-        return [self._write(writer, disk, device.disk, inner, changed_only) for disk, device in self._disks]
+        return [self._write(writer, disk, device, inner, changed_only) for disk, device in self._disks]
 
     def _write(
-        self, writer: Writer, disk: Disk, found: DiskProtocol, inner: str, changed_only: bool
+        self, writer: Writer, disk: Disk, device: BlockDevice, inner: str, changed_only: bool
     ) -> DiskState:
+        found = device.disk
         status = Path(disk.path).stat()
         size, changed = (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else (0, 0)
         form = disk.format or guess_format(disk.path)
@@ -139,7 +141,7 @@ class Disks:
                 found.snapshot(inner)
             except OSError as error:
                 raise SnapshotError(f"no snapshot can be taken of the disk {disk.path}: {error}") from error
-            self._inside.append(_Inside(found, inner))
+            self._inside.append(_Inside(device, found, inner))
             state.inner, state.file_size, state.file_time = inner, 0, 0
             state.section = writer.section(0, block_size(found.size), [], _nothing)
         elif isinstance(found, Overlay):
@@ -163,9 +165,9 @@ class Disks:
                         found.delete_snapshot(inner or "")
 
     def undo(self) -> None:
-        """There will be no snapshot: forget those inside of images."""
+        """There will be no snapshot: forget those inside of images. The machine may be running again."""
         for made in self._inside:
-            with contextlib.suppress(OSError):
+            with made.device.lock, contextlib.suppress(OSError):
                 made.image.delete_snapshot(made.name)
 
 

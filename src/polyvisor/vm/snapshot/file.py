@@ -236,7 +236,7 @@ class SnapshotFile:
             raise self._damaged("what it says of the machine has another checksum")
         try:
             found = json.loads(text, object_hook=_plain)
-        except (ValueError, RecursionError):
+        except (ValueError, TypeError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise self._damaged("what it says of the machine makes no sense")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from polyvisor.adl import DescriptionError, Field
-from polyvisor.boards.loader import ElfProgram
+from polyvisor.boards.elf import ElfProgram
 from polyvisor.boards.riscv_hart import RiscvHart
 from polyvisor.boards.virt import Virt, VirtConfig
 from polyvisor.devices.aclint import AclintState

@@ -45,9 +45,10 @@ class Origin:
     def state(self) -> MachineState:
         """The machine's state. Raises SnapshotError."""
         document = self.file.document
-        return MachineState(
-            self.file.take(Shape, "shape"), document.get("board", {}), document.get("virtio", []), self._ram()
-        )
+        devices = document.get("virtio")
+        if not isinstance(devices, list):
+            raise SnapshotError(f"{self.file.path}: the snapshot makes no sense: virtio: not of type list")
+        return MachineState(self.file.take(Shape, "shape"), document.get("board", {}), devices, self._ram())
 
     def _ram(self) -> list[RamImage]:
         """RAM as what the first snapshot has, and over that what each of the others has."""
@@ -109,6 +110,8 @@ def restored_vm(
     """
     from polyvisor.vm.virtual_machine import VM
 
+    if options.get("record") is not None:
+        raise ValueError("a machine that goes on from a snapshot cannot be recorded: its devices are in use already")
     origin = Origin(snapshot)
     saved = origin.vm
     options.setdefault("display", saved.make_screen())
