@@ -116,7 +116,7 @@ def test_the_example_runs() -> None:
     ("words", "told"),
     [
         (["run", "lab.toml", "--memory", "512M", "--net=user", "-c", "1"], "--memory, --cpus, --net"),
-        (["record", "out.rec", "lab.toml"], "--record"),
+        (["record", "out.rec", "lab.toml", "--cpus", "2"], "--cpus"),
     ],
 )
 def test_options_beside_a_lab_are_refused(words: list[str], told: str) -> None:

@@ -154,6 +154,8 @@ class Writer:
     def begun(self) -> None:
         """From now on the file is of use: let it have its name. May be repeated."""
         with self._lock:
+            for track in self._tracks:
+                track.flush()
             if not self._begun:
                 with self._errors():
                     self._partial.replace(self._target)
