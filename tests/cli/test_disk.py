@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from polyvisor.cli.disk import parse_size
 from polyvisor.cli.main import app
 from polyvisor.devices.virtio.block import BlockDevice
+from polyvisor.storage.commodore.d64 import D64
+from polyvisor.storage.commodore.files import FileType
 from polyvisor.storage.open import open_disk
 from polyvisor.storage.qcow2.create import create_qcow2
 from polyvisor.vm.equipment import Disk
@@ -202,3 +204,18 @@ def test_a_snapshot_disk_lasts_while_the_machine_restarts(tmp_path: Path) -> Non
     write(device.disk, 512, b"lost" * 128)
     device.close()
     assert read(maker().disk, 512, 512) == bytes(512)
+
+
+def test_what_is_on_media_of_commodore(tmp_path: Path) -> None:
+    disk = D64.formatted(b"WORK", b"A1")
+    disk.write(b"GAME", bytes(1000))
+    disk.write(b"A\x1b\x13B", b"1", FileType.SEQ)
+    disk.save(tmp_path / "work.d64")
+    assert call("ls", tmp_path / "work.d64") == (
+        "WORK\n    4 prg GAME\n    1 seq A\ufffd\ufffdB\n  659 blocks free\n"
+    )
+    found = json.loads(call("ls", tmp_path / "work.d64", "--json"))
+    assert found["files"][0] == {"name": "GAME", "type": "prg", "blocks": 4, "locked": False}
+    (tmp_path / "x.crt").write_bytes(b"C64")
+    assert "header is missing" in call("ls", tmp_path / "x.crt", status=1)
+    assert "No such file" in call("ls", tmp_path / "none.prg", status=1)

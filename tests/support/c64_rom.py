@@ -9,7 +9,7 @@ from polyvisor.engine.memory import Memory
 from polyvisor.engine.reference import reference_cpu
 from polyvisor.isa.mos6502 import mos6510
 from polyvisor.isa.mos6502.interrupts import set_irq
-from polyvisor.storage.commodore.petscii import from_unicode, screen_text
+from polyvisor.storage.commodore.petscii import from_unicode, screen_code, screen_text
 
 BELOW = 0x10000
 """Where the RAM below the ROMs is in physical memory."""
@@ -35,7 +35,7 @@ class _Decoded:
 
 
 class Chips:
-    """Registers that keep what is written; the raster goes on with every look, the keyboard's port has the keys held."""
+    """Registers that keep what is written; the raster goes on with every look, and keys are held."""
 
     def __init__(self, port: DrivePort, lines: int) -> None:
         self.registers = bytearray(0x1000)
@@ -54,14 +54,14 @@ class Chips:
             held = sum({1 << (key & 7) for key in self.keys if not columns >> (key >> 3) & 1})
             return 0xFF ^ held
         if offset >= 0xF00:
-            return self.port.read(offset - 0xF00, size)
+            return self.port.read(offset - 0xE00, size)
         return self.registers[offset]
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Write a register."""
         self.registers[offset] = value
         if offset >= 0xF00:
-            self.port.write(offset - 0xF00, size, value)
+            self.port.write(offset - 0xE00, size, value)
 
 
 class RomMachine:
@@ -110,14 +110,28 @@ class RomMachine:
         """To the prompt."""
         self.run(self.symbols["waitkey"])
 
-    def call(self, address: int, *, a: int = 0, x: int = 0, y: int = 0, carry: bool = False, most: int = 200_000) -> int:
+    def save(self) -> tuple[bytes, bytes, bytes, bytes]:
+        """All that changes, but for the drive."""
+        return (
+            self.memory.read(0, 0xD000), self.memory.read(BELOW + 0xA000, 0x6000), bytes(self.chips.registers),
+            bytes(self.cpu.block),
+        )  # fmt: skip
+
+    def restore(self, saved: tuple[bytes, bytes, bytes, bytes]) -> None:
+        """What another machine had."""
+        self.memory.write(0, saved[0])
+        self.memory.write(BELOW + 0xA000, saved[1])
+        self.chips.registers[:] = saved[2]
+        self.cpu.block[:] = saved[3]
+
+    def call(self, address: int, *, a: int = 0, x: int = 0, y: int = 0, carry: bool = False) -> int:
         """Call a routine; gives what it leaves in A, and registers and carry are in the CPU."""
         cpu = self.cpu
         back = int(cpu.pc)
         self.memory.write(0xCFF0, bytes([0x20, address & 0xFF, address >> 8, 0xEA]))
         cpu.a, cpu.x, cpu.y, cpu.c = a, x, y, int(carry)
         cpu.pc = u64(0xCFF0)
-        self.run(0xCFF3, most)
+        self.run(0xCFF3)
         cpu.pc = u64(back)
         return int(cpu.a)
 
@@ -131,10 +145,25 @@ class RomMachine:
         set_irq(self.cpu, 1, False, self.cpu.cycles())
         self.run(back)
 
-    def type(self, text: str, most: int = 2_000_000) -> None:
+    def clear(self) -> None:
+        """An empty screen, faster than by printing."""
+        self.memory.write(SCREEN, b" " * 1000)
+        self.memory.write(0xD9, bytes(0x80 | 40 * row >> 8 for row in range(25)))
+        self.memory.write(0xD3, b"\0\0\0\0")
+        self.call(0xE566)
+
+    def enter(self, line: str) -> None:
+        """Put a line of at most 39 characters on the empty screen, and press RETURN."""
+        self.clear()
+        codes = from_unicode(line)
+        assert len(codes) < 40
+        self.memory.write(SCREEN, bytes(map(screen_code, codes)))
+        self.type(b"\r")
+
+    def type(self, text: str | bytes, most: int = 2_000_000) -> None:
         """Give keys by way of the keyboard's buffer, until the next prompt."""
         waiting = self.symbols["waitkey"]
-        for code in from_unicode(text):
+        for code in from_unicode(text) if isinstance(text, str) else text:
             self.memory.write(0x0277, bytes([code]))
             self.memory.write(0xC6, b"\1")
             self.cpu.step()

@@ -1,9 +1,9 @@
 """An assembler for every described architecture, derived from the instructions' syntax and encodings.
 
 One statement a line, or several separated by ``;``.  Labels end in a colon; a number is a local label, referred to
-by ``1b`` (the one before) and ``1f`` (the next).  ``name = value`` defines a symbol, ``*= address`` is ``.org``.  Comments
-start with ``#`` or ``//``, or with what the architecture says.  Where a mnemonic has several encodings, the shortest
-that can hold the operands is taken.
+by ``1b`` (the one before) and ``1f`` (the next).  ``name = value`` defines a symbol, ``*= address`` is ``.org``.
+Comments start with ``#`` or ``//``, or with what the architecture says.  Where a mnemonic has several encodings, the
+shortest that can hold the operands is taken.
 """
 
 from __future__ import annotations

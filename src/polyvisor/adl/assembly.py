@@ -42,7 +42,7 @@ class Kind:
     """How an operand is written.
 
     By name (value = index in ``names``; a number where that is empty), with ``aliases`` for some values; without
-    ``names``, other values are numbers.  ``pc``: written as an address, encoded relative to pc and ``after`` bytes. 
+    ``names``, other values are numbers.  ``pc``: written as an address, encoded relative to pc and ``after`` bytes.
     ``shift``: the number written is the value shifted right; ``width``: it is shown without sign, with that many
     bits, of which the first is the value's sign if ``signed``.  ``default``: see the module.  ``prefix``: what
     hexadecimal numbers begin with; after ``$``, all digits are shown.

@@ -15,6 +15,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
+from polyvisor.storage.commodore.cartridge import Cartridge
+from polyvisor.storage.commodore.open import open_medium
+from polyvisor.storage.commodore.petscii import to_unicode
 from polyvisor.storage.convert import convert as convert_disk
 from polyvisor.storage.convert import create_raw
 from polyvisor.storage.disk import SECTOR, Disk
@@ -138,6 +141,29 @@ def create(
             )
     over = f", over {backing} ({backing_format})" if backing is not None else ""
     print(f"{file}: {form}, {show_size(bytes_wanted)}{over}")
+
+
+@app.command(name="ls")
+def list_files(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A D64, T64, PRG or CRT image.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show what is on a Commodore disk or tape, or in a cartridge."""
+    with _errors():
+        medium = open_medium(file)
+        if isinstance(medium, Cartridge):
+            banks = sum(bank is not None for bank in (*medium.low, *medium.high))
+            found: dict[str, Any] = {"name": medium.name, "hardware": medium.hardware.name.lower(), "banks": banks}
+            lines = [f"{_shown(medium.name)}: {found['hardware'].replace('_', ' ')} cartridge, {banks * 8} KiB"]
+        else:
+            files = [
+                {"name": to_unicode(e.name), "type": e.type.name.lower(), "blocks": e.blocks, "locked": e.locked}
+                for e in medium.entries()
+            ]
+            found = {"name": to_unicode(medium.title), "free": medium.free, "files": files}
+            lines = [f"{e['blocks']:5} {e['type']} {_shown(str(e['name']))}" for e in files]
+            lines = [_shown(str(found["name"])), *lines, f"{medium.free:5} blocks free"]
+    print(json.dumps(found, indent=2) if as_json else "\n".join(lines))
 
 
 def describe(disk: Disk, path: Path) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class BareMachine:
         self.regions = Regions(code, pages, backend)
         self.regions.watch(cpu)
         self.regions.start()
+        code.workers.ready()
 
     @property
     def state(self) -> Any:

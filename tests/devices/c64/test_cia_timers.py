@@ -328,6 +328,22 @@ def test_large_steps_do_what_single_cycles_do(seed: int) -> None:
         assert bytes(quick.cpu.block) == bytes(slow.cpu.block)
 
 
+@pytest.mark.parametrize("start", range(200, 208))
+def test_a_cascade_that_begins_anywhere_in_a_period_loses_no_pulse(start: int) -> None:
+    quick, slow = ready(6), ready(6)
+    for chip in (quick, slow):
+        chip.set_timer(90, B, 500)
+        chip.write(100, CRA, 0x01)
+        chip.write(start, CRB, 0x41)
+    saved = bytes(quick.cpu.block)
+    for end in range(start + 20, start + 34):
+        quick.cpu.block[:] = saved
+        quick.run(end)
+        while int(slow.cpu.cia_clock[0]) <= end:
+            cia.cycle(slow.cpu, 0)
+        assert bytes(quick.cpu.block) == bytes(slow.cpu.block)
+
+
 # The serial port
 
 

@@ -11,9 +11,9 @@ The registers are four bytes from $DF00 on:
   3  read    $56: the registers are here
 ==== ======= ===================================================================================================
 
-Commands of the bus are those of the serial bus: $20 + device LISTEN, $3F UNLISTEN, $40 + device TALK, $5F UNTALK, $60 + n
-channel n, $E0 + n CLOSE, $F0 + n OPEN (a name follows).  Sources: Commodore 64 Programmer's Reference Guide, chapter 6; Commodore
-1541 User's Guide; "Inside Commodore DOS", chapter 3 and appendix B.
+Commands of the bus are those of the serial bus: $20 + device LISTEN, $3F UNLISTEN, $40 + device TALK, $5F UNTALK,
+$60 + n channel n, $E0 + n CLOSE, $F0 + n OPEN (a name follows).  Sources: Commodore 64 Programmer's Reference Guide,
+chapter 6; Commodore 1541 User's Guide; "Inside Commodore DOS", chapter 3 and appendix B.
 """
 
 from __future__ import annotations
@@ -27,11 +27,14 @@ from polyvisor.storage.commodore.d64 import D64, DiskFullError, ReadError
 from polyvisor.storage.commodore.files import Entry, FileType, ImageError, Volume, matches
 
 PRESENT = 0x56
-COMMAND, DATA, STATUS, IDENTITY = range(4)
+COMMAND, DATA, STATUS, IDENTITY = range(0x100, 0x104)
+"""The registers, from $DE00 on: the cartridges' part of the I/O area."""
 ATTENTION, SEND, SEND_LAST, RECEIVE = 1, 2, 3, 4
 NO_DEVICE, LAST, NOTHING, NOT_TAKEN = 0x80, 0x40, 0x02, 0x01
 COMMANDS = 15
 """The channel for commands and the status."""
+_TYPES = {b"S": FileType.SEQ, b"P": FileType.PRG, b"U": FileType.USR, b"L": FileType.REL}
+"""How a name's options call them."""
 _LONGEST_NAME = 256
 _MOST_WRITTEN = 1 << 20
 _DIRECTORY_ADDRESS = 0x0401
@@ -91,13 +94,16 @@ class Drive:
     def insert(
         self, medium: D64 | Volume | None, path: str | os.PathLike[str] | None = None, *, read_only: bool = False
     ) -> None:
-        """Put a medium in, or take it out (None). Changes of a disk are saved to ``path`` if that is given."""
+        """Put a medium in, or take it out (None). Changes of a disk are saved to ``path`` if that is given.
+
+        The drive has a copy of the disk: what was changed is in `medium`.
+        """
         self.path = path
         self.read_only = read_only
         self.failure: str | None = None
         """Why the disk could not be saved to its file, if so."""
         self._tape = None if isinstance(medium, D64) else medium
-        self.state.sectors = medium.data if isinstance(medium, D64) else bytearray()
+        self.state.sectors = bytearray(medium.data if isinstance(medium, D64) else b"")
         self.state.errors = medium.errors if isinstance(medium, D64) else b""
         self.state.channels = [Channel() for _ in range(COMMANDS)]
 
@@ -232,9 +238,8 @@ class Drive:
         kind, mode = FileType.PRG if number < 2 else FileType.SEQ, "w" if number == 1 else "r"
         wanted = None
         for option in options:
-            for each in FileType:
-                if option[:1] == each.name[:1].encode() and each is not FileType.DEL:
-                    kind = wanted = each
+            if option[:1] in _TYPES:
+                kind = wanted = _TYPES[option[:1]]
             if option[:1] in (b"R", b"W", b"A"):
                 mode = option[:1].decode().lower()
         if not plain:
@@ -414,7 +419,7 @@ class PortState:
 
 
 class DrivePort:
-    """The registers, as a device on the bus: see the module."""
+    """The registers, as a device that has the 512 bytes from $DE00 on: see the module."""
 
     def __init__(self, drives: Sequence[Drive]) -> None:
         self.drives = {drive.number: drive for drive in drives}

@@ -18,8 +18,11 @@ BASIC, KERNAL = 0xA000, 0xE000
 SIZE = 0x2000
 CHARACTERS_SIZE = 0x1000
 
-_KERNAL_SOURCES = ("memory.s", "screen.s", "keyboard.s", "serial.s", "files.s", "start.s")
-_BASIC_SOURCES = ("memory.s", "basic.s")
+# In the order of their addresses.
+_KERNAL_SOURCES = (
+    "memory.s", "screen.s", "input.s", "entries.s", "keyboard.s", "serial.s", "files.s", "start.s",
+)  # fmt: skip
+_BASIC_SOURCES = ("memory.s", "basic.s", "statements.s", "expressions.s", "show.s", "programs.s")
 _ROW = 9
 """Lines of the drawings for each eight characters: their codes, and eight lines of dots."""
 
@@ -45,6 +48,18 @@ def kernal_program() -> Program:
     return _assembled(_KERNAL_SOURCES, KERNAL)
 
 
+def with_drive(kernal: bytes) -> bytes:
+    """A KERNAL whose serial routines, from $ED09 on, are ours, and so reach drives by the registers of `drive`.
+
+    For any KERNAL that has these routines where Commodore's has them. Raises ValueError for one of another size.
+    """
+    if len(kernal) != SIZE:
+        raise ValueError(f"a KERNAL has {SIZE} bytes, this has {len(kernal)}")
+    ours = kernal_program()
+    start, end = (ours.symbols[name] - KERNAL for name in ("talk", "serialend"))
+    return kernal[:start] + ours.bytes[start:end] + kernal[end:]
+
+
 @cache
 def basic_program() -> Program:
     """The assembled program in BASIC's place with its symbols."""
@@ -56,7 +71,7 @@ def _source(name: str) -> str:
 
 
 def _assembled(names: tuple[str, ...], base: int) -> Program:
-    made = assemble(mos6510, "\n".join(map(_source, names)), base, encodings={".text": from_unicode})
+    made = assemble(mos6510, "".join(map(_source, names)), base, encodings={".text": from_unicode})
     assert len(made.bytes) <= SIZE
     return made
 

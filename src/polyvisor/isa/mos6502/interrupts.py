@@ -28,6 +28,8 @@ def set_irq(cpu, device: u8, low: bool, cycle: u64) -> None:
             cpu.irq_since = cycle
         cpu.irq_lines = cpu.irq_lines | device
     else:
+        if cpu.irq_lines == device:
+            cpu.irq_until = cycle
         cpu.irq_lines = cpu.irq_lines & ~device
 
 
@@ -56,7 +58,9 @@ def take_interrupts(cpu) -> None:
         masked = cpu.i
         if cpu.i_changed == now:
             masked = cpu.i_before
-        if cpu.irq_lines != 0 and masked == 0 and cpu.irq_since <= seen:
+        # Of a line that was let go in the last cycle, the CPU does not know yet.
+        low = cpu.irq_lines != 0 or seen < cpu.irq_until
+        if low and masked == 0 and cpu.irq_since <= seen:
             raise Trap(IRQ)
 
 

@@ -29,6 +29,7 @@ class Mos6502(State):
     nmi_lines = Field(u8, doc="a bit for each device that pulls the NMI line down")
     nmi_pending = Field(u8, doc="1: the NMI line fell, which was not served yet")
     irq_since = Field(u64, doc="number of the clock cycle in which the IRQ line fell")
+    irq_until = Field(u64, doc="number of the clock cycle in which the IRQ line was let go")
     nmi_since = Field(u64, doc="number of the clock cycle in which the NMI line fell")
     # When interrupts are looked for differs for some instructions; they note when they ended (a count of cycles).
     i_before = Field(u8, quiet=True, doc="I before an instruction that changes it after interrupts were looked for")

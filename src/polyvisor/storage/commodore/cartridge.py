@@ -101,4 +101,4 @@ def _chip(data: bytes, at: int, hardware: Hardware, banks: dict[tuple[int, bool]
         if place in banks:
             raise ImageError(f"bank {bank} is there twice")
         banks[place] = piece
-    return at + length
+    return at + int(length)

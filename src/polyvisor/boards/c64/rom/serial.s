@@ -39,8 +39,14 @@ sendlast:
 
 *= $edb9
 second: jmp attention
+*= $edbe
+        clc                     ; ATN is let go: nothing to do
+        rts
 *= $edc7
 tksa:   jmp attention
+*= $edcc
+        clc
+        rts
 
 ; Send a byte: it is kept back until it is known whether it is the last.
 *= $eddd
@@ -78,3 +84,4 @@ keepbyte:
         lda #2
         jsr drive
         jmp 1b
+serialend:

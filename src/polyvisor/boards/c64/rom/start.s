@@ -247,6 +247,7 @@ donmi:  pha
         jsr $ffe1
         bne endnmi
 ; BRK, and RESTORE while STOP is held: all begins again, but for the program.
+*= $fe66
 breakpoint:
         jsr restor
         jsr ioinit
@@ -273,6 +274,8 @@ irq:    pha
         jmp (cbinv)
 1:      jmp (cinv)
 
+*= $ff5b
+        jmp cint
 *= $ff81
         jmp cint
         jmp ioinit
