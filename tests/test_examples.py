@@ -23,6 +23,7 @@ LAST_LINES = {
     "snapshots": "and on from there: 101",
     "forks": "the machine: a b c",
     "replay": "there and back: True",
+    "search": "both machines are the same again: True",
     "screenshot": "640 by 400 pixels: {result}",
     "hook_counters": "plausible: True",
     "hook_syscalls": "openat: True",
@@ -32,7 +33,7 @@ LAST_LINES = {
 }
 # Takes a program; `tests/vm/test_analysis.py` has one, and runs it.
 WITH_PROGRAMS = ("hook_coverage",)
-SLOW = ("hook_cache", "hook_heatmap", "hook_profile")
+SLOW = ("hook_cache", "hook_heatmap", "hook_profile", "search")
 
 
 def run(text: str, *command: str) -> str:

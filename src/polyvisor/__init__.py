@@ -27,7 +27,10 @@ _PUBLIC = {
     "Snapshot": "polyvisor.vm.snapshot.store",
     "SnapshotError": "polyvisor.vm.errors",
     "ImageError": "polyvisor.images",
+    "Group": "polyvisor.vm.group.group",
     "replay": "polyvisor.vm.replay.replay",
+    "replay_group": "polyvisor.vm.replay.together",
+    "GroupReplay": "polyvisor.vm.replay.together",
     "search": "polyvisor.vm.search",
     "Replay": "polyvisor.vm.replay.replay",
     "DivergenceError": "polyvisor.vm.replay.replay",
@@ -46,9 +49,12 @@ if TYPE_CHECKING:
     from polyvisor.vm.errors import StoppedError as StoppedError
     from polyvisor.vm.errors import VMError as VMError
     from polyvisor.vm.errors import VMTimeoutError as VMTimeoutError
+    from polyvisor.vm.group.group import Group as Group
     from polyvisor.vm.replay.replay import DivergenceError as DivergenceError
     from polyvisor.vm.replay.replay import Replay as Replay
     from polyvisor.vm.replay.replay import replay as replay
+    from polyvisor.vm.replay.together import GroupReplay as GroupReplay
+    from polyvisor.vm.replay.together import replay_group as replay_group
     from polyvisor.vm.search import search as search
     from polyvisor.vm.snapshot.store import Snapshot as Snapshot
     from polyvisor.vm.virtual_machine import VM as VM

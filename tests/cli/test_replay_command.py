@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.gdb_client import Client
+from support.net_program import chatter
 from support.programs import DRAM, POWER_OFF, elf
 
 # Counts to 300 in a1, with a place at each tenth; then ends with 7.
@@ -131,3 +132,31 @@ def test_gdb_goes_backwards(client: Client) -> None:
     assert client.ask("c").endswith("replaylog:end;")
     assert client.ask("bs") == "T05thread:1;"
     assert client.ask("D") == "OK"
+
+
+# Labs
+
+
+def test_a_lab_is_recorded_and_replayed(tmp_path: Path) -> None:
+    (tmp_path / "chatter.elf").write_bytes(chatter(rounds=20))
+    machines = "".join(
+        f"[machine.{name}]\nprogram = 'chatter.elf'\nmemory = '16M'\nnetworks = ['lan']\n" for name in "ab"
+    )
+    (tmp_path / "lab.toml").write_text(
+        "virtual_time = true\nseed = 1\n[network.lan]\nloss = 0.1\ndelay = 0.001\n"
+        f"partitions = [{{ at = 0.002, until = 0.004, machines = ['b'] }}]\n{machines}"
+    )
+    path = str(tmp_path / "lab.rec")
+    done = polyvisor("record", path, str(tmp_path / "lab.toml"))
+    assert done.returncode == 0, done.stderr
+    for options in ((), ("--machine", "a")):
+        done = polyvisor("replay", path, "--check", *options)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.decode().splitlines()
+        assert all("the same at " in line for line in lines) and len(lines) == (1 if options else 2)
+    for options, message in (
+        (("--gdb", "0"), "give --machine NAME; there are a, b"), (("--machine", "c"), "has no machine 'c'"),
+    ):
+        done = polyvisor("replay", path, *options)
+        assert done.returncode == 2
+        assert message in done.stderr.decode() and done.stderr.count(b"\n") == 1

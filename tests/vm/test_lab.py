@@ -63,6 +63,12 @@ def load(tmp_path: Path, text: str) -> Lab:
         (f"{MACHINE}[network.n]\ncapture = 5", "network.n.capture is not a string"),
         (f"{MACHINE}[network.n]\nhub = 'no'", "network.n.hub is not true or false"),
         (f"{MACHINE}[network.n]\noutside = 'tap'", 'outside is "user" or "none"'),
+        (f"{MACHINE}[network.n]\npartitions = 3", "network.n.partitions is not a list"),
+        (f"{MACHINE}[network.n]\npartitions = [{{ at = 1 }}]", "one has no 'machines'"),
+        (f"{MACHINE}[network.n]\npartitions = [{{ at = 2, until = 1, machines = [] }}]", "is no time"),
+        (f"{MACHINE}[network.n]\npartitions = [{{ at = 1, until = 2, machines = ['b'] }}]", "no machine 'b'"),
+        (f"virtual_time = 1\n{MACHINE}", "virtual_time is not true or false"),
+        (f"seed = -1\n{MACHINE}", "seed -1: must not be negative"),
     ],
 )
 def test_mistakes_are_told(tmp_path: Path, text: str, says: str) -> None:
@@ -110,7 +116,7 @@ def test_the_example_runs() -> None:
     ("words", "told"),
     [
         (["run", "lab.toml", "--memory", "512M", "--net=user", "-c", "1"], "--memory, --cpus, --net"),
-        (["record", "out.rec", "lab.toml"], "--record"),
+        (["record", "out.rec", "lab.toml", "--cpus", "2"], "--cpus"),
     ],
 )
 def test_options_beside_a_lab_are_refused(words: list[str], told: str) -> None:

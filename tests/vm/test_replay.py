@@ -257,7 +257,8 @@ def test_a_machine_that_cannot_be_is_refused(recording: Path, tmp_path: Path, ch
     """In a file whose checksums are right."""
     reader = Reader(recording)
     writer = Writer(tmp_path / "odd.rec")
-    writer.machine({**reader.lives[0].machine, **change})
+    track = writer.track()
+    track.machine({**reader.tracks[0][0].machine, **change})
     writer.begun()
     writer.close()
     reader.close()
@@ -278,8 +279,9 @@ def test_a_machine_that_cannot_be_is_refused(recording: Path, tmp_path: Path, ch
 def test_events_that_cannot_be_are_refused(recording: Path, tmp_path: Path, event: Event) -> None:
     reader = Reader(recording)
     writer = Writer(tmp_path / "odd.rec")
-    writer.machine(reader.lives[0].machine)
-    writer.event(event)
+    track = writer.track()
+    track.machine(reader.tracks[0][0].machine)
+    track.event(event)
     writer.begun()
     writer.close()
     reader.close()
@@ -554,24 +556,25 @@ def test_what_was_recorded_before_the_disk_was_full_is_replayed(
 
     monkeypatch.setattr(Path, "open", lambda path, mode, buffering: Full(path, mode))
     writer = Writer(path)
+    track = writer.track()
     monkeypatch.undo()
-    writer.machine({"a": 1})
-    writer.event(End("off", 1, 5))
+    track.machine({"a": 1})
+    track.event(End("off", 1, 5))
     writer.begun()
     whole = path.stat().st_size
-    writer.event(End("off", 2, 6))
-    writer.flush()
+    track.event(End("off", 2, 6))
+    track.flush()
     with pytest.raises(RecordingError, match="No space left"):
         for number in range(3):
-            writer.event(End("off", 3 + number, 7))
-            writer.flush()
+            track.event(End("off", 3 + number, 7))
+            track.flush()
     with pytest.raises(RecordingError, match="No space left"):
-        writer.event(End("off", 9, 9))
+        track.event(End("off", 9, 9))
         writer.close()
     reader = Reader(path)
     assert not reader.truncated and path.stat().st_size > whole
-    events = [event for section in range(2) for event in reader.events(reader.lives[0], section)]
-    assert events == [End("off", 1, 5), End("off", 2, 6)] and len(reader.lives[0].events) == 2
+    events = [event for section in range(2) for event in reader.events(reader.tracks[0][0], section)]
+    assert events == [End("off", 1, 5), End("off", 2, 6)] and len(reader.tracks[0][0].events) == 2
     reader.close()
 
 

@@ -324,13 +324,14 @@ class Virt:
         if program is not None and program.tohost is not None:
             self.htif = Htif(self.memory, program.tohost, program.fromhost, self._output)
 
-    def revive(self) -> None:
+    def revive(self, first: bool = True) -> None:
         """In a copy of the process (``os.fork``), which has none of its threads: let harts and devices have new ones.
 
-        The harts stand still.
+        The harts stand still. ``first``: of the boards in this process, which have their native code in common.
         """
-        if self.code is not None and self.pages is not None:
+        if self.code is not None and first:
             self.code.revive(_WORKERS_OF_FORK)
+        if self.pages is not None:
             self.pages.revive()
         self._regions_lock = threading.Lock()
         self._copied_at = self._retired()

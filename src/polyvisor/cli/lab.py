@@ -17,7 +17,7 @@ from polyvisor.vm.virtual_machine import VM
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 
 
-class _Lines:
+class Lines:
     """What several machines print, in whole lines with a name before each."""
 
     def __init__(self, names: list[str]) -> None:
@@ -45,13 +45,21 @@ class _Lines:
             self._console.out(line, highlight=False)
 
 
-def run_lab(path: Path) -> int:
+def run_lab(
+    path: Path, virtual_time: bool = False, seed: int | None = None, schedule: int | None = None,
+    record: Path | None = None,
+) -> int:
     """Run a lab until its commands have ended, or else its machines; gives the exit status.
 
-    Raises ValueError, OSError, VMError, SetupError, ImageError with a line for the user.
+    The options count before what the file says. Raises ValueError, OSError, VMError, SetupError, ImageError with a
+    line for the user.
     """
     lab = Lab.load(path)
-    lines = _Lines(list(lab.plans))
+    lab.virtual_time = lab.virtual_time or virtual_time
+    lab.seed = lab.seed if seed is None else seed
+    lab.schedule = lab.schedule if schedule is None else schedule
+    lab.record = record
+    lines = Lines(list(lab.plans))
     servers: list[ControlServer] = []
 
     def prepare(vm: VM) -> None:
@@ -79,7 +87,7 @@ def run_lab(path: Path) -> int:
             server.close()
 
 
-def _commands(lab: Lab, lines: _Lines) -> int:
+def _commands(lab: Lab, lines: Lines) -> int:
     """Run what is to be run; the status is that of the first that failed, in the file's order."""
     results = lab.run(lines.say)
     status = 0

@@ -125,13 +125,17 @@ def choose_desk(display: str, screenshot: Path | None) -> Desk | None:
     return None if kind == "none" and screenshot is None else Desk(kind == "window", size, screenshot)
 
 
+# Options that are for labs, too.
+_FOR_LABS = ("virtual_time", "seed", "schedule", "record")
+
+
 def refuse_options(context: typer.Context, target: str) -> None:
     """Machines of a lab have what its file says, and nothing that options say."""
     given = [
         parameter.opts[0]
         for parameter in context.command.params
         if parameter.param_type_name == "option" and (source := context.get_parameter_source(parameter.name or ""))
-        and source.name != "DEFAULT"
+        and source.name != "DEFAULT" and parameter.name not in _FOR_LABS
     ]
     if given:
         fail(f"{', '.join(given)}: what a lab's machines have is in its file, {target}, and not in options")
@@ -235,7 +239,7 @@ def run(
     try:
         if target is not None and target.endswith(".toml"):
             refuse_options(context, target)
-            raise typer.Exit(run_lab(Path(target)))
+            raise typer.Exit(run_lab(Path(target), virtual_time, seed, schedule, record))
         nic, desk = Nic.parse(net), choose_desk(display, screenshot)
         software = choose_software(target, kernel, initrd, append, firmware, command)
         if nic and command is not None:

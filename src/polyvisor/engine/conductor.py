@@ -5,6 +5,9 @@ of them waited. A *turn* is what one hart executes before it is the next one's t
 instructions, at the first jump (see :meth:`polyvisor.engine.cpu.Cpu.run_turn`); sooner where a timer is due, a device
 interrupts the hart, or the hart waits. Nothing else but the hart changes anything during a turn: what comes from
 outside (:mod:`polyvisor.engine.outside`) and timers of devices are served between turns.
+
+Several machines can have one time: then somebody else (:class:`Leader`) runs their conductors, so that none is ahead of
+another by more than a *step*. No turn goes beyond the step that it began in.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import Protocol
 
 from .hart import Hart
 from .outside import Outside, Plain
@@ -40,21 +44,35 @@ class Timing:
     ``pace``: while all harts wait, time goes on as the host's does, so that the outside has time to say something; else
     it skips to the next timer at once. ``start``: the wall time at virtual time 0, in nanoseconds since 1970-01-01 UTC;
     None: what the host's is.
+
+    For a machine that has its time in common with others, ``step``: nanoseconds that none is ahead, None: it has a time
+    of its own; ``epoch``: the common time at its time 0.
     """
 
     turn: int | None = None
     schedule: int | None = None
     pace: bool = False
     start: int | None = None
+    step: int | None = None
+    epoch: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError for an impossible turn."""
         if self.turn is not None and not 100 <= self.turn <= 10**9:
             raise ValueError(f"turns of {self.turn} instructions; 100 to 1,000,000,000 are possible")
+        if self.step is not None and not 1000 <= self.step <= 10**9:
+            raise ValueError(f"steps of {self.step} nanoseconds; 1,000 to 1,000,000,000 are possible")
 
     def of(self, harts: int) -> Timing:
         """With a definite ``turn``, for so many harts."""
-        return self if self.turn is not None else replace(self, turn=_ALONE if harts == 1 else _AMONG_OTHERS)
+        alone = harts == 1 and self.step is None
+        return self if self.turn is not None else replace(self, turn=_ALONE if alone else _AMONG_OTHERS)
+
+    def horizon(self, time: int) -> int:
+        """The end of the step that ``time``, in nanoseconds, is in."""
+        if self.step is None:
+            return _NEVER
+        return ((time + self.epoch) // self.step + 1) * self.step - self.epoch
 
     def length(self, turn: int) -> int:
         """The instructions in a turn, by its number; see :meth:`of`."""
@@ -93,8 +111,24 @@ class ConductorState:
     """Harts that wait for an interrupt."""
 
 
+class Leader(Protocol):
+    """Who runs the conductors of machines that have one time, in one thread."""
+
+    @property
+    def time(self) -> int:
+        """The common time, in nanoseconds: all that is before that is over."""
+        ...
+
+    def enter(self, conductor: Conductor) -> None:
+        """A conductor's machine may run from now on."""
+
+    def join(self, conductor: Conductor, timeout: float | None) -> None:
+        """Wait until it does not run any more."""
+
+
 class Conductor:
-    """Runs ``harts``: in a thread of its own (:meth:`start`), or step by step by whoever calls :meth:`advance`.
+    """Runs ``harts``: in a thread of its own (:meth:`start`), in that of a leader, or step by step by whoever calls
+    :meth:`advance`.
 
     ``failed`` is told of errors of ours, or of a device.
     """
@@ -112,7 +146,9 @@ class Conductor:
         """Called between turns where the harts' state is all there is of them."""
         self.on_break: Callable[[Hart], None] | None = None
         self._harts = list(harts)
-        self._failed = failed
+        self.failed = failed
+        self._leader: Leader | None = None
+        self._rests: int | None = None
         self._idle = self.outside.source("time", self._skip)
         self._skipped: int | None = None
         self._timers: list[tuple[int, int, Callable[[], None]]] = []
@@ -183,7 +219,10 @@ class Conductor:
     # Turns
 
     def advance(self) -> None:
-        """Run a turn, or the rest of one that was interrupted, or let time pass while all harts wait."""
+        """Run a turn, or the rest of one that was interrupted, or let time pass while all harts wait.
+
+        With a leader time only passes with the next call, which must not come before :attr:`due`.
+        """
         hart = self.running
         if hart is not None and hart.execute != hart.cpu.run:
             self.step()  # traced, instruction by instruction
@@ -254,14 +293,17 @@ class Conductor:
             self._end(hart)
 
     def _begin(self) -> Hart | None:
-        """Begin the next turn; gives whose it is. None if all wait: then time has passed."""
+        """Begin the next turn; gives whose it is. None if all wait: then time has passed, or will."""
         state = self.state
+        if self._rests is not None:
+            self._go_on(self._rests)
+            return None
         if state.executed >= state.settles:
             self._settle()
         for call in self.before_turn:
             call()
         self._skipped = None
-        self.outside.enter(state.turn)
+        self.outside.enter(state.turn, state.time)
         timers = self._timers
         while timers and timers[0][0] <= state.time:
             heapq.heappop(timers)[2]()
@@ -283,10 +325,13 @@ class Conductor:
             if chosen is None:
                 chosen = hart
         if chosen is None:
-            self._wait(soonest)
+            if self._leader is None:
+                self._wait(soonest)
+            else:
+                self._rests = soonest
             return None
         state.current, state.began = chosen.hart_id, chosen.cpu.retired
-        length = min(self.timing.length(state.turn), soonest - state.time)
+        length = min(self.timing.length(state.turn), soonest - state.time, self.timing.horizon(state.time) - state.time)
         chosen.cpu.begin_turn(state.began + length, state.time - state.began)
         return chosen
 
@@ -335,6 +380,39 @@ class Conductor:
         state.time += passed
         state.turn += 1
 
+    def _go_on(self, until: int) -> None:
+        """The leader found that it is time: so long have all waited."""
+        state, due = self.state, self.due - self.timing.epoch
+        if due >= _NEVER - self.timing.epoch:
+            return
+        self._rests, self._disturbed = None, False
+        passed = max(0, due - state.time)
+        if due != until:
+            self.outside.note(state.turn, self._idle, "skip", passed)
+        state.time += passed
+        state.turn += 1
+
+    @property
+    def due(self) -> int:
+        """When, in the common time, there is something to do next: now if a hart executes; 2^64 - 1 for never."""
+        epoch = self.timing.epoch
+        if self._rests is None or self._leader is None:
+            return self.now + epoch
+        when = min(self._rests, self.outside.next_arrival)
+        if self.disturbed:
+            when = min(when, max(self.state.time, self._leader.time - epoch))
+        return min(when + epoch, _NEVER)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether something came from outside, for which no time was set."""
+        return self._disturbed or self.outside.waiting
+
+    @property
+    def rests(self) -> bool:
+        """With a leader: whether all harts wait."""
+        return self._rests is not None
+
     def _skip(self, operation: str, arguments: Sequence[Plain]) -> None:
         """What was written down: so long did the harts wait."""
         if self._idle.repeats:
@@ -360,8 +438,29 @@ class Conductor:
 
     # Control, from any thread
 
+    def follow(self, leader: Leader, changed: threading.Condition, step: int, epoch: int) -> None:
+        """Let ``leader`` run it, when it is started. ``changed`` is notified when it should look."""
+        self._leader, self._changed = leader, changed
+        self.timing = replace(self.timing, step=step, epoch=epoch)
+
+    def led_by(self, thread: threading.Thread) -> None:
+        """For the leader: this is the thread that calls :meth:`advance` from now on."""
+        self._thread = thread
+
+    def stand(self, standing: bool) -> None:
+        """For the leader, holding ``changed``: whether it calls :meth:`advance` for anybody, or waits."""
+        self._standing = standing
+
+    @property
+    def pausing(self) -> bool:
+        """Whether it should stand still."""
+        return self._pausing
+
     def start(self) -> None:
-        """Run in a thread of its own."""
+        """Run in a thread of its own, or let the leader run it."""
+        if self._leader is not None:
+            self._leader.enter(self)
+            return
         self._thread = threading.Thread(target=self._main, name="conductor", daemon=True)
         self._thread.start()
 
@@ -373,7 +472,7 @@ class Conductor:
                 else:
                     self.advance()
         except BaseException as error:
-            self._failed(error)
+            self.failed(error)
         finally:
             with self._changed:
                 self._standing = True
@@ -404,7 +503,7 @@ class Conductor:
         if not 0 <= state.following < len(self._harts):
             raise ValueError(f"the next turn is of hart {state.following}")
         self.state = replace(state, waiting=list(state.waiting))
-        self._passing = False
+        self._passing, self._rests = False, None
         self._timers.clear()
         running = self.running
         if running is not None:
@@ -479,6 +578,8 @@ class Conductor:
             self.start()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until the thread has ended."""
-        if self._thread is not None and self._thread is not threading.current_thread():
+        """Wait until it runs no more."""
+        if self._leader is not None:
+            self._leader.join(self, timeout)
+        elif self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)

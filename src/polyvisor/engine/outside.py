@@ -7,11 +7,14 @@ each with the number of its turn. They can be written down, and done again at th
 
 from __future__ import annotations
 
-import threading
+import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
+
+_NEVER = 2**64 - 1
 
 Plain = int | str | bytes | None
 """What an operation is given."""
@@ -80,9 +83,13 @@ class Outside:
         self.script: Script | None = None
         self.arrived: Callable[[], None] = lambda: None
         """Called when something was posted, on the thread that did it."""
+        self.when: Callable[[], int | None] = lambda: None
+        """When what is posted now arrives, in nanoseconds of the machine's time; None: before the next turn."""
         self._sources: dict[str, Source] = {}
         self._inbox: deque[tuple[Source, str, tuple[Plain, ...]]] = deque()
-        self._lock = threading.Lock()
+        # What other machines sent, by when it arrives: only their common thread has to do with it.
+        self._coming: list[tuple[int, int, Source, str, tuple[Plain, ...]]] = []
+        self._numbers = count()
 
     def source(self, name: str, enter: Enter) -> Source:
         """A new source. Raises ValueError if there is one of that name."""
@@ -93,27 +100,41 @@ class Outside:
 
     @property
     def waiting(self) -> bool:
-        """Whether something was posted and is not done yet."""
+        """Whether something was posted that is to be done before the next turn."""
         return bool(self._inbox)
 
-    def post(self, source: Source, operation: str, arguments: tuple[Plain, ...]) -> None:
-        """Keep an operation for the next turn. When a recording is repeated, nothing else comes in."""
-        if self.script is None:
-            self._inbox.append((source, operation, arguments))
-            self.arrived()
+    @property
+    def next_arrival(self) -> int:
+        """When the first of what has a time arrives, in nanoseconds; 2^64 - 1 for never."""
+        return self._coming[0][0] if self._coming else _NEVER
 
-    def enter(self, turn: int) -> None:
-        """Do what comes before this turn."""
+    def post(self, source: Source, operation: str, arguments: tuple[Plain, ...]) -> None:
+        """Keep an operation until it arrives. When a recording is repeated, nothing else comes in."""
+        if self.script is not None:
+            return
+        when = self.when()
+        if when is None:
+            self._inbox.append((source, operation, arguments))
+        else:
+            heapq.heappush(self._coming, (when, next(self._numbers), source, operation, arguments))
+        self.arrived()
+
+    def enter(self, turn: int, time: int) -> None:
+        """Do what comes before this turn, which begins at ``time``."""
         if self.script is not None:
             for each in self.script.operations(turn):
                 self._sources[each.source].enter(each.name, each.arguments)
             return
+        while self._coming and self._coming[0][0] <= time:
+            self._do(turn, *heapq.heappop(self._coming)[2:])
         # What these cause to be posted comes before the next turn.
         for _ in range(len(self._inbox)):
-            source, name, arguments = self._inbox.popleft()
-            if self.log is not None:
-                self.log.operation(Operation(turn, source.name, name, arguments))
-            source.enter(name, arguments)
+            self._do(turn, *self._inbox.popleft())
+
+    def _do(self, turn: int, source: Source, name: str, arguments: tuple[Plain, ...]) -> None:
+        if self.log is not None:
+            self.log.operation(Operation(turn, source.name, name, arguments))
+        source.enter(name, arguments)
 
     def note(self, turn: int, source: Source, operation: str, *arguments: Plain) -> None:
         """Write down an operation that has been done."""

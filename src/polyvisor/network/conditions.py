@@ -71,6 +71,10 @@ class Wire:
         self._last_at = 0.0
         self._waiting = 0
 
+    def reseed(self, seed: str) -> None:
+        """Let what happens to frames follow from another seed from now on."""
+        self._random, self._lock = random.Random(seed), threading.Lock()
+
     def plan(self, frame: Frame, now: float) -> Sequence[tuple[float, Frame]]:
         """What arrives for a frame that is sent at the time ``now``, and when; a time of 0 is at once.
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import heapq
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count
+from time import monotonic as _monotonic
 
 from .conditions import Conditions, Wire
 from .frame import ETHERNET_HEADER, EVERYTHING, Frame
 from .port import Port
+from .timed import VirtualTime
 
 AGEING = 300.0
 """Seconds after which a station that sent nothing is forgotten (IEEE 802.1Q, table 8-6)."""
 MAX_STATIONS = 8192
+MAX_ENTERING = 1000
+"""In virtual time: frames of other threads that wait to get in; more are dropped."""
+MAX_CROSSING = 4096
+"""In virtual time: frames of one port on their way to the switch; more are dropped."""
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +35,8 @@ class SwitchPort(Port):
         super().__init__(name)
         self.group = 0
         """Only ports of the same group see each other."""
+        self.crossing = 0
+        """In virtual time: frames of the machine that are not at the switch yet."""
         self._switch = switch
         self._from_machine = Wire(f"{switch.seed}/{name}/outgoing")
         self._to_machine = Wire(f"{switch.seed}/{name}/incoming")
@@ -62,13 +70,26 @@ class SwitchPort(Port):
 
     def _send(self, frame: Frame) -> None:
         wire = self._from_machine
-        if wire.conditions is None:
+        if self._switch.time is not None:
+            self._switch._take(self, wire, frame)
+        elif wire.conditions is None:
             self._switch._forward(self, frame)
         else:
-            self._switch._pass(wire, frame, self._to_switch)
+            self._switch._pass(wire, frame, self._forward)
+
+    def reseed(self, seed: int) -> None:
+        """For the switch: let faults follow from another seed from now on."""
+        self._from_machine.reseed(f"{seed}/{self.name}/outgoing")
+        self._to_machine.reseed(f"{seed}/{self.name}/incoming")
+        self._taps = ()
+
+    def _forward(self, frame: Frame) -> None:
+        self._switch._forward(self, frame)
 
     def _to_switch(self, frame: Frame) -> None:
-        self._switch._forward(self, frame)
+        """The same in virtual time."""
+        self.crossing -= 1
+        self._forward(frame)
 
     def arrive(self, frame: Frame) -> None:
         """For the switch: pass a frame over the link to the machine."""
@@ -88,14 +109,22 @@ class Switch:
     """A learning switch. Without conditions a frame is delivered before ``send`` returns, on the sender's thread;
     what is delayed is delivered by one thread of the switch.
 
+    With ``time``, the one that machines have in common, all delays are of that time, the same frames always arrive at
+    the same times, and the switch takes a step of that time to pass one on.
+
     ``seed`` decides, with the ports' names, what the conditions do to which frame. ``hub``: every frame goes to every
     other port. Switches may be connected to each other, but not in rings: there is no spanning tree.
     """
 
-    def __init__(self, *, seed: int = 0, hub: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, seed: int = 0, hub: bool = False, clock: Callable[[], float] = _monotonic,
+        time: VirtualTime | None = None,
+    ) -> None:
         self.seed = seed
         self.hub = hub
-        self._clock = clock
+        self.time = time
+        self._clock = clock if time is None else lambda: time.now / 1e9
+        self._entering = 0
         self._lock = threading.Lock()
         self._ports: tuple[SwitchPort, ...] = ()
         self._attached: list[Port] = []
@@ -137,10 +166,26 @@ class Switch:
         self._attached.append(network)
         return port
 
+    @property
+    def has_outside(self) -> bool:
+        """Whether anything was attached."""
+        return bool(self._attached)
+
     def _remove(self, port: SwitchPort) -> None:
         with self._lock:
             self._ports = tuple(each for each in self._ports if each is not port)
+            if self.time is not None:
+                return  # when the host gets to this is not for others to notice: they are forgotten as they age
             self._stations = {mac: entry for mac, entry in self._stations.copy().items() if entry[0] is not port}
+
+    def revive(self, seed: int) -> None:
+        """In a copy of the process, in virtual time: let faults follow from another seed from now on.
+
+        Captures are the other process's.
+        """
+        self.seed, self._lock, self._taps = seed, threading.Lock(), ()
+        for port in self._ports:
+            port.reseed(seed)
 
     # Partitions
 
@@ -209,10 +254,49 @@ class Switch:
 
     # Frames on the way
 
+    def _take(self, port: SwitchPort, wire: Wire, frame: Frame) -> None:
+        """In virtual time: take a frame from a machine, or from another thread, which has no time."""
+        time = self.time
+        assert time is not None
+        if time.is_inside:
+            now = time.now
+            for at, part in wire.plan(frame, now / 1e9):
+                if port.crossing >= MAX_CROSSING:
+                    port.dropped += 1
+                    if at:
+                        wire.arrived()
+                    continue
+                port.crossing += 1
+                call = partial(self._arrive, wire if at else None, part.kept(), port._to_switch)
+                time.call_at((round(at * 1e9) if at else now) + time.step, call)
+        elif self._entering >= MAX_ENTERING:
+            port.dropped += 1
+        else:
+            self._entering += 1  # roughly: threads may disturb each other
+            time.call_soon(partial(self._enter, port, wire, frame.kept()))
+
+    def _enter(self, port: SwitchPort, wire: Wire, frame: Frame) -> None:
+        self._entering -= 1
+        self._take(port, wire, frame)
+
+    def _arrive(self, wire: Wire | None, frame: Frame, arrive: Callable[[Frame], None]) -> None:
+        """A frame that was on its way is there; ``wire``: where it was counted."""
+        if self._closed:
+            return
+        if wire is not None:
+            wire.arrived()
+        try:
+            arrive(frame)
+        except Exception:
+            _log.exception("a receiver failed")
+
     def _pass(self, wire: Wire, frame: Frame, arrive: Callable[[Frame], None]) -> None:
         for at, part in wire.plan(frame, self._clock()):
             if not at:
                 arrive(part)
+                continue
+            if self.time is not None:
+                self.time.call_at(round(at * 1e9), partial(self._arrive, wire, part, arrive))
                 continue
             with self._timer_wakes:
                 if self._closed:
@@ -235,11 +319,7 @@ class Switch:
                 if self._closed:
                     return
                 _, _, wire, frame, arrive = heapq.heappop(self._waiting)
-            wire.arrived()
-            try:
-                arrive(frame)
-            except Exception:
-                _log.exception("a receiver failed")
+            self._arrive(wire, frame, arrive)
 
     def close(self) -> None:
         """Unplug everything, and drop what is on the way. May be repeated."""

@@ -15,7 +15,7 @@
     run = "wget -O - http://10.0.0.1/hosts"
 
 All machines boot at once. When all are ready, each one's ``setup`` is run to its end; then all ``run`` commands at
-once.
+once. With ``virtual_time = true`` they are a :class:`~polyvisor.vm.group.group.Group`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from polyvisor.network.user import UserNetwork
 
 from .equipment import Nic
 from .errors import CommandError, VMError, VMTimeoutError
+from .group.group import Group
 from .virtual_machine import VM
 
 # The keys of each table, and of what types their values are.
@@ -47,7 +48,13 @@ _STRING, _NUMBER = (str,), (int, float)
 _CONDITIONS: _Kinds = dict.fromkeys(
     ("loss", "duplicate", "reorder", "corrupt", "delay", "jitter", "bandwidth"), _NUMBER
 )
-_NETWORK: _Kinds = {**_CONDITIONS, "seed": (int,), "hub": (bool,), "capture": _STRING, "outside": _STRING}
+_NETWORK: _Kinds = {
+    **_CONDITIONS, "seed": (int,), "hub": (bool,), "capture": _STRING, "outside": _STRING, "partitions": (list,),
+}
+_PARTITION: _Kinds = {"at": _NUMBER, "until": _NUMBER, "machines": (list,)}
+_FILE: _Kinds = {
+    "machine": (object,), "network": (object,), "virtual_time": (bool,), "seed": (int,), "schedule": (int,),
+}
 _MACHINE: _Kinds = {
     **dict.fromkeys(("image", "kernel", "initrd", "append", "firmware", "program", "tier", "run"), _STRING),
     **dict.fromkeys(("disks", "shares", "setup"), (str, list)),
@@ -58,15 +65,26 @@ _NIC: _Kinds = dict.fromkeys(("to", "mac", "address"), _STRING)
 _TYPES = {str: "a string", bool: "true or false", float: "a number", int: "a whole number", list: "a list"}
 
 
+@dataclass(frozen=True)
+class Partition:
+    """From ``at`` to ``until``, in seconds of virtual time, ``machines`` only see each other."""
+
+    at: float
+    until: float
+    machines: frozenset[str]
+
+
 @dataclass
 class NetworkPlan:
     """A switch: what happens to frames on their way to it from each machine, and what else is plugged in."""
 
     conditions: Conditions | None
-    seed: int = 0
+    seed: int | None = None
+    """None: 0, or in virtual time that of the lab."""
     hub: bool = False
     capture: Path | None = None
     outside: bool = False
+    partitions: list[Partition] = field(default_factory=list)
 
 
 @dataclass
@@ -97,6 +115,14 @@ class Lab:
     def __init__(self, machines: Mapping[str, MachinePlan], networks: Mapping[str, NetworkPlan]) -> None:
         self.plans = dict(machines)
         self.network_plans = dict(networks)
+        self.virtual_time = False
+        """Whether the machines have one virtual time; set before the start, as the next three, which need that."""
+        self.seed: int | None = None
+        self.schedule: int | None = None
+        self.record: str | Path | None = None
+        """The file to record all machines to."""
+        self.group: Group | None = None
+        """What the machines are in virtual time, once it has started."""
         self.networks: dict[str, Switch] = {}
         """The switches by name, once it has started."""
         self.machines: dict[str, VM] = {}
@@ -118,22 +144,45 @@ class Lab:
 
     def start(self) -> None:
         """Make the networks and let all machines run. Raises what VMs raise, ImageError too."""
+        if self.virtual_time or self.record is not None:
+            self.group = Group(seed=self.seed, schedule=self.schedule, record=self.record)
+        elif self.seed is not None or self.schedule is not None:
+            raise ValueError("a seed and a schedule go with virtual_time = true")
         for name, plan in self.network_plans.items():
-            switch = self.networks[name] = Switch(seed=plan.seed, hub=plan.hub)
-            if plan.capture is not None:
-                capture = Capture(plan.capture)
-                capture.attach(switch, name)
-                self._captures.append(capture)
-            if plan.outside:
-                switch.attach(UserNetwork(), "outside")
+            self.networks[name] = self._network(name, plan)
         for name, machine in self.plans.items():
             cards = [self._card(name, card) for card in machine.cards]
             output = None if self.on_output is None else partial(self.on_output, name)
-            self.machines[name] = VM(**machine.options, name=name, networks=cards, on_output=output)
+            self.machines[name] = VM(
+                **machine.options, name=name, networks=cards, on_output=output, group=self.group
+            )
         for vm in self.machines.values():
             if self.on_machine is not None:
                 self.on_machine(vm)
-            vm.start()
+            if self.group is None:
+                vm.start()
+        if self.group is not None:
+            self.group.start()
+
+    def _network(self, name: str, plan: NetworkPlan) -> Switch:
+        group = self.group
+        if group is None:
+            if plan.partitions:
+                raise ValueError(f"network.{name}.partitions: they need virtual_time = true")
+            switch = Switch(seed=plan.seed or 0, hub=plan.hub)
+        else:
+            switch = group.switch(seed=plan.seed, hub=plan.hub)
+            for each in plan.partitions:
+                for moment in (each.at, each.until):
+                    group.at(moment, partial(_divide, switch, plan.partitions, moment))
+        if plan.capture is not None:
+            clock = {} if group is None else {"clock": lambda: group.wall_clock}
+            capture = Capture(plan.capture, **clock)
+            capture.attach(switch, name)
+            self._captures.append(capture)
+        if plan.outside:
+            switch.attach(UserNetwork(), "outside")
+        return switch
 
     def _card(self, machine: str, card: dict[str, str]) -> Nic:
         to = card["to"]
@@ -177,12 +226,14 @@ class Lab:
         return found
 
     def stop(self) -> None:
-        """Stop all machines, and take the networks down."""
+        """Stop all machines, take the networks down, and finish the recording. Raises RecordingError."""
         stopping = [threading.Thread(target=vm.stop) for vm in self.machines.values()]
         for thread in stopping:
             thread.start()
         for thread in stopping:
             thread.join()
+        if self.group is not None:
+            self.group.stop()
         for switch in self.networks.values():
             switch.close()
         for capture in self._captures:
@@ -199,6 +250,12 @@ class Lab:
 
     def __exit__(self, *reason: object) -> None:
         self.stop()
+
+
+def _divide(switch: Switch, partitions: list[Partition], now: float) -> None:
+    """Let the partitions be what they are to be now."""
+    apart = [each.machines for each in partitions if each.at <= now < each.until]
+    switch.partition(*([port for port in switch.ports if port.name in names] for names in apart))
 
 
 def _follow(vm: VM, plan: MachinePlan, on_line: Callable[[str], object]) -> Result:
@@ -258,7 +315,7 @@ def _strings(what: str, found: Any) -> list[str]:
 
 
 def _lab(found: dict[str, Any], base: Path) -> Lab:
-    _table("the file", found, {"machine": (object,), "network": (object,)})
+    _table("the file", found, _FILE)
     networks = {
         name: _network(f"network.{name}", table, base)
         for name, table in _named("network", found.get("network", {})).items()
@@ -269,7 +326,17 @@ def _lab(found: dict[str, Any], base: Path) -> Lab:
     }
     if not machines:
         raise ValueError("there is no machine: describe one under [machine.NAME]")
-    return Lab(machines, networks)
+    for name, network in networks.items():
+        for each in network.partitions:
+            if unknown := sorted(each.machines - machines.keys()):
+                raise ValueError(f"network.{name}.partitions: there is no machine {unknown[0]!r}")
+    lab = Lab(machines, networks)
+    lab.virtual_time = found.get("virtual_time", False)
+    lab.seed, lab.schedule = found.get("seed"), found.get("schedule")
+    for key in ("seed", "schedule"):
+        if found.get(key, 0) < 0:
+            raise ValueError(f"{key} {found[key]}: must not be negative")
+    return lab
 
 
 def _named(what: str, found: Any) -> dict[str, Any]:
@@ -289,8 +356,18 @@ def _network(what: str, table: Any, base: Path) -> NetworkPlan:
         raise ValueError(f'{what}.outside is "user" or "none"')
     capture = base / table["capture"] if "capture" in table else None
     return NetworkPlan(
-        conditions, table.get("seed", 0), table.get("hub", False), capture, table.get("outside") == "user"
+        conditions, table.get("seed"), table.get("hub", False), capture, table.get("outside") == "user",
+        [_partition(f"{what}.partitions", each) for each in table.get("partitions", [])],
     )
+
+
+def _partition(what: str, table: Any) -> Partition:
+    table = _table(what, table, _PARTITION)
+    if missing := sorted(_PARTITION.keys() - table.keys()):
+        raise ValueError(f"{what}: one has no {missing[0]!r}")
+    if not 0 <= table["at"] < table["until"] < float("inf"):
+        raise ValueError(f"{what}: from {table['at']} until {table['until']} is no time")
+    return Partition(table["at"], table["until"], frozenset(_strings(f"{what}.machines", table["machines"])))
 
 
 def _machine(what: str, table: Any, networks: Mapping[str, NetworkPlan], base: Path) -> MachinePlan:

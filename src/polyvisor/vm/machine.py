@@ -49,6 +49,7 @@ class Machine:
         self._ended = threading.Event()
         self._htif_thread: threading.Thread | None = None
         self._closed = False
+        self._reconnected = False
         self._on_break: Callable[[Hart], None] | None = None
 
     # What happens to it
@@ -94,17 +95,24 @@ class Machine:
         if self.board.htif is not None and conductor is None:
             self._watch()
 
-    def revive(self) -> None:
+    def revive(self, first: bool = True) -> None:
         """In a copy of the process (``os.fork``), which has none of its threads: be ready to :meth:`resume`.
 
+        ``first``: of the machines in this process.
         Nobody had any lock of the machine's when the process was copied but this thread. May raise OSError.
         """
         self._ended = threading.Event()
-        self.board.revive()
+        self.board.revive(first)
+
+    def reconnect(self) -> None:
+        """Tell drivers already before it goes on that the world outside is another one."""
+        self.board.reconnect()
+        self._reconnected = True
 
     def revived(self) -> None:
         """After that, when it goes on: begin with what is not needed for that."""
-        self.board.reconnect()
+        if not self._reconnected:
+            self.board.reconnect()
         if self._htif_thread is not None:
             self._watch()
 

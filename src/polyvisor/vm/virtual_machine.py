@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyvisor.boards.virt import VirtConfig
@@ -21,6 +20,7 @@ from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.vsock import Stream, VsockDevice
 from polyvisor.guest import protocol
 
+from .arguments import disk_of, nic_of, root_disk_of, screen_of, shares_of, software_of
 from .commands import DEFAULT, GuestCommands
 from .console import Console
 from .errors import BootError, ForkError, SnapshotError, StoppedError, VMError, VMTimeoutError
@@ -30,7 +30,7 @@ from .interfaces import SET_ADDRESS
 from .machine import Machine
 from .recording import Recording
 from .sizes import parse_memory
-from .software import FetchLog, Software, check_file
+from .software import Software
 
 if TYPE_CHECKING:
     from polyvisor import images
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from .equipment import Disk, Nic, Screen, Share
     from .forks.fork import Fork
+    from .group.group import Group
     from .hooks import Hooks
-    from .root_disk import RootDisk
     from .snapshot.restore import Origin
     from .snapshot.store import Snapshot
     from .snapshot.take import Last
@@ -82,6 +82,7 @@ class VM(GuestCommands):
         seed: int | None = None,
         schedule: int | None = None,
         record: str | os.PathLike[str] | None = None,
+        group: Group | None = None,
         agent: bool | None = None,
         software: Software | None = None,
         reboot: bool = True,
@@ -108,16 +109,17 @@ class VM(GuestCommands):
         the names of what is compiled on a first start. ``origin`` is for :meth:`restore`.
 
         ``virtual_time`` is for runs that can be repeated (docs/replay.md), with a ``seed`` for random numbers and a
-        ``schedule`` of the harts; ``record`` is a file for :func:`polyvisor.replay`, and needs virtual time.
+        ``schedule`` of the harts; ``record`` is a file for :func:`polyvisor.replay`, and needs virtual time; a
+        :class:`polyvisor.Group`, which starts it, has these for several machines.
         Raises ValueError, ImageError, LoadError, and at the start OSError for what cannot be opened.
         """
         self.name = name or (image if isinstance(image, str) else image.name if image else "vm")
         self.timeout = timeout
-        self.disks = [_disk(disk) for disk in disks]
-        self.shares = _shares(shares) if shares else []
-        self.networks = [nic for each in networks if (nic := _nic(each, self.name)) is not None]
-        self.screen = _screen(display)
-        found = software or _software(image, kernel, initrd, append, firmware, program, agent)
+        self.disks = [disk_of(disk) for disk in disks]
+        self.shares = shares_of(shares) if shares else []
+        self.networks = [nic for each in networks if (nic := nic_of(each, self.name)) is not None]
+        self.screen = screen_of(display)
+        found = software or software_of(image, kernel, initrd, append, firmware, program, agent)
         self.described = self.software = found
         if self.shares:
             from .equipment.share import with_mounts
@@ -126,7 +128,7 @@ class VM(GuestCommands):
             self.software = replace(found, append=line)
         if keep is not None and found.disk is None:
             raise ValueError(f"keep goes with an image that has a disk of its own, and {self.name} has none")
-        self._root = _root_disk(found.disk, keep)
+        self._root = root_disk_of(found.disk, keep)
         makers = [
             *((self._root.make,) if self._root is not None else ()),
             *(disk.make for disk in self.disks), *(share.make for share in self.shares),
@@ -134,10 +136,11 @@ class VM(GuestCommands):
         ]  # fmt: skip
         if self.software.agent:
             makers.append(self._make_sockets)
-        self._recording = Recording(virtual_time, seed, schedule, record)
+        member = group.add(self) if group is not None else None
+        self._recording = Recording(virtual_time, seed, schedule, record, member)
         self.config = VirtConfig(
             memory=parse_memory(memory), cpus=cpus, tier=tier, bus=bus, devices=makers,
-            **self._recording.config(self.software.agent or bool(self.networks)),
+            **self._recording.config(self.software.agent, self.networks),
         )
         self.reboot = reboot
         self.events = Events()
@@ -224,7 +227,7 @@ class VM(GuestCommands):
             machine, self._last = origin.machine(self.config, self.console.feed, self._progress)
         else:
             self._greeting, self._identify = True, None
-            machine = Machine(self.config, self.console.feed, self._progress)
+            machine = Machine(self._recording.next_life(self.config), self.console.feed, self._progress)
         try:
             if origin is None:
                 self.software.load(machine)
@@ -333,6 +336,11 @@ class VM(GuestCommands):
         return self._thread is not None and not self._ended.is_set()
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to end, so that no reset starts it again."""
+        return self._stopping
+
+    @property
     def ready(self) -> bool:
         """Whether the guest's agent answers."""
         return self._ready.is_set()
@@ -366,6 +374,21 @@ class VM(GuestCommands):
         """Functions that the harts call while they execute: see :class:`~polyvisor.vm.hooks.Hooks`."""
         from .hooks import Hooks  # not before: it loads what compiles
         return Hooks(self)
+
+    def record(self, path: str | os.PathLike[str], *, seed: int | None = None) -> None:
+        """Record it to a file from now on, in virtual time; with ``seed``, random numbers and schedule are others now.
+
+        The recording begins with all that is in the machine. Raises VMError, and RecordingError.
+        """
+        began = self.begin_recording(path, seed)
+        while not began.wait(0.05):
+            if self._ended.is_set():
+                raise StoppedError(f"{self.name} ended before its recording began")
+        self._recording.check()
+
+    def begin_recording(self, path: str | os.PathLike[str], seed: int | None) -> threading.Event:
+        """The same, for who does not wait until it has begun; gives what tells."""
+        return self._recording.begin_now(self, path, seed)
 
     # Looking inside
 
@@ -470,18 +493,20 @@ class VM(GuestCommands):
             raise
 
     def fork(
-        self, count: int = 1, *, hostname: str | None = None, new_macs: bool = False, reseed: bool = True
+        self, count: int = 1, *, hostname: str | None = None, new_macs: bool = False, reseed: bool = True,
+        seed: int | None = None,
     ) -> list[Fork]:
         """``count`` machines that go on from where this one is, each in a process of its own: see docs/forks.md.
 
         They share memory, compiled code and disks with this one until someone writes. ``hostname`` is given to the
         guests, with the number of each, from 0, in the place of ``{}``; ``new_macs``: their cards get other addresses;
-        ``reseed``: the kernel's random numbers are others in each. Those need an agent, which does that before a fork
-        is ready. Raises ForkError if the machine has what cannot be shared, and OSError for what the host cannot give.
+        ``reseed``: the kernel's random numbers are others in each, and follow from ``seed`` if there is one. Those
+        need an agent, which does that before a fork is ready. Raises ForkError if the machine has what cannot be
+        shared, and OSError for what the host cannot give.
         """
         from .forks.start import fork
 
-        return fork(self, count, hostname, new_macs, reseed)
+        return fork(self, count, hostname, new_macs, reseed, seed)
 
     @property
     def all_disks(self) -> list[Disk]:
@@ -491,17 +516,18 @@ class VM(GuestCommands):
     # Inside
 
     @contextlib.contextmanager
-    def copying(self) -> Iterator[None]:
+    def copying(self, group: bool = False) -> Iterator[None]:
         """Stand still, and let no thread hold anything that a copy of the process would need (``os.fork``).
 
-        Raises ForkError if the machine has what a copy cannot have, too.
+        ``group``: all machines of its group are copied, too. Raises ForkError if the machine has what a copy cannot
+        have, too.
         """
         from .snapshot.machine_state import at_rest
 
         with self.paused(), self._snapshots, contextlib.ExitStack() as held:
             if not self.running:
                 raise ForkError(f"{self.name} is not running")
-            self._recording.may_fork()
+            self._recording.may_fork(group)
             for disk in self.all_disks:
                 if obstacle := disk.obstacle():
                     raise ForkError(f"no fork can be made: {obstacle}")
@@ -525,10 +551,11 @@ class VM(GuestCommands):
             self._last = None
             yield
 
-    def revive(self) -> None:
+    def revive(self, first: bool = True) -> None:
         """Be ready to go on in a copy of the process, still within :meth:`copying`.
 
-        Nothing is opened or started: that process may be copied again, and :meth:`part` is for the copies.
+        Nothing is opened or started: that process may be copied again, and :meth:`part` is for the copies. ``first``:
+        of the machines in the process.
         """
         self._starting, self._still = threading.Lock(), threading.RLock()
         self._snapshots = threading.Lock()
@@ -538,7 +565,7 @@ class VM(GuestCommands):
         self.on_machine.clear()
         self.console.revive()
         self.events.revive()
-        self.machine.revive()
+        self.machine.revive(first)
 
     def part(self, identify: Callable[[], None]) -> None:
         """After that: have what no other copy has; ``identify`` is called when there is an agent.
@@ -551,6 +578,10 @@ class VM(GuestCommands):
         for nic in self.networks:
             nic.revive()
         self.machine.board.rtc.rearm()
+
+    def release(self) -> None:
+        """After that, while it stands still: go on when it is resumed, whoever made it stand still."""
+        self._still_for = 1
 
     def revived(self) -> None:
         """After that, when it goes on again."""
@@ -613,83 +644,3 @@ class VM(GuestCommands):
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-
-# What a machine has not got is not imported.
-
-
-def _root_disk(image: Path | None, keep: str | os.PathLike[str] | None) -> RootDisk | None:
-    if image is None:
-        return None
-    from .root_disk import RootDisk
-
-    return RootDisk(image, keep)
-
-
-def _disk(disk: str | os.PathLike[str] | Disk) -> Disk:
-    from .equipment.disk import Disk
-
-    return disk if isinstance(disk, Disk) else Disk.parse(os.fspath(disk))
-
-
-def _shares(shares: Sequence[str | os.PathLike[str] | Share]) -> list[Share]:
-    from .equipment.share import Share, check_tags
-
-    found = [share if isinstance(share, Share) else Share.parse(os.fspath(share)) for share in shares]
-    check_tags(found)
-    return found
-
-
-def _nic(network: str | Switch | Nic, name: str) -> Nic | None:
-    from .equipment.nic import Nic
-
-    if isinstance(network, Nic):
-        return network
-    return Nic.parse(network) if isinstance(network, str) else Nic(network, name=name)
-
-
-def _screen(display: bool | tuple[int, int] | Screen | None) -> Screen | None:
-    if not display:
-        return None
-    from .equipment.screen import Screen
-
-    if isinstance(display, Screen):
-        return display
-    return Screen(*display) if isinstance(display, tuple) else Screen()
-
-
-def _software(
-    image: str | images.Image | None,
-    kernel: str | os.PathLike[str] | None,
-    initrd: str | os.PathLike[str] | None,
-    append: str,
-    firmware: str | os.PathLike[str] | None,
-    program: str | os.PathLike[str] | None,
-    agent: bool | None,
-) -> Software:
-    paths = {"kernel": kernel, "initrd": initrd, "firmware": firmware, "program": program}
-    for what, path in paths.items():
-        if path is not None:
-            check_file(Path(path), what)
-    if program is not None:
-        if image is not None or kernel is not None:
-            raise ValueError("give an image, a kernel, or a program, not several of them")
-        return Software(program=Path(program))
-    if isinstance(image, str):
-        from polyvisor import images
-
-        found: images.Image | None = images.ensure(image, progress=FetchLog())
-    else:
-        found = image
-    if found is None and kernel is None:
-        raise ValueError('say what to run: VM("debian"), VM(kernel=...), or VM(program=...)')
-    line = " ".join(part for part in (found.command_line() if found else "console=ttyS0", append) if part)
-    return Software(
-        kernel=Path(kernel) if kernel else found.kernel if found else None,
-        initrd=Path(initrd) if initrd else found.initrd if found else None,
-        append=line,
-        firmware=Path(firmware) if firmware else None,
-        agent=agent if agent is not None else found is not None,
-        our_initrd=found is not None and initrd is None,
-        disk=found.disk if found else None,
-    )

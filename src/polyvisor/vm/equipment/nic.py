@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from polyvisor.network.frame import parse_mac, random_mac
+from polyvisor.network.frame import format_mac, parse_mac, random_mac
 
 if TYPE_CHECKING:
     from polyvisor.devices.virtio.net import NetDevice
@@ -25,11 +26,11 @@ class Nic:
 
     ``forwards``, and for ``user`` ``restricted``, ``subnet`` and ``hostname``, are those of
     :class:`~polyvisor.network.user.UserNetwork`; ``name`` is that of the switch's port, and of captures; ``address``,
-    such as ``10.0.0.1/24``, is given to the interface in the guest by its agent.
+    such as ``10.0.0.1/24``, is given to the interface in the guest by its agent. Without a ``mac``, one is drawn.
     """
 
     to: str | Switch = "user"
-    mac: str = field(default_factory=random_mac)
+    mac: str = ""
     name: str = ""
     forwards: list[Forward] = field(default_factory=list)
     restricted: bool = False
@@ -37,6 +38,7 @@ class Nic:
     hostname: str | None = None
     address: str | None = None
     captures: list[Capture] = field(default_factory=list, repr=False)
+    _drawn: bool = field(default=False, repr=False, compare=False)
     _port: Port | None = field(default=None, repr=False, compare=False)
     _device: NetDevice | None = field(default=None, repr=False, compare=False)
     _outgoing: Conditions | None = field(default=None, repr=False, compare=False)
@@ -44,6 +46,8 @@ class Nic:
 
     def __post_init__(self) -> None:
         """Raises ValueError for an address or a kind of network that cannot be."""
+        if not self.mac:
+            self.mac, self._drawn = random_mac(), True
         parse_mac(self.mac)
         if self.address is not None:
             import ipaddress
@@ -51,6 +55,11 @@ class Nic:
             ipaddress.ip_interface(self.address)
         if isinstance(self.to, str) and self.to not in KINDS[1:]:
             raise ValueError(f"network {self.to!r}: there are {', '.join(KINDS[1:])}, or give a Switch")
+
+    def draw_mac(self, seed: str) -> None:
+        """Let the hardware address follow from ``seed``, if it was not given."""
+        if self._drawn:
+            self.mac = format_mac(b"\x52\x54\x00" + hashlib.sha256(seed.encode()).digest()[:3])
 
     @property
     def port(self) -> Port:
@@ -83,9 +92,11 @@ class Nic:
     def revive(self) -> None:
         """In a copy of the process, which has none of its threads: plug the card into a network of its own.
 
-        Its forwards are from free ports of the host; instead of a Switch there is a new one, with nobody else at it.
-        Raises OSError.
+        Its forwards are from free ports of the host; instead of a Switch there is a new one, with nobody else at it;
+        but one in virtual time has no threads, and is there. Raises OSError.
         """
+        if not isinstance(self.to, str) and self.to.time is not None:
+            return
         self.forwards = [replace(forward, host_port=0) for forward in self.forwards]
         self.captures = []
         if not isinstance(self.to, str):

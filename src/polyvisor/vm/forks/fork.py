@@ -101,6 +101,14 @@ class Fork(GuestCommands):
             raise VMError(f"{self.name}: {self._over['error']}")
         return self.exit_code
 
+    def last_words(self, machine: str) -> dict[str, Any]:
+        """What is known of one of several machines when the process has ended: ``exit_code``, ``console``, ``error``.
+        """
+        self.has_ended(_STOP_TIME)
+        over = self._over or {}
+        found: dict[str, Any] = over.get("machines", {}).get(machine, over)
+        return found
+
     def stop(self, timeout: float | object | None = DEFAULT) -> int | None:
         """Ask the guest to power off, and cut the power if it has not in time; gives the exit code."""
         if not self.has_ended():
@@ -111,6 +119,13 @@ class Fork(GuestCommands):
                 self.has_ended(_STOP_TIME)
         self.kill()
         return self.exit_code
+
+    def finish(self) -> None:
+        """Cut the power, and wait until what it wrote is complete, such as its recording."""
+        with contextlib.suppress(VMError):
+            self._remote.root.kill()
+        self.has_ended(_STOP_TIME)
+        self.kill()
 
     def kill(self) -> None:
         """Cut the power, and end its process. May be repeated."""
@@ -165,9 +180,10 @@ class Fork(GuestCommands):
                 return f"; the console ends:\n{self._over['console']}"
         return ""
 
-    def open_agent(self, timeout: float | None = None) -> SocketConnection:
-        """A new connection to the guest's agent; waits until there is one."""
-        return SocketConnection(self._open("agent", timeout=threading.TIMEOUT_MAX if timeout is None else timeout))
+    def open_agent(self, timeout: float | None = None, **machine: str) -> SocketConnection:
+        """A new connection to the guest's agent; waits until there is one. ``machine``: whose, of several."""
+        limit = threading.TIMEOUT_MAX if timeout is None else timeout
+        return SocketConnection(self._open("agent", timeout=limit, **machine))
 
 
 def _end(channel: socket.socket, pid: int) -> None:

@@ -37,7 +37,9 @@ _copying = threading.Lock()
 _channels: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
-def fork(vm: VM, count: int, hostname: str | None, new_macs: bool, reseed: bool) -> list[Fork]:
+def fork(
+    vm: VM, count: int, hostname: str | None, new_macs: bool, reseed: bool, seed: int | None = None
+) -> list[Fork]:
     """See :meth:`VM.fork`."""
     if count < 1:
         raise ValueError(f"{count} forks: make one at least")
@@ -46,7 +48,7 @@ def fork(vm: VM, count: int, hostname: str | None, new_macs: bool, reseed: bool)
         raise ForkError(f"{vm.name} has no agent to give the guest another name or other addresses")
     _allow_descriptors(count)
     identities = [
-        Identity(hostname.replace("{}", str(number)) if hostname is not None else None, new_macs, reseed)
+        Identity(hostname.replace("{}", str(number)) if hostname is not None else None, new_macs, reseed, seed)
         for number in range(count)
     ]
     with _copying:
@@ -74,6 +76,48 @@ def fork(vm: VM, count: int, hostname: str | None, new_macs: bool, reseed: bool)
     return made
 
 
+def copy_process(
+    name: str, timeout: float | None, still: contextlib.AbstractContextManager[object], revive: Callable[[], None],
+    go_on: Callable[[socket.socket], None],
+) -> Fork:
+    """A copy of this process, made within ``still``, where ``revive`` is called in it; ``go_on`` is what it does then.
+
+    Raises ForkError.
+    """
+    with _copying:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                with still, _kept_from_collection():
+                    process = os.fork()
+                    if not process:
+                        _in_copy(partial(_prepare_copy, ours, revive))
+                        raise _Copied
+            except _Copied:
+                _in_copy(partial(go_on, theirs))
+                os._exit(0)
+            except BaseException as error:
+                ours.close()
+                if isinstance(error, OSError) and not isinstance(error, VMError):
+                    raise ForkError(f"no fork can be made: {error.strerror or error}") from error
+                raise
+        _channels.add(ours)
+        return Fork(name, 0, process, ours, timeout)
+
+
+def _prepare_copy(channel: socket.socket, revive: Callable[[], None]) -> None:
+    channel.close()
+    _become_copy()
+    revive()
+
+
+def _become_copy() -> None:
+    _copying.release()  # whoever held it is not here
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the parent, who ends us
+    for channel in list(_channels):  # a copy must not keep those of others open
+        channel.close()
+
+
 # The template
 
 
@@ -98,10 +142,7 @@ def _template(vm: VM) -> int:
 
 
 def _prepare(vm: VM) -> None:
-    _copying.release()  # whoever held it is not here
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the parent, who ends us
-    for channel in list(_channels):  # a copy must not keep those of others open
-        channel.close()
+    _become_copy()
     vm.revive()
     vm.pause()
 

@@ -72,8 +72,8 @@ class ReplayTarget:
 
     def reverse_step(self) -> Hart:
         """One instruction back."""
-        self.history = "replaylog:begin;" if self._replay.count == 0 else ""
-        if self._replay.count:
+        self.history = "replaylog:begin;" if self._replay.count <= self._replay.first else ""
+        if self._replay.count > self._replay.first:
             self._replay.step(-1)
         return self._replay.turn_of
 

@@ -1,14 +1,17 @@
 """The file of a recording; docs/replay.md describes it.
 
 A file is a magic number and *sections*: a kind, a length, a checksum, and bytes compressed with Zstandard. The events
-of a run are in sections of some hundred kilobytes each, so what was written before a crash is of use.
+of a run are in sections of some hundred kilobytes each, so what was written before a crash is of use. Several machines
+that ran together have a *track* each: sections between those of others.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,16 +25,19 @@ from polyvisor.engine.outside import Operation, Plain
 
 from ..errors import VMError
 
-VERSION = 1
+VERSION = 2
 _MAGIC = b"polyvisor recording\n"
 _VERSION = struct.Struct("<I")
 # Kind, bytes compressed, bytes, checksum (CRC-32) of the compressed bytes; and a checksum of these.
 _SECTION = struct.Struct("<4sIIII")
 _HEAD = struct.Struct("<4sIII")
-MACHINE, PAGES, EVENTS = b"MACH", b"PAGE", b"EVNT"
+MACHINE, PAGES, EVENTS, TRACK = b"MACH", b"PAGE", b"EVNT", b"TRCK"
+_TRACK = struct.Struct("<I")
+_MOST_TRACKS = 4096
 _LEVEL = 1
 _FLUSH_AT = 256 << 10
 _LARGEST = 1 << 30
+_BASE64 = "base64"
 
 # Kinds of events, and of arguments.
 _OPERATION, _VALUE, _CHECKPOINT, _END, _NAME = range(5)
@@ -84,7 +90,8 @@ class Writer:
     """Writes a recording to ``path``. Everything raises RecordingError where the file cannot be written.
 
     A file that is there is replaced when the recording has :meth:`begun`, and lost no sooner. Once something cannot be
-    written, the file gets no more: what it has are whole sections.
+    written, the file gets no more: what it has are whole sections. Several threads may write, each to a track of its
+    own.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -97,10 +104,16 @@ class Writer:
             self._size = 0
             self._lost: OSError | None = None
             self._put(_MAGIC + _VERSION.pack(VERSION))
-        self._buffer = bytearray()
-        self._names: dict[str, int] = {}
-        self._turn = 0
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
+        self._lock = threading.RLock()
+        self._tracks: list[Track] = []
+        self._last = 0  # whose section came last
+
+    def track(self) -> Track:
+        """A new track, for a machine."""
+        with self._lock:
+            self._tracks.append(Track(self, len(self._tracks)))
+            return self._tracks[-1]
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -109,17 +122,92 @@ class Writer:
         except OSError as error:
             raise RecordingError(f"recording {str(self._path)!r}: {error.strerror}") from error
 
+    def section(self, track: int, kind: bytes, data: bytes) -> None:
+        """Write a section."""
+        with self._lock:
+            if track != self._last:
+                self._write(TRACK, _TRACK.pack(track))
+                self._last = track
+            self._write(kind, data)
+
+    def _write(self, kind: bytes, data: bytes) -> None:
+        packed = self._compressor.compress(data)
+        head = _HEAD.pack(kind, len(packed), len(data), zlib.crc32(packed))
+        with self._errors():
+            self._put(head + struct.pack("<I", zlib.crc32(head)) + packed)
+
+    def _put(self, data: bytes) -> None:
+        """Write all of it, or nothing. Raises OSError, for ever after the first time."""
+        if self._lost is not None:
+            raise self._lost
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._file.write(view) or 0 :]
+        except OSError as error:
+            self._lost = error
+            with suppress(OSError):
+                os.ftruncate(self._file.fileno(), self._size)
+            raise
+        self._size += len(data)
+
+    def begun(self) -> None:
+        """From now on the file is of use: let it have its name. May be repeated."""
+        with self._lock:
+            for track in self._tracks:
+                track.flush()
+            if not self._begun:
+                with self._errors():
+                    self._partial.replace(self._target)
+                self._begun = True
+
+    def abandon(self) -> None:
+        """Close the file; remove it, unless it has its name."""
+        with self._lock, suppress(OSError):
+            self._file.close()
+        if not self._begun:
+            with suppress(OSError):
+                self._partial.unlink()
+
+    def close(self) -> None:
+        """Write the rest. May be repeated."""
+        with self._lock:
+            if not self._file.closed:
+                try:
+                    for track in self._tracks:
+                        track.flush()
+                finally:
+                    with self._errors():
+                        self._file.close()
+
+
+class Track:
+    """What is written of one machine, and of those that follow it after resets: see :meth:`Writer.track`."""
+
+    def __init__(self, writer: Writer, number: int) -> None:
+        self.writer = writer
+        self._number = number
+        self._buffer = bytearray()
+        self._names: dict[str, int] = {}
+        self._turn = 0
+        self._lock = threading.RLock()
+
     def machine(self, description: dict[str, Any]) -> None:
         """A new life of the machine begins; :meth:`pages` follow, and its events."""
         self.flush()
-        self._section(MACHINE, json.dumps(description, sort_keys=True).encode())
+        text = json.dumps(description, sort_keys=True, default=_to_json)
+        self.writer.section(self._number, MACHINE, text.encode())
 
     def pages(self, address: int, data: bytes) -> None:
         """Contents of memory at the beginning."""
-        self._section(PAGES, struct.pack("<Q", address) + data)
+        self.writer.section(self._number, PAGES, struct.pack("<Q", address) + data)
 
     def event(self, event: Event) -> None:
         """What happens next."""
+        with self._lock:
+            self._event(event)
+
+    def _event(self, event: Event) -> None:
         out = self._buffer
         if isinstance(event, Operation):
             name, source = self._name(event.name), self._name(event.source)
@@ -156,60 +244,24 @@ class Writer:
 
     def flush(self) -> None:
         """Give everything so far to the host."""
-        if self._buffer:
-            events = bytes(self._buffer)
-            self._buffer.clear()
-            self._section(EVENTS, events)
-            # Each section can be read without those before it.
-            self._names.clear()
-            self._turn = 0
+        with self._lock:
+            if self._buffer:
+                events = bytes(self._buffer)
+                self._buffer.clear()
+                self.writer.section(self._number, EVENTS, events)
+                # Each section can be read without those before it.
+                self._names.clear()
+                self._turn = 0
 
-    def _section(self, kind: bytes, data: bytes) -> None:
-        packed = self._compressor.compress(data)
-        head = _HEAD.pack(kind, len(packed), len(data), zlib.crc32(packed))
-        with self._errors():
-            self._put(head + struct.pack("<I", zlib.crc32(head)) + packed)
 
-    def _put(self, data: bytes) -> None:
-        """Write all of it, or nothing. Raises OSError, for ever after the first time."""
-        if self._lost is not None:
-            raise self._lost
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[self._file.write(view) or 0 :]
-        except OSError as error:
-            self._lost = error
-            with suppress(OSError):
-                os.ftruncate(self._file.fileno(), self._size)
-            raise
-        self._size += len(data)
+def _to_json(value: bytes) -> dict[str, str]:
+    """Bytes, which JSON does not have."""
+    return {_BASE64: base64.b64encode(value).decode()}
 
-    def begun(self) -> None:
-        """From now on the file is of use: let it have its name."""
-        self.flush()
-        if not self._begun:
-            with self._errors():
-                self._partial.replace(self._target)
-            self._begun = True
 
-    def abandon(self) -> None:
-        """Close the file; remove it, unless it has its name."""
-        self._buffer.clear()
-        with suppress(OSError):
-            self._file.close()
-        if not self._begun:
-            with suppress(OSError):
-                self._partial.unlink()
-
-    def close(self) -> None:
-        """Write the rest. May be repeated."""
-        if not self._file.closed:
-            try:
-                self.flush()
-            finally:
-                with self._errors():
-                    self._file.close()
+def _from_json(value: dict[str, Any]) -> Any:
+    """Bytes again. Raises ValueError."""
+    return base64.b64decode(value[_BASE64], validate=True) if value.keys() == {_BASE64} else value
 
 
 def _number(out: bytearray, value: int) -> None:
@@ -247,6 +299,9 @@ class Life:
 class Reader:
     """Reads the recording at ``path``. Raises RecordingError, and OSError for what cannot be read."""
 
+    tracks: list[list[Life]]
+    """The lives of each machine."""
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.truncated = False
@@ -256,7 +311,7 @@ class Reader:
         except OSError as error:
             raise RecordingError(f"recording {str(path)!r}: {error.strerror}") from error
         try:
-            self.lives = self._index()
+            self.tracks = self._index()
         except BaseException:
             self._file.close()
             raise
@@ -264,7 +319,12 @@ class Reader:
     def _fail(self, what: str) -> RecordingError:
         return RecordingError(f"recording {str(self.path)!r}: {what}")
 
-    def _index(self) -> list[Life]:
+    @property
+    def names(self) -> list[str]:
+        """The machines' names."""
+        return [str(lives[0].machine.get("name", number)) for number, lives in enumerate(self.tracks)]
+
+    def _index(self) -> list[list[Life]]:
         size = os.fstat(self._file.fileno()).st_size
         start = self._file.read(len(_MAGIC) + _VERSION.size)
         if start[: len(_MAGIC)] != _MAGIC or len(start) < len(_MAGIC) + _VERSION.size:
@@ -272,7 +332,8 @@ class Reader:
         (version,) = _VERSION.unpack(start[len(_MAGIC) :])
         if version != VERSION:
             raise self._fail(f"has version {version} of the format; this polyvisor reads version {VERSION}")
-        lives: list[tuple[dict[str, Any], dict[bytes, list[int]]]] = []
+        tracks: dict[int, list[tuple[dict[str, Any], dict[bytes, list[int]]]]] = {}
+        lives = tracks.setdefault(0, [])
         at = len(start)
         while at < size:
             self._file.seek(at)
@@ -281,23 +342,30 @@ class Reader:
                 self.truncated = True
                 break
             kind, packed, _, _, checksum = _SECTION.unpack(head)
-            known = kind in (MACHINE, PAGES, EVENTS) and zlib.crc32(head[: _HEAD.size]) == checksum
-            if not known or (not lives and kind != MACHINE):
+            known = kind in (MACHINE, PAGES, EVENTS, TRACK) and zlib.crc32(head[: _HEAD.size]) == checksum
+            if not known or (not lives and kind not in (MACHINE, TRACK)):
                 raise self._fail("is damaged")
             if at + _SECTION.size + packed > size:
                 self.truncated = True
                 break
             if kind == MACHINE:
                 try:
-                    lives.append((json.loads(self._read(at)), {PAGES: [], EVENTS: []}))
+                    found = json.loads(self._read(at), object_hook=_from_json)
+                    lives.append((found, {PAGES: [], EVENTS: []}))
                 except ValueError:
                     raise self._fail("is damaged") from None
+            elif kind == TRACK:
+                number = self._read(at)
+                if len(number) != _TRACK.size or _TRACK.unpack(number)[0] >= _MOST_TRACKS:
+                    raise self._fail("is damaged")
+                lives = tracks.setdefault(_TRACK.unpack(number)[0], [])
             else:
                 lives[-1][1][kind].append(at)
             at += _SECTION.size + packed
-        if not lives:
+        complete = [tracks[number] for number in sorted(tracks) if tracks[number]]
+        if not complete:
             raise self._fail("has no machine in it")
-        return [Life(machine, tuple(at[PAGES]), tuple(at[EVENTS])) for machine, at in lives]
+        return [[Life(machine, tuple(at[PAGES]), tuple(at[EVENTS])) for machine, at in track] for track in complete]
 
     def _read(self, at: int) -> bytes:
         self._file.seek(at)

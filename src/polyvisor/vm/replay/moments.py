@@ -26,9 +26,12 @@ MOST = 128
 
 @dataclass
 class Moment:
-    """``executed`` instructions; ``pages``: contents of RAM that changed since the moment before, by address."""
+    """``executed`` instructions; ``time`` in nanoseconds; ``pages``: contents of RAM that changed since the moment
+    before, by address.
+    """
 
     executed: int
+    time: int
     state: MachineState
     place: Place
     entropy: int
@@ -66,8 +69,8 @@ class Moments:
                 pages[address] = data
         self._moments.append(
             Moment(
-                conductor.executed, capture_devices(self._machine),
-                self._script.place, board.config.entropy.position, [_extra(d) for d in board.virtio_devices], pages,
+                conductor.executed, conductor.now, capture_devices(self._machine),
+                self._script.place, board.config.entropy.position, [extra_of(d) for d in board.virtio_devices], pages,
             )
         )
         self._base, self._beside = self._moments[-1], set()
@@ -105,6 +108,11 @@ class Moments:
         found = [moment for moment in self._moments if moment.executed <= executed]
         return found[-1] if found else None
 
+    def before_time(self, time: int) -> Moment | None:
+        """The last one that is not behind a time."""
+        found = [moment for moment in self._moments if moment.time <= time]
+        return found[-1] if found else None
+
     def go(self, moment: Moment) -> None:
         """Put the machine into a moment."""
         board = self._machine.board
@@ -127,13 +135,13 @@ class Moments:
         self._script.place = moment.place
         board.config.entropy.position = moment.entropy
         for device, extra in zip(board.virtio_devices, moment.extra, strict=True):
-            _put_extra(device, extra)
+            put_extra(device, extra)
         self._base, self._beside = moment, set()
         if board.pages is not None:
             self._mark = board.pages.mark()
 
 
-def _extra(device: Any) -> Any:
+def extra_of(device: Any) -> Any:
     """What a device keeps beside its state."""
     if isinstance(device, BlockDevice) and isinstance(device.disk, ReplayedDisk):
         return dict(device.disk.places)
@@ -146,7 +154,8 @@ def _extra(device: Any) -> Any:
     return None
 
 
-def _put_extra(device: Any, extra: Any) -> None:
+def put_extra(device: Any, extra: Any) -> None:
+    """Give back what :func:`extra_of` gave."""
     if isinstance(device, BlockDevice) and isinstance(device.disk, ReplayedDisk):
         device.disk.places = dict(extra)
     elif isinstance(device, VsockDevice):

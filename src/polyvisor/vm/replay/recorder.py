@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,8 @@ from ..machine import Machine
 from ..snapshot.ram import nonzero, runs
 from .devices import prepare
 from .digest import MemoryDigest, devices_digest, registers_digest, state_of
-from .format import Checkpoint, End, RecordingError, Value, Writer
+from .format import Checkpoint, End, Event, RecordingError, Track, Value, Writer
+from .point import captured
 
 CHECKPOINT = 1 << 30
 """Instructions from one checkpoint to the next."""
@@ -24,26 +24,27 @@ _FLUSH_EVERY = 1.0  # seconds: so much is lost if the process dies
 
 
 class Recorder:
-    """Records a machine, and those that follow it after resets, to the file ``path``.
+    """Records a machine, and those that follow it after resets, to the file ``path``, or to a track of one.
 
     The machine is in virtual time, and its entropy is seeded. ``checkpoint``: instructions from one to the next.
     Everything raises RecordingError where the file cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], checkpoint: int = CHECKPOINT) -> None:
+    def __init__(self, path: str | os.PathLike[str] | Track, checkpoint: int = CHECKPOINT) -> None:
         if checkpoint < 1:
             raise ValueError(f"a checkpoint every {checkpoint} instructions: must be at least 1")
-        self._writer = Writer(path)
+        self._alone = not isinstance(path, Track)  # else somebody else has the file
+        self._track = path if isinstance(path, Track) else Writer(path).track()
         self._checkpoint = checkpoint
         self._next = 0
         self._machine: Machine | None = None
         self._memory: MemoryDigest | None = None
-        self._lock = threading.Lock()
         self._flushed = time.monotonic()
 
-    def begin(self, machine: Machine, **about: Any) -> None:
+    def begin(self, machine: Machine, midway: bool = False, **about: Any) -> None:
         """A machine is loaded and will start: write down where it starts from. ``about`` goes into the description.
 
+        ``midway``: it runs already, and this is between two turns, on the thread that runs them, with harts settled.
         Raises RecordingError if it cannot be recorded.
         """
         board = machine.board
@@ -55,10 +56,13 @@ class Recorder:
         if board.htif is not None:
             about = {**about, "htif": [board.htif.tohost, board.htif.fromhost]}
         timing = conductor.timing
+        if midway:
+            about = {**about, "point": captured(machine)}
         description = {
             "memory": board.config.memory, "cpus": board.config.cpus, "bus": board.config.bus,
             "packed": board.config.packed, "tier": board.config.tier,
             "turn": timing.turn, "schedule": timing.schedule, "start": board.started_at,
+            "step": timing.step, "epoch": timing.epoch,
             "seed": board.config.entropy.seed, "entropy": board.config.entropy.position,
             "devices": [prepare(device) for device in board.virtio_devices[1:]],
             "harts": [state_of(hart.state) for hart in board.harts],
@@ -68,10 +72,11 @@ class Recorder:
         self._machine = machine
         self._memory = MemoryDigest(board)
         self._next = 0
-        self._writer.machine(description)
+        self._track.machine(description)
         for address, data in _contents(board):
-            self._writer.pages(address, data)
-        self._writer.begun()
+            self._track.pages(address, data)
+        if self._alone:
+            self._track.writer.begun()
         machine.sealed = True
         machine.on_close.append(self.end)
         conductor.outside.log = self
@@ -88,8 +93,7 @@ class Recorder:
         now = time.monotonic()
         if now - self._flushed > _FLUSH_EVERY:
             self._flushed = now
-            with self._lock:
-                self._writer.flush()
+            self._track.flush()
 
     def checkpoint(self) -> Checkpoint:
         """What the machine is now."""
@@ -104,9 +108,8 @@ class Recorder:
         """See :class:`polyvisor.engine.outside.Log`."""
         self._write(Value(source, value))
 
-    def _write(self, event: Operation | Value | Checkpoint | End) -> None:
-        with self._lock:
-            self._writer.event(event)
+    def _write(self, event: Event) -> None:
+        self._track.event(event)
 
     def end(self) -> None:
         """The machine has ended; it is not closed yet."""
@@ -122,19 +125,17 @@ class Recorder:
             self._write(End(how, machine.exit_code, last.turn, last.memory, last.registers, last.devices))
         else:
             self._write(End("cut", machine.exit_code, conductor.state.turn))
-        with self._lock:
-            self._writer.flush()
+        self._track.flush()
 
     def abandon(self) -> None:
         """The machine did not start: there is nothing to record."""
         self._machine = None
-        self._writer.abandon()
+        self._track.writer.abandon()
 
     def close(self) -> None:
-        """Finish the file; may be repeated."""
+        """Finish the file, with all its tracks; may be repeated."""
         self.end()
-        with self._lock:
-            self._writer.close()
+        self._track.writer.close()
 
 
 def take_checkpoint(machine: Machine, memory: MemoryDigest) -> Checkpoint:

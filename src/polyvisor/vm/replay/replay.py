@@ -20,13 +20,15 @@ from polyvisor.engine.conductor import Timing
 from polyvisor.engine.hart import Hart
 from polyvisor.engine.memory import BusError
 
+from ..errors import SnapshotError
 from ..inspect import CpuView, PhysicalMemory, VirtualMemory
 from ..machine import Machine
-from ..snapshot.codec import StateError, from_plain
+from ..snapshot.codec import from_plain
 from .devices import connect, maker
 from .digest import MemoryDigest, set_state
 from .format import Checkpoint, End, Life, Reader, RecordingError
 from .moments import Moment, Moments
+from .point import put
 from .recorder import take_checkpoint
 from .script import DivergenceError, LogScript, OverError
 
@@ -36,7 +38,7 @@ __all__ = ["DivergenceError", "RecordingError", "Replay", "replay"]
 # What comes of a description of a machine that cannot be.
 _NO_SENSE = (
     ValueError, LookupError, TypeError, AttributeError, ArithmeticError, struct.error, BusError, DescriptionError,
-    StateError,
+    SnapshotError,
 )
 
 
@@ -51,6 +53,8 @@ class _Settings:
     turn: int
     schedule: int | None
     start: int
+    step: int | None
+    epoch: int
     seed: int
     entropy: int
 
@@ -58,14 +62,14 @@ class _Settings:
 class Replay:
     """The machine of a recording. It runs while one of the methods below does, in the caller's thread.
 
-    ``tier`` of the engine, which need not be that of the recording; ``on_output`` gets the console's bytes again;
-    ``check``: compare with the checkpoints, and raise DivergenceError at the first that differs. ``backwards``: keep
-    what is needed to go back. Raises RecordingError.
+    ``machine``: which one, by its name, where several ran together. ``tier`` of the engine, which need not be that of
+    the recording; ``on_output`` gets the console's bytes again; ``check``: compare with the checkpoints, and raise
+    DivergenceError at the first that differs. ``backwards``: keep what is needed to go back. Raises RecordingError.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], *, tier: str = "jit", on_output: Callable[[bytes], None] | None = None,
-        check: bool = True, backwards: bool = True,
+        check: bool = True, backwards: bool = True, machine: str | None = None,
     ) -> None:
         self._reader = Reader(path)
         self._tier = tier
@@ -87,12 +91,24 @@ class Replay:
         self.memory = PhysicalMemory(lambda: self.machine.board.memory, self._virtual, self._may_not)
         """RAM, to be looked at; ``memory.virtual(hart)`` by virtual addresses."""
         try:
-            self.machine = self._make(self._reader.lives[0])
+            self.name, self._lives = self._choose(machine)
+            self.machine = self._make(self._lives[0])
         except BaseException:
             self._reader.close()
             raise
 
     # Making the machine
+
+    def _choose(self, name: str | None) -> tuple[str, list[Life]]:
+        """The machine's name and lives."""
+        names = self._reader.names
+        if name is None and len(names) == 1:
+            name = names[0]
+        if name not in names:
+            there = ", ".join(names)
+            what = f"has no machine {name!r}; there are" if name is not None else "has several machines: choose one of"
+            raise RecordingError(f"recording {str(self._reader.path)!r}: {what} {there}")
+        return name, self._reader.tracks[names.index(name)]
 
     def _make(self, life: Life) -> Machine:
         about = life.machine
@@ -102,7 +118,8 @@ class Replay:
             known = from_plain(_Settings, {name: about[name] for name in names}, "machine")
             config = VirtConfig(
                 memory=known.memory, cpus=known.cpus, bus=known.bus, packed=known.packed, tier=self._tier,
-                virtual_time=True, timing=Timing(known.turn, known.schedule, False, known.start),
+                virtual_time=True,
+                timing=Timing(known.turn, known.schedule, False, known.start, known.step, known.epoch),
                 entropy=SeededEntropy(known.seed, known.entropy), devices=[maker(each) for each in about["devices"]],
             )
             machine = Machine(config, self._show)
@@ -119,11 +136,15 @@ class Replay:
         board = machine.board
         for address, data in self._reader.pages(life):
             board.memory.write(address, data)
-        for hart, state in zip(board.harts, about["harts"], strict=True):
-            hart.cpu.reset()
-            set_state(hart.state, state)
+        if "point" in about:
+            put(machine, about["point"])
+        else:
+            for hart, state in zip(board.harts, about["harts"], strict=True):
+                hart.cpu.reset()
+                set_state(hart.state, state)
+            board.boot_harts = [board.harts[number] for number in about["boot"]]
+        for hart in board.harts:
             hart.cpu.set_breakpoints(self._breakpoints)
-        board.boot_harts = [board.harts[number] for number in about["boot"]]
         if "htif" in about:
             tohost, fromhost = about["htif"]
             board.htif = Htif(board.memory, tohost, fromhost, self._show)
@@ -138,7 +159,11 @@ class Replay:
         machine.prepare()
         board.start_compiling()
         self._moments = Moments(machine, self._script)
+        self.first = conductor.executed
+        """Instructions that were executed where this life's recording begins."""
         if self._backwards:
+            if self.first:
+                self._moments.take()
             conductor.on_settled.append(self._moments.take)
         conductor.before_turn.append(self._look)
 
@@ -216,6 +241,11 @@ class Replay:
         """Virtual time since the last reset, in nanoseconds."""
         return self._conductor.now
 
+    @property
+    def epoch(self) -> int:
+        """When that reset was, in the time that it has in common with the others of its group; in nanoseconds."""
+        return self._conductor.timing.epoch
+
     # Forwards
 
     def run(self, until: int | None = None) -> Hart | None:
@@ -227,18 +257,32 @@ class Replay:
         self._conductor.pass_breakpoint()
         return self._run(until)
 
-    def _run(self, until: int | None) -> Hart | None:
+    def _run(self, until: int | None, life: int | None = None) -> Hart | None:
+        """See :meth:`run`; no further than to the end of ``life``."""
         self._interrupted = False
         while not self.ended and not self._interrupted and (until is None or self.count < until):
-            with self._to_the_end():
-                if until is None:
-                    self._conductor.advance()
-                elif not self._conductor.advance_before(until):
-                    self._conductor.step(breaking=True)
-            if self._conductor.take_break():
+            if life is not None and self.life != life:
+                break
+            if self._go_on(until):
                 return self._conductor.running
-            self._note()
         return None
+
+    def _go_on(self, until: int | None) -> bool:
+        """To the end of a turn, or sooner; gives whether there is a breakpoint."""
+        with self._to_the_end():
+            if until is None:
+                self._conductor.advance()
+            elif not self._conductor.advance_before(until):
+                self._conductor.step(breaking=True)
+        if self._conductor.take_break():
+            return True
+        self._note()
+        return False
+
+    def advance(self) -> None:
+        """Go on to the end of a turn, or to a breakpoint."""
+        self._conductor.pass_breakpoint()
+        self._go_on(None)
 
     def step(self, count: int = 1) -> None:
         """Execute so many instructions; with less than 0, go back by as many. Traps are none.
@@ -248,9 +292,9 @@ class Replay:
         before = self.count
         self.goto(before + count)
         # The machine's end is some instructions behind the one that ended it.
-        while count < 0 < before <= self.count:
+        while count < 0 and self.first < before <= self.count:
             count -= 1
-            self.goto(max(0, before + count))
+            self.goto(max(self.first, before + count))
 
     def step_once(self) -> Hart | None:
         """Execute one instruction, or enter one trap; gives the hart that did."""
@@ -301,10 +345,10 @@ class Replay:
             self.how = "lost"
         else:
             raise DivergenceError("the replay differs: the machine ends before the recording does")
-        if self.life + 1 < len(self._reader.lives):
+        if self.life + 1 < len(self._lives):
             self.machine.close()
             self.life += 1
-            self.machine = self._make(self._reader.lives[self.life])
+            self.machine = self._make(self._lives[self.life])
         else:
             self.ended = True
 
@@ -321,7 +365,7 @@ class Replay:
 
         Raises ValueError if that is not in the recording; it is at its end, or beginning, then.
         """
-        where = max(count, 0)
+        where = max(count, self.first)
         if not self._backwards and where < self.count:
             raise RecordingError("this replay does not go back: it was made with backwards=False")
         moment = self._moments.before(where)
@@ -329,8 +373,26 @@ class Replay:
             self._back_to(moment)
         with self._without_breakpoints():
             self.run(where)
-        if count < 0 or self.count < where or (self.count > where and not self.ended):
+        if count < where or self.count < where or (self.count > where and not self.ended):
             raise ValueError(f"the recording has no instruction {count:,}: it is now at {self.count:,}")
+
+    def goto_time(self, when: int) -> None:
+        """Go to where it is ``when``, in nanoseconds since the last reset; what then waits has waited longer.
+
+        Raises ValueError if that is not in the recording; it is at its end, or beginning, then.
+        """
+        if not self._backwards and when < self.time:
+            raise RecordingError("this replay does not go back: it was made with backwards=False")
+        moment = self._moments.before_time(max(when, 0))
+        if moment is not None and (when < self.time or moment.time > self.time):
+            self._back_to(moment)
+        life = self.life
+        with self._without_breakpoints():
+            self._conductor.pass_breakpoint()
+            while self.time < when and not self.ended and self.life == life:
+                self._go_on(self.count + when - self.time)
+        if when < 0 or self.life != life or self.time < when:
+            raise ValueError(f"the recording has no such time, {when:,}: it is now at {self.time:,}")
 
     def _back_to(self, moment: Moment) -> None:
         self.ended = False
@@ -346,6 +408,23 @@ class Replay:
         finally:
             self.set_breakpoints(kept)
 
+    def goto_life(self, life: int) -> None:
+        """Go to the beginning of a life of the machine: 0 is the first, 1 that after the first reset.
+
+        Raises ValueError if there is none.
+        """
+        if not 0 <= life < len(self._lives):
+            raise ValueError(f"the recording has no life {life}: there are {len(self._lives)}, from 0 on")
+        self.machine.close()
+        self.ended = False
+        self.life = life
+        self.machine = self._make(self._lives[life])
+
+    @property
+    def epochs(self) -> list[int]:
+        """The :attr:`epoch` of each life."""
+        return [int(life.machine["epoch"]) for life in self._lives]
+
     def set_breakpoints(self, addresses: Iterable[int]) -> None:
         """Let :meth:`run` and :meth:`reverse_continue` stop before instructions at these virtual addresses."""
         wanted = frozenset(addresses)
@@ -355,11 +434,39 @@ class Replay:
                 hart.cpu.set_breakpoints(wanted)
 
     def reverse_continue(self) -> Hart | None:
-        """Go back to the last time that a breakpoint was reached, or to the beginning of this life.
+        """Go back to the last time that a breakpoint was reached, over resets too, or to the beginning.
 
         Gives the hart that reached it; None at the beginning.
         """
-        end = self.count
+        if not self._backwards:
+            raise RecordingError("this replay does not go back: it was made with backwards=False")
+        hart = self._reverse(self.count)
+        while hart is None and self.life > 0:
+            hart = self._last_of(self.life - 1)
+        return hart
+
+    def _last_of(self, life: int) -> Hart | None:
+        """Go to the last time that a breakpoint was reached in a life, or to its beginning."""
+        self.goto_life(life)
+        reached = None
+        while (hart := self._run(None, life)) is not None:
+            reached = self.count, int(hart.state.pc), hart.hart_id
+            self._conductor.pass_breakpoint()
+        self.goto_life(life)
+        return None if reached is None else self._at(*reached)
+
+    def _at(self, count: int, pc: int, number: int) -> Hart:
+        """Go to where a hart reached a breakpoint."""
+        self.goto(count)
+        # A trap that leads there executes nothing.
+        for _ in range(4):
+            if int(self.harts[number].state.pc) == pc:
+                break
+            self.step_once()
+        return self.harts[number]
+
+    def _reverse(self, end: int) -> Hart | None:
+        """The same in this life, from where ``end`` instructions were executed."""
         for moment in reversed([each for each in self._moments if each.executed < end]):
             self._back_to(moment)
             found: tuple[int, int, int] | None = None
@@ -368,15 +475,9 @@ class Replay:
                 found = self.count, int(hart.state.pc), hart.hart_id
                 hart = self.run(end)
             if found is not None:
-                self.goto(found[0])
-                # A trap that leads there executes nothing.
-                for _ in range(4):
-                    if int(self.harts[found[2]].state.pc) == found[1]:
-                        break
-                    self.step_once()
-                return self.harts[found[2]]
+                return self._at(*found)
             end = moment.executed
-        self.goto(0)
+        self.goto(self.first)
         return None
 
     def close(self) -> None:
@@ -395,7 +496,7 @@ class Replay:
 
 def replay(
     path: str | os.PathLike[str], *, tier: str = "jit", on_output: Callable[[bytes], None] | None = None,
-    check: bool = True, backwards: bool = True,
+    check: bool = True, backwards: bool = True, machine: str | None = None,
 ) -> Replay:
     """The machine of a recording, at its beginning; see :class:`Replay`. Raises RecordingError."""
-    return Replay(path, tier=tier, on_output=on_output, check=check, backwards=backwards)
+    return Replay(path, tier=tier, on_output=on_output, check=check, backwards=backwards, machine=machine)
