@@ -14,10 +14,11 @@ import pytest
 from packets import A, packet, words
 
 from polyvisor.network import slirp
+from polyvisor.network.forward import Forward
 from polyvisor.network.frame import CSUM, GSO_TCP4, Frame
 from polyvisor.network.passt import PasstNetwork
 from polyvisor.network.port import Port
-from polyvisor.network.user import Forward, NetworkError, UserNetwork
+from polyvisor.network.user import NetworkError, UserNetwork
 
 BROADCAST = b"\xff" * 6
 

@@ -17,9 +17,10 @@ from polyvisor.devices.virtio.net import NetDevice
 from polyvisor.network import slirp
 from polyvisor.network.capture import Capture
 from polyvisor.network.conditions import Conditions
+from polyvisor.network.forward import Forward
 from polyvisor.network.port import Port
 from polyvisor.network.switch import Switch
-from polyvisor.network.user import Forward, UserNetwork
+from polyvisor.network.user import UserNetwork
 from polyvisor.vm.machine import Machine
 from support.guests import guest_image
 

@@ -33,7 +33,6 @@ from polyvisor.engine.native import NativeCode, native_code
 from polyvisor.isa.riscv import rv64
 
 from . import memory_map as at
-from .device_tree import device_tree
 from .elf import ElfProgram, load_elf
 from .htif import Htif
 from .linux_boot import boot_linux
@@ -271,6 +270,8 @@ class Virt:
         self.boot_harts = list(self.harts)
 
     def _device_tree(self, command_line: str = "", initrd: tuple[int, int] | None = None) -> bytes:
+        from .device_tree import device_tree
+
         return device_tree(
             memory_size=self.config.memory, harts=self.config.cpus, command_line=command_line, initrd=initrd,
             rng_seed=self.config.entropy(32), pci=self.pci is not None,

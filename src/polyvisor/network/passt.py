@@ -16,10 +16,11 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
+from .forward import Forward
 from .frame import CSUM, ECN, ETHERNET_HEADER, TSO4, TSO6, Frame, FrameError
 from .offload import completed, segments
 from .port import Port
-from .user import MAX_WAITING, Forward, NetworkError
+from .user import MAX_WAITING, NetworkError
 
 _LENGTH = struct.Struct(">I")
 # What it takes, and gives, at most (ETH_MAX_MTU).

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from polyvisor.devices.virtio.net import NetDevice
     from polyvisor.network.capture import Capture
     from polyvisor.network.conditions import Conditions
+    from polyvisor.network.forward import Forward
     from polyvisor.network.port import Port
     from polyvisor.network.switch import Switch
-    from polyvisor.network.user import Forward
 
 KINDS = ("none", "user", "passt")
 HELP = "user, passt or none; user[,forward=tcp:8080:80][,restricted][,mac=ADDRESS][,subnet=10.0.2.0/24][,hostname=NAME]"
@@ -154,7 +154,7 @@ class Nic:
 
 def parse_forward(text: str) -> Forward:
     """``tcp:8080:80`` or ``tcp:0.0.0.0:8080:80``. Raises ValueError."""
-    from polyvisor.network.user import Forward
+    from polyvisor.network.forward import Forward
 
     protocol, *rest = text.split(":")
     if len(rest) not in (2, 3) or not all(part.isdecimal() for part in rest[-2:]):

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from polyvisor.network.switch import Switch
-from polyvisor.network.user import Forward
+from polyvisor.network.forward import Forward
 from polyvisor.vm.equipment import Nic, Screen, Share
 from polyvisor.vm.errors import SnapshotError
 from polyvisor.vm.software import Software
 
 if TYPE_CHECKING:
+    from polyvisor.network.switch import Switch
     from polyvisor.vm.virtual_machine import VM
 
 _SWITCH = "switch"
@@ -69,14 +69,14 @@ class NicState:
         if isinstance(to, Nic):
             to.mac = self.mac
             return to
-        if isinstance(to, Switch):
-            return Nic(to, self.mac, address=self.address)
-        if to is not None:
+        if isinstance(to, str):
             found = Nic.parse(to)
             if found is None:
                 raise ValueError("a card cannot be taken out of a restored machine: plug it into an empty Switch")
             found.mac, found.name, found.address = self.mac, self.name, self.address
             return found
+        if to is not None:
+            return Nic(to, self.mac, address=self.address)
         if self.to == _SWITCH:
             raise SnapshotError(
                 f"the machine's card {self.mac} was in a switch of the program that made it: give networks=[...]"

@@ -10,7 +10,6 @@ from polyvisor.boards import memory_map as at
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.engine.codepages import BEGINNING
 from polyvisor.engine.memory import Extent
-from polyvisor.network.switch import Switch
 from polyvisor.vm.equipment import Nic, Share
 from polyvisor.vm.errors import SnapshotError
 from polyvisor.vm.machine import Machine
@@ -25,6 +24,7 @@ from .store import RamSection
 from .take import Last
 
 if TYPE_CHECKING:
+    from polyvisor.network.switch import Switch
     from polyvisor.vm.virtual_machine import VM
 
 
