@@ -143,3 +143,13 @@ def test_compiled_code_is_too(seed: int) -> None:
         assert state(compiled) == state(plain)
     plain.close()
     compiled.close()
+
+
+@pytest.mark.parametrize("tier", ["reference", "interpreter"])
+def test_instructions_may_be_in_chips(tier: str) -> None:
+    """A jump to the SID's or a CIA's registers: here a timer's latch holds RTS."""
+    text = "lda #$60\nsta $dc0c\nlda #1\njsr $dc0c\nlda #2\nsta $02\nl: jmp l"
+    made = machine(tier, assemble(mos6510, text, 0x1000).bytes)
+    made.run(60)
+    assert made.peek(2) == 2
+    made.close()

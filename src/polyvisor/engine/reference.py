@@ -134,11 +134,7 @@ class ReferenceCpu:
         for offset in range(0, architecture.max_length, architecture.unit):
             address = type(self.pc)(int(self.pc) + offset & self._address_mask)
             paddr = self._translate(address, architecture.unit, FETCH)
-            try:
-                data = self.memory.read(paddr, architecture.unit)
-            except BusError:
-                architecture.hooks["on_bus_error"](self, address, u32(FETCH))
-                raise AssertionError("on_bus_error must raise a Trap") from None
+            data = self._read(address, paddr, architecture.unit, FETCH, devices=False)
             word |= int.from_bytes(data, "little") << (8 * offset)
             if architecture.complete(word, offset + architecture.unit):
                 break
@@ -198,7 +194,8 @@ class ReferenceCpu:
         if self.observer is not None:
             self.observer.stored(self, address, value)
 
-    def _read(self, vaddr: Int, paddr: int, size: int, access: int) -> bytes:
+    def _read(self, vaddr: Int, paddr: int, size: int, access: int, devices: bool = True) -> bytes:
+        """Bytes of memory, or of a device: only of a described one if ``devices`` is False."""
         try:
             if self.memory.is_ram(paddr, size):
                 return self.memory.read(paddr, size)
@@ -206,6 +203,8 @@ class ReferenceCpu:
                 value, answered = self.architecture.hooks["read_device"](self, u64(paddr), u64(size))
                 if answered:
                     return int(value).to_bytes(8, "little")[:size]
+            if not devices:
+                raise BusError(paddr, size)
             device, offset = self.memory.device_at(paddr, size)
             if size not in (1, 2, 4, 8) or paddr % size:
                 raise BusError(paddr, size)

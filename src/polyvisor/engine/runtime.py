@@ -220,6 +220,10 @@ def find_slot(cpu, arch, layout, pc: u64) -> u64:
         return cpu.scratch
     descriptor = find_ram(cpu, physical)
     if descriptor == 0:
+        if "read_device" in arch.hooks:
+            # What a described device answers is decoded each time.
+            use_scratch(cpu, cpu.scratch + ((pc & (layout.page_size - 1)) << layout.shift), cpu.decode_handler)
+            return cpu.scratch
         arch.hooks["on_bus_error"](cpu, pc, u32(FETCH))
     slot = peek(u64, peek(u64, descriptor + RAM_SLOTS) + page_of(arch, descriptor, physical) * 8)
     if slot == 0:
@@ -255,6 +259,10 @@ def fetch_unit(cpu, arch, address: u64) -> u64:
     physical, _ = fetch_translate(cpu, arch, pc)
     host = phys_host(cpu, physical, u64(arch.unit))
     if host == 0:
+        if "read_device" in arch.hooks:
+            found, answered = arch.hooks["read_device"](cpu, physical, u64(arch.unit))
+            if answered:
+                return found
         arch.hooks["on_bus_error"](cpu, pc, u32(FETCH))
     value = u64(0)
     for i in range(arch.unit):
@@ -356,7 +364,7 @@ def decode_across(cpu, arch, layout, decode_word, offset: u64, start: u64, known
     pc = cpu.pc
     word = start
     have = known
-    while have < arch.max_length and not complete(cpu, arch, word, have):
+    while have == 0 or have < arch.max_length and not complete(cpu, arch, word, have):
         trapped, more = attempt(fetch_unit, cpu, arch, pc + have)
         if trapped:
             deliver(cpu, arch)

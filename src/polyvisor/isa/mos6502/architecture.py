@@ -26,4 +26,4 @@ mos6502.kind("word", width=16, signed=False, prefix="$")
 # Branches count from the instruction that follows; those with two operands are longer.
 mos6502.kind("target", pc=True, width=16, prefix="$", after=2)
 mos6502.kind("farther", pc=True, width=16, prefix="$", after=3)
-mos6502.reasons += ["jam"]
+mos6502.reasons += ["jam", "bus error"]

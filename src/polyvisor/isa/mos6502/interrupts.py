@@ -12,7 +12,7 @@ from .bus import fetch, push, read_word
 from .flags import status
 
 NMI_VECTOR, RESET_VECTOR, IRQ_VECTOR = 0xFFFA, 0xFFFC, 0xFFFE
-IRQ, NMI = 1, 2
+IRQ, NMI, NOTHING_THERE = 1, 2, 3
 NEVER = 2**64 - 1
 
 
@@ -75,9 +75,13 @@ def next_look(cpu) -> u64:
 @mos6502.hook("on_trap")
 def interrupt(cpu, cause: u64) -> None:
     """The sequence of an interrupt, as that of BRK but for the flag B and where it goes on afterwards."""
-    fetch(cpu, 0)
-    fetch(cpu, 0)
-    enter(cpu, u16(cpu.pc), status(cpu))
+    if cause == NOTHING_THERE:
+        cpu.leave("bus error")
+        cpu.next_pc = u64(cpu.pc)
+    else:
+        fetch(cpu, 0)
+        fetch(cpu, 0)
+        enter(cpu, u16(cpu.pc), status(cpu))
 
 
 @function
@@ -100,10 +104,10 @@ def enter(cpu, back: u16, flags: u8) -> None:
 @mos6502.hook("on_illegal")
 def on_illegal(cpu, word: u64) -> None:
     """There are none."""
-    raise Trap(IRQ)
+    raise Trap(NOTHING_THERE)
 
 
 @mos6502.hook("on_bus_error")
 def on_bus_error(cpu, vaddr: u64, access: u32) -> None:
-    """Where nothing answers, the board should let something: the CPU cannot tell."""
-    raise Trap(IRQ)
+    """A CPU cannot tell that nothing answers; a machine without anything there is none, and stops."""
+    raise Trap(NOTHING_THERE)
