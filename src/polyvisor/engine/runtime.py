@@ -364,7 +364,7 @@ def decode_across(cpu, arch, layout, decode_word, offset: u64, start: u64, known
     pc = cpu.pc
     word = start
     have = known
-    while have == 0 or have < arch.max_length and not complete(cpu, arch, word, have):
+    while have == 0 or (have < arch.max_length and not complete(cpu, arch, word, have)):
         trapped, more = attempt(fetch_unit, cpu, arch, pc + have)
         if trapped:
             deliver(cpu, arch)

@@ -79,6 +79,9 @@ class Observer:
             given = {f"arg{n}": registers[r] for n, r in enumerate(abi.arguments)}
             self._call(cpu, "syscall", {"number": registers[abi.number], **given})
 
+    def cycled(self, cpu: Any, access: int, address: Any) -> None:
+        """No hook is told of clock cycles."""
+
     def noted(self, cpu: Any, event: str, values: Sequence[Int]) -> None:
         """The description says that something happened."""
         if event == "csr_write":
