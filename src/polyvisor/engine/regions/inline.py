@@ -337,6 +337,7 @@ class InstructionEmitter(AccessEmitter):
         self._flush_pending()
         super().op_hook(op)
         self.note_change()
+        self.state.undo = None
 
     def op_hook_before(self, op: ssa.Op) -> None:
         """The interpreter executes what calls Python."""
@@ -366,6 +367,7 @@ class InstructionEmitter(AccessEmitter):
             with self._if(guard):
                 self.line(f'call void @"{function.name}"({", ".join(["ptr %cpu", *arguments])})')
             self.state.changed = True
+            self.state.undo = None  # what a hook did stays
         self.state.pending = ()
 
     def _call_pending(self, edge: _Edge) -> None:
