@@ -15,6 +15,8 @@ from polyvisor.isa.mos6502 import Mos6510, mos6510
 from polyvisor.isa.mos6502.interrupts import next_look, take_interrupts
 from polyvisor.isa.mos6502.port import port_pins
 
+from .expansion import EASYFLASH, NONE, Expansion, rom_place, write_io_1
+
 # What is decoded next to memory: the I/O area, and places where nothing answers.
 IO, OPEN = 0xD0000, 0xE0000
 LORAM, HIRAM, CHAREN = 1, 2, 4
@@ -30,11 +32,9 @@ c64.reasons += ["debug"]
 
 
 @c64.state
-class C64State(Mos6510, VicII, Cia, Sid):
-    """The whole machine's state but memory."""
+class C64State(Mos6510, VicII, Cia, Sid, Expansion):
+    """The whole machine's state but memory, and what is plugged in beside cartridges."""
 
-    c64_exrom = Field(u8, reset=1, doc="level of the cartridge's line EXROM; 0: there is a cartridge")
-    c64_game = Field(u8, reset=1, doc="level of the cartridge's line GAME")
     c64_debug = Field(u8, doc="1: a write to $D7FF ends the run")
     c64_debug_value = Field(u8, doc="what was written there")
     # When each chip may do something by itself; 0 after an access, when it must be asked again.
@@ -64,7 +64,7 @@ def translate(cpu, vaddr: u64, access: u32, context: u32) -> tuple[u64, u32]:
     loram, hiram = context & LORAM != 0, context & HIRAM != 0
     charen = context & CHAREN != 0
     if cpu.c64_exrom != 0 and cpu.c64_game == 0:
-        found = ultimax(address, block, found)
+        found = ultimax(cpu, address, block, found)
     elif block == 0xD:
         if loram or hiram:
             if charen:
@@ -78,17 +78,17 @@ def translate(cpu, vaddr: u64, access: u32, context: u32) -> tuple[u64, u32]:
         elif block == 0xA or block == 0xB:
             if cpu.c64_game == 0:
                 if hiram:
-                    found = memory.CARTRIDGE_HIGH + (address & 0x1FFF)
+                    found = rom_place(cpu, address, 0x2000)
             elif loram and hiram:
                 found = memory.BASIC_ROM + (address & 0x1FFF)
         elif block == 8 or block == 9:
             if cpu.c64_exrom == 0 and loram and hiram:
-                found = memory.CARTRIDGE_LOW + (address & 0x1FFF)
+                found = rom_place(cpu, address, 0)
     return found, u32(PAGE_BITS)
 
 
 @function
-def ultimax(address: u64, block: u32, ram: u64) -> u64:
+def ultimax(cpu, address: u64, block: u32, ram: u64) -> u64:
     """With such a cartridge there is little else."""
     found = u64(OPEN) + address
     if block == 0:
@@ -96,9 +96,9 @@ def ultimax(address: u64, block: u32, ram: u64) -> u64:
     elif block == 0xD:
         found = IO + (address & 0xFFF)
     elif block >= 0xE:
-        found = memory.CARTRIDGE_HIGH + (address & 0x1FFF)
+        found = rom_place(cpu, address, 0x2000)
     elif block == 8 or block == 9:
-        found = memory.CARTRIDGE_LOW + (address & 0x1FFF)
+        found = rom_place(cpu, address, 0)
     return found
 
 
@@ -132,6 +132,8 @@ def read_device(cpu, paddr: u64, size: u64) -> tuple[u64, bool]:
         cia.run(cpu, 1, now)
         cpu.c64_cia_due[1] = u64(0)
         value = cia.read_register(cpu, 1, offset & 0xF)
+    elif block == 0xF and cpu.c64_cartridge == EASYFLASH:
+        value, _ = cpu.phys_load(u8, u64(memory.CARTRIDGE_RAM) + u64(offset & 0xFF))
     else:
         return u64(0), False
     return u64(value), True
@@ -168,6 +170,12 @@ def write_device(cpu, paddr: u64, size: u64, stored: u64) -> bool:
         cpu.c64_cia_due[1] = u64(0)
         cia.write_register(cpu, 1, offset & 0xF, value)
         select_bank(cpu)
+    elif block == 0xE and cpu.c64_cartridge != NONE:
+        line.run(cpu, now)
+        write_io_1(cpu, offset & 0xFF, value)
+        cpu.flush_tlb()
+    elif block == 0xF and cpu.c64_cartridge == EASYFLASH:
+        cpu.phys_store(u8, u64(memory.CARTRIDGE_RAM) + u64(offset & 0xFF), value)
     else:
         return False
     return True

@@ -88,6 +88,8 @@ class Drive:
 
     def __init__(self, number: int = 8, medium: D64 | Volume | None = None) -> None:
         self.number = number
+        self.saves = True
+        """Whether changes of a disk are saved to its file."""
         self.state = DriveState()
         self.insert(medium)
 
@@ -111,6 +113,22 @@ class Drive:
     def medium(self) -> D64 | Volume | None:
         """What is in the drive; of a disk, as it is now."""
         return D64(self.state.sectors, self.state.errors) if self.state.sectors else self._tape
+
+    @property
+    def tape(self) -> Volume | None:
+        """What is in the drive, if it is no disk."""
+        return self._tape
+
+    def restore(
+        self, state: DriveState, tape: Volume | None, path: str | os.PathLike[str] | None, read_only: bool
+    ) -> None:
+        """Be as a drive was with that state, and with that in it; see :meth:`insert`."""
+        self.state, self._tape, self.path, self.read_only = state, tape, path, read_only
+
+    def save(self) -> None:
+        """Save the disk to its file, if it has one and is to be saved. Raises ImageError."""
+        if self.path is not None and self.saves and not self.read_only and self.state.sectors:
+            D64(self.state.sectors, self.state.errors).save(self.path)
 
     def reset(self) -> None:
         """As when it is switched on; files that were being written are lost."""
@@ -217,7 +235,7 @@ class Drive:
             disk.data[:], disk.errors = before
             raise
         self.state.errors = disk.errors
-        if self.path is not None:
+        if self.path is not None and self.saves:
             try:
                 disk.save(self.path)
                 self.failure = None

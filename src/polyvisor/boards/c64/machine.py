@@ -1,118 +1,311 @@
-"""A Commodore 64 that is run from Python: cycles, frames, programs, keys, pictures."""
+"""A Commodore 64 as a whole: ROMs, chips, a drive, a cartridge; run by cycles and frames.
+
+All that reaches it from outside goes through :meth:`Commodore64.change`, so that whoever keeps a log of that can
+repeat a run: there is no other time but its own clock cycles.
+"""
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
 
 from polyvisor.devices.c64 import keyboard, memory
 from polyvisor.devices.c64.picture import Picture, picture
 from polyvisor.engine.bare import BareMachine
-from polyvisor.engine.memory import Device, Memory
+from polyvisor.engine.memory import Memory
+from polyvisor.storage.commodore.cartridge import Cartridge, Hardware
+from polyvisor.storage.commodore.d64 import D64
+from polyvisor.storage.commodore.tape import Tape
 
+from . import expansion
 from .architecture import IO, c64
+from .drive import Drive, DrivePort, DriveState, PortState
+from .rom_files import reaching_drives
+from .roms import CHARACTERS_SIZE, SIZE, Roms, free_roms
 
 FRAME = 312 * 63
 """Clock cycles of a frame (PAL)."""
 CLOCK = 985_248
 """Clock cycles of a second (PAL)."""
 RAM_SIZE = 0x5_8000
-SCREEN_COLUMNS, SCREEN_LINES = 40, 25
-BASIC_START = 0x0801
-# Zero page, as the Programmer's Reference Guide has it: where a BASIC program begins, its variables, and its end.
-_PROGRAM_POINTERS = 0x2B, 0x2D, 0x2F, 0x31
-_KEYS_WAITING, _KEY_BUFFER, _MOST_KEYS = 0xC6, 0x0277, 10
-# RAM and ROM have 1280 pages together, of 256 bytes.
+SAMPLE_RATE = 44_100
+DRIVE = 8
+"""The number of the drive."""
+# RAM and ROM have 1280 pages together, of 256 bytes, and a cartridge up to 8192.
 _CODE_PAGES = 1024
+# How far in front of a cycle that is looked for single steps begin: no run goes on so long after its end.
+_APPROACH = 3000
+_PAGE = 256
+_KINDS = {
+    Hardware.NORMAL: expansion.PLAIN, Hardware.OCEAN: expansion.OCEAN, Hardware.MAGIC_DESK: expansion.MAGIC_DESK,
+    Hardware.EASYFLASH: expansion.EASYFLASH,
+}  # fmt: skip
 
 
 class Stop(NamedTuple):
-    """Why a run ended: ``limit``, ``debug`` with the byte that was written to $D7FF, or ``jam``."""
+    """Why a run ended: ``limit``, ``breakpoint``, ``stop`` (asked to), ``jam``, or ``debug`` with the byte that was
+    written to $D7FF."""
 
     reason: str
     value: int = 0
 
 
-class _Expansion:
-    """The last 512 bytes of the I/O area: nothing is there, or what is plugged in."""
+@dataclass
+class Saved:
+    """A machine at one moment: all that decides how it goes on, but for its ROMs and its cartridge's, which stay."""
 
-    def __init__(self) -> None:
-        self.device: Device | None = None
+    cycles: int
+    before: int
+    """Cycles before the last reset."""
+    registers: bytes
+    """CPU and chips: the declared state, as it is in memory."""
+    memory: bytes = field(repr=False)
+    port: PortState
+    drive: DriveState
+    tape: Tape | None
+    """What is in the drive, if it is no disk."""
+    path: str | None
+    """The file that the disk is saved to."""
+    read_only: bool
 
-    def read(self, offset: int, size: int) -> int:
-        return 0xFF if self.device is None else self.device.read(offset - 0xE00, size)
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        if self.device is not None:
-            self.device.write(offset - 0xE00, size, value)
+    @property
+    def elapsed(self) -> int:
+        """Cycles since the power came."""
+        return self.before + self.cycles
 
 
 class Commodore64:
-    """The machine. ``basic``, ``kernal`` and ``characters`` are its ROMs: 8 KiB, 8 KiB and 4 KiB.
+    """The machine. ``basic``, ``kernal`` and ``characters`` are its ROMs, 8 KiB, 8 KiB and 4 KiB: else our own.
 
-    ``tier``: ``jit``, ``interpreter`` or ``reference``; ``debug``: a write to $D7FF ends a run, as test programs want.
-    Raises ValueError for ROMs of another size.
+    ``cartridge`` is in it for good; one with registers at $DF00 hides the drive. ``tier``: ``jit``, ``interpreter`` or
+    ``reference``; ``debug``: a write to $D7FF ends a run, as test programs want. Raises ValueError for ROMs of another
+    size.
     """
 
     def __init__(
-        self, *, basic: bytes, kernal: bytes, characters: bytes, tier: str = "jit", debug: bool = False,
+        self, *, basic: bytes | None = None, kernal: bytes | None = None, characters: bytes | None = None,
+        cartridge: Cartridge | None = None, tier: str = "jit", debug: bool = False,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        sizes = {"BASIC": (basic, 0x2000), "KERNAL": (kernal, 0x2000), "character": (characters, 0x1000)}
-        for name, (rom, size) in sizes.items():
-            if len(rom) != size:
-                raise ValueError(f"the {name} ROM has {len(rom)} bytes; it must have {size}")
+        self.roms = _whole(basic, kernal, characters)
+        self.cartridge = cartridge
+        self.tier, self.debug = tier, debug
         self.memory = Memory()
         self.memory.add_ram(memory.RAM, RAM_SIZE, "ram")
-        self.memory.write(memory.BASIC_ROM, basic)
-        self.memory.write(memory.KERNAL_ROM, kernal)
-        self.memory.write(memory.CHARACTER_ROM, characters)
-        self._expansion = _Expansion()
-        self.memory.add_device(IO, 0x1000, self._expansion)
+        self.memory.write(memory.BASIC_ROM, self.roms.basic)
+        self.memory.write(memory.KERNAL_ROM, reaching_drives(self.roms.kernal))
+        self.memory.write(memory.CHARACTER_ROM, self.roms.characters)
+        self._banks = 1 << (len(cartridge.low) - 1).bit_length() if cartridge is not None else 0
+        if cartridge is not None:
+            self._plug_in(cartridge)
+        self.drive = Drive(DRIVE)
+        self.port = DrivePort([self.drive])
+        # All that no chip and no cartridge answers for: the registers begin at $DE00.
+        self.memory.add_device(IO + 0xE00, 0x200, self.port)
         self._bare = BareMachine(c64, self.memory, tier=tier, pages=_CODE_PAGES, progress=progress)
         self.cpu = self._bare.cpu
-        self.debug = debug
-        self.reset()
+        self.regions = self._bare.regions
+        self.before = 0
+        """Cycles before the last reset."""
+        self.on_change: Callable[[str, tuple[Any, ...]], None] | None = None
+        """Called with what is changed from outside, before it is."""
+        self.after_run: list[Callable[[], None]] = []
+        """Called whenever a run has ended."""
+        self.unseen: Stop | None = None
+        """What ended a run that somebody else had begun, such as who waits for the prompt."""
+        self._reset()
+
+    def _plug_in(self, cartridge: Cartridge) -> None:
+        size = self._banks * memory.CARTRIDGE_BANK
+        self.memory.add_ram(memory.CARTRIDGE, size, "cartridge")
+        nothing = bytes([0xFF]) * SIZE
+        both = cartridge.hardware is Hardware.OCEAN
+        for bank, (low, high) in enumerate(zip(cartridge.low, cartridge.high, strict=True)):
+            upper = low if both and high is None else high
+            rom = (low or nothing) + (upper or nothing)
+            self.memory.write(memory.CARTRIDGE + bank * memory.CARTRIDGE_BANK, rom)
+        for bank in range(len(cartridge.low), self._banks):
+            self.memory.write(memory.CARTRIDGE + bank * memory.CARTRIDGE_BANK, 2 * nothing)
+        self.memory.write(memory.CARTRIDGE_HIGH, cartridge.high[0] or nothing)
 
     @property
     def state(self) -> Any:
         """Registers and chips, by their declared names."""
         return self.cpu.state
 
-    def reset(self) -> None:
-        """Begin anew, as after the power came; memory stays as it is."""
-        self.state.reset()
-        self.state.c64_debug = self.debug
-        self.cpu.retired = 0
-        self.state.port_direction, self.state.port_data = 0, 0
-        vector = self.memory.read(memory.KERNAL_ROM + 0x1FFC, 2)
-        self.state.pc = int.from_bytes(vector, "little")
-        self.cpu.flush()
-
     @property
     def cycles(self) -> int:
-        """Clock cycles since the reset."""
+        """Clock cycles since the last reset."""
         return self.cpu.retired
 
     @property
+    def elapsed(self) -> int:
+        """Clock cycles since the power came."""
+        return self.before + self.cycles
+
+    @property
     def frames(self) -> int:
-        """Frames that were completed since then."""
+        """Frames that were completed since the last reset."""
         return int(self.state.vic_frames)
+
+    # What reaches it from outside
+
+    def change(self, what: str, *arguments: Any) -> None:
+        """Do something to the machine: ``what`` is one of the methods below that begin with an underscore."""
+        if self.on_change is not None:
+            self.on_change(what, arguments)
+        getattr(self, f"_{what}")(*arguments)
+
+    def reset(self) -> None:
+        """As by a button at the expansion port: memory stays as it is."""
+        self.change("reset")
+
+    def power_cycle(self) -> None:
+        """Take the power away, and give it again: RAM is empty, the drive begins anew."""
+        self.change("power_cycle")
+
+    def poke(self, address: int, value: int | bytes) -> None:
+        """Change a byte of RAM, or several."""
+        data = bytes([value]) if isinstance(value, int) else bytes(value)
+        if not 0 <= address <= 0x10000 - len(data):
+            raise ValueError(f"there is no RAM at ${address:x} for {len(data)} bytes")
+        self.change("poke", address, data)
+
+    def set_registers(self, **values: int) -> None:
+        """Set registers of the CPU, or of chips, by their declared names. Raises ValueError for what there is not."""
+        for name in values:
+            if name not in c64.state_type.members:  # type: ignore[union-attr]
+                raise ValueError(f"there is no register {name!r}")
+        self.change("set_registers", values)
+
+    def key(self, name: str, down: bool = True) -> None:
+        """Press a key by its name in :mod:`polyvisor.devices.c64.keyboard`, or ``restore``, or let it go.
+
+        Raises ValueError.
+        """
+        if name != "restore" and name not in keyboard.POSITIONS:
+            raise ValueError(f"there is no key {name!r}; keys are restore {' '.join(keyboard.POSITIONS)}")
+        self.change("key", name, down)
+
+    def release_keys(self) -> None:
+        """Let all keys go."""
+        self.change("release_keys")
+
+    def joystick(
+        self, port: int = 2, *, up: bool = False, down: bool = False, left: bool = False, right: bool = False,
+        fire: bool = False,
+    ) -> None:
+        """Hold the joystick in port 1 or 2 like this. Raises ValueError for another port."""
+        if port not in (1, 2):
+            raise ValueError(f"there is no port {port!r} for joysticks; there are 1 and 2")
+        self.change("joystick", port, up | down << 1 | left << 2 | right << 3 | fire << 4)
+
+    def insert(
+        self, medium: D64 | Tape | None, path: str | os.PathLike[str] | None = None, *, read_only: bool = False
+    ) -> None:
+        """Put a disk, or the programs of a tape or a file, into the drive, or take it out (None).
+
+        What the machine writes on a disk is saved to ``path``, if that is given and not ``read_only``.
+        """
+        name = None if path is None else os.fspath(path)
+        self.change("insert", copy.deepcopy(medium), name, read_only)
+
+    def listen(self, rate: int = SAMPLE_RATE) -> None:
+        """Let the SID make samples, so many a second, of which the latest are kept. Raises ValueError."""
+        if not 4_000 <= rate <= 192_000:
+            raise ValueError(f"{rate} samples a second; 4000 to 192000 are possible")
+        self.change("set_registers", {"sid_listening": 1, "sid_sample_rate": rate})
+
+    def _reset(self) -> None:
+        state, kept = self.state, {}
+        for name in ("sid_listening", "sid_sample_rate", "sid_written"):
+            kept[name] = int(getattr(state, name))
+        rows, sticks = list(map(int, state.keyboard_rows)), (int(state.cia_pb_inputs[0]), int(state.cia_pa_inputs[0]))
+        self.before += self.cpu.retired
+        held = self.before > 0
+        state.reset()
+        self.cpu.retired = 0
+        state.c64_debug = self.debug
+        if held:
+            # Who listens, and hands on the keyboard, are not the machine's.
+            for name, value in kept.items():
+                setattr(state, name, value)
+            for row, value in enumerate(rows):
+                state.keyboard_rows[row] = value
+            state.cia_pb_inputs[0], state.cia_pa_inputs[0] = sticks
+        if self.cartridge is not None:
+            state.c64_cartridge = _KINDS[self.cartridge.hardware]
+            state.c64_banks = self._banks - 1
+            state.c64_exrom, state.c64_game = int(self.cartridge.exrom), int(self.cartridge.game)
+            state.vic_ultimax = int(self.cartridge.exrom and not self.cartridge.game)
+        ultimax = int(state.vic_ultimax)
+        top = memory.CARTRIDGE + SIZE if ultimax else memory.KERNAL_ROM
+        state.pc = int.from_bytes(self.memory.read(top + 0x1FFC, 2), "little")
+        self.port.reset()
+        self.drive.reset()
+        self.cpu.flush()
+
+    def _power_cycle(self) -> None:
+        for place, size in ((memory.RAM, 0x10000), (memory.COLOUR_RAM, 0x400), (memory.CARTRIDGE_RAM, _PAGE)):
+            self.memory.write(place, bytes(size))
+        self._reset()
+
+    def _poke(self, address: int, data: bytes) -> None:
+        self.memory.write(memory.RAM + address, data)
+
+    def _set_registers(self, values: dict[str, int]) -> None:
+        for name, value in values.items():
+            setattr(self.state, name, value)
+        self.cpu.flush()
+
+    def _key(self, name: str, down: bool) -> None:
+        if name != "restore":
+            keyboard.press(self.state, name, down)
+        elif down:
+            # The key makes a short pulse on the NMI line.
+            self.state.nmi_pending = 1
+            self.state.nmi_since = self.cycles
+        self.cpu.poke()
+
+    def _release_keys(self) -> None:
+        for row in range(8):
+            self.state.keyboard_rows[row] = 0
+
+    def _joystick(self, port: int, held: int) -> None:
+        inputs = self.state.cia_pb_inputs if port == 1 else self.state.cia_pa_inputs
+        inputs[0] = 0xFF & ~held
+
+    def _insert(self, medium: D64 | Tape | None, path: str | None, read_only: bool) -> None:
+        # A copy: the log of changes keeps the medium as it is now.
+        self.drive.insert(copy.deepcopy(medium), path, read_only=read_only)
 
     # Running
 
     def run(self, cycles: int) -> Stop:
         """Run for so many clock cycles, and to the next jump."""
-        end = self.cycles + cycles
-        while self.cycles < end:
-            found = self.cpu.run(end - self.cycles)
-            if found.kind == "leave" and found.reason == "debug":
-                return Stop("debug", int(self.state.c64_debug_value))
+        try:
+            return self._run(self.elapsed + cycles)
+        finally:
+            for call in self.after_run:
+                call()
+
+    def _run(self, end: int) -> Stop:
+        while self.elapsed < end:
+            found = self.cpu.run(end - self.elapsed)
             if found.kind == "leave":
-                return Stop(found.reason)
-            if found.kind in ("stop", "breakpoint"):
-                return Stop(found.kind)
+                return self._left(found.reason)
+            # The engine returns for events of the chips too, and passes a breakpoint where it goes on.
+            if found.kind == "breakpoint" or int(self.state.pc) in self.cpu.breakpoints:
+                return Stop("breakpoint")
+            if found.kind == "stop":
+                return Stop("stop")
         return Stop("limit")
+
+    def _left(self, reason: str) -> Stop:
+        return Stop(reason, int(self.state.c64_debug_value) if reason == "debug" else 0)
 
     def run_frames(self, frames: int = 1) -> Stop:
         """Run until about so many frames later."""
@@ -123,29 +316,76 @@ class Commodore64:
         for _ in range(frames):
             if condition():
                 return True
-            if self.run_frames().reason != "limit":
+            found = self.run_frames()
+            if found.reason != "limit":
+                self.unseen = found
                 break
         return condition()
 
-    # Programs and cartridges
+    def run_to(self, elapsed: int) -> None:
+        """Run to the end of the first instruction that ends so many cycles after the power came, or later.
 
-    def load(self, program: bytes) -> int:
-        """Put a PRG file (its address, two bytes, then its contents) into RAM, as LOAD"…",8,1 does; gives the address.
-
-        Raises ValueError if it does not fit.
+        Whatever would end a run does not end this one, but for a CPU that is jammed.
         """
-        if len(program) < 3:
-            raise ValueError("a PRG file has an address of two bytes, and something to put there")
-        address, content = int.from_bytes(program[:2], "little"), program[2:]
-        end = address + len(content)
-        if end > 0x10000:
-            raise ValueError(f"the program would end at ${end:x}; memory ends at $10000")
-        self.memory.write(memory.RAM + address, content)
-        if address == BASIC_START:
-            for pointer in _PROGRAM_POINTERS[1:]:
-                self.poke(pointer, end & 0xFF)
-                self.poke(pointer + 1, end >> 8)
-        return address
+        while self.elapsed < elapsed - _APPROACH:
+            before = self.elapsed
+            self._run(elapsed - _APPROACH)
+            if self.elapsed == before:
+                break
+        while self.elapsed < elapsed:
+            before = self.elapsed
+            self.step()
+            if self.elapsed == before:
+                break
+
+    def step(self) -> Stop:
+        """Execute one instruction, or enter an interrupt that is due."""
+        found = self.cpu.step()
+        while found.kind == "stop":  # left over from someone who asked it to
+            found = self.cpu.step()
+        return self._left(found.reason) if found.kind == "leave" else Stop("step")
+
+    # The same machine at another time
+
+    def save(self) -> Saved:
+        """All that decides how it goes on."""
+        state = self.state
+        return Saved(
+            self.cycles, self.before, bytes(state.block[: state.size]), self.memory.read(0, RAM_SIZE),
+            copy.deepcopy(self.port.state), copy.deepcopy(self.drive.state), cast(Tape | None, self.drive.tape),
+            cast(str | None, self.drive.path), self.drive.read_only,
+        )  # fmt: skip
+
+    def restore(self, saved: Saved) -> None:
+        """Be as a machine with the same ROMs was. Raises ValueError if it had other memory or registers."""
+        state = self.state
+        if len(saved.memory) != RAM_SIZE or len(saved.registers) != state.size:
+            raise ValueError("it is of a machine of another kind")
+        self._write_changes(saved.memory)
+        state.block[: state.size] = saved.registers
+        self.cpu.retired, self.before = saved.cycles, saved.before
+        self.port.state = copy.deepcopy(saved.port)
+        self.drive.restore(copy.deepcopy(saved.drive), saved.tape, saved.path, saved.read_only)
+        self.cpu.flush()
+
+    def _write_changes(self, wanted: bytes) -> None:
+        """Write memory, and leave alone what is the same already: code that was decoded from it stays."""
+        now = self.memory.read(0, RAM_SIZE)
+        start = None
+        for at in range(0, RAM_SIZE + _PAGE, _PAGE):
+            differs = at < RAM_SIZE and now[at : at + _PAGE] != wanted[at : at + _PAGE]
+            if differs and start is None:
+                start = at
+            elif not differs and start is not None:
+                self.memory.write(start, wanted[start:at])
+                start = None
+
+    def copy(self) -> Commodore64:
+        """Another machine that goes on from here. What it writes on a disk is not saved to a file."""
+        made = Commodore64(**self.roms._asdict(), cartridge=self.cartridge, tier=self.tier, debug=self.debug)
+        made.drive.saves = False
+        made.restore(self.save())
+        return made
 
     # Looking in
 
@@ -153,61 +393,23 @@ class Commodore64:
         """A byte of RAM, whatever is in front of it."""
         return self.memory.read(memory.RAM + address, 1)[0]
 
-    def poke(self, address: int, value: int) -> None:
-        """Change a byte of RAM."""
-        self.memory.write(memory.RAM + address, bytes([value]))
-
-    def screen(self) -> list[str]:
-        """The lines of the text screen at $0400, as far as its characters are letters, digits and signs."""
-        codes = self.memory.read(memory.RAM + 0x0400, SCREEN_COLUMNS * SCREEN_LINES)
-        text = "".join(_SCREEN_CODES[code & 0x7F] for code in codes)
-        return [text[at : at + SCREEN_COLUMNS].rstrip() for at in range(0, len(text), SCREEN_COLUMNS)]
-
     def picture(self) -> Picture:
         """The picture on the screen."""
         return picture(self.memory)
-
-    # Hands
-
-    def type(self, text: str) -> None:
-        """Type letters, digits, signs and newlines, through the KERNAL's buffer of keys."""
-        for start in range(0, len(text), _MOST_KEYS):
-            keys = bytes(_typed(character) for character in text[start : start + _MOST_KEYS])
-            if not self.run_until(lambda: self.peek(_KEYS_WAITING) == 0):
-                raise ValueError("nobody takes the keys: is a program running?")
-            self.memory.write(memory.RAM + _KEY_BUFFER, keys)
-            self.poke(_KEYS_WAITING, len(keys))
-        self.run_until(lambda: self.peek(_KEYS_WAITING) == 0)
-
-    def press(self, key: str, down: bool = True) -> None:
-        """Press a key of the keyboard, by its name in :mod:`polyvisor.devices.c64.keyboard`, or let it go."""
-        if key == "restore":
-            self.state.nmi_pending = self.state.nmi_pending | int(down)
-            return
-        keyboard.press(self.state, key, down)
-        self.cpu.poke()
-
-    def joystick(self, port: int, *, up: bool = False, down: bool = False, left: bool = False, right: bool = False,
-                 fire: bool = False) -> None:  # fmt: skip
-        """Hold the joystick in port 1 or 2 like this."""
-        held = up | down << 1 | left << 2 | right << 3 | fire << 4
-        inputs = self.state.cia_pb_inputs if port == 1 else self.state.cia_pa_inputs
-        inputs[0] = 0xFF & ~held
-        self.cpu.poke()
 
     def close(self) -> None:
         """Give back what it holds of the host."""
         self._bare.close()
 
 
-_SCREEN_CODES = (
-    "@ABCDEFGHIJKLMNOPQRSTUVWXYZ[£]↑← !\"#$%&'()*+,-./0123456789:;<=>?" + "─♠│" + "·" * 61
-)  # fmt: skip
-
-
-def _typed(character: str) -> int:
-    """The PETSCII code of a key. Raises ValueError for what no key has."""
-    code = 13 if character == "\n" else ord(character.upper())
-    if code != 13 and not 0x20 <= code <= 0x5D:
-        raise ValueError(f"there is no key for {character!r}")
-    return code
+def _whole(basic: bytes | None, kernal: bytes | None, characters: bytes | None) -> Roms:
+    ours = free_roms()
+    made = Roms(
+        ours.basic if basic is None else basic, ours.kernal if kernal is None else kernal,
+        ours.characters if characters is None else characters,
+    )  # fmt: skip
+    sizes = {"BASIC": (made.basic, SIZE), "KERNAL": (made.kernal, SIZE), "character": (made.characters, CHARACTERS_SIZE)}
+    for name, (rom, size) in sizes.items():
+        if len(rom) != size:
+            raise ValueError(f"the {name} ROM has {len(rom)} bytes; it must have {size}")
+    return made
