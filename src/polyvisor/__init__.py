@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 # Where each public name lives. They are imported when they are first used: a description of a CPU needs no machine.
 _PUBLIC = {
     "VM": "polyvisor.vm.virtual_machine",
+    "C64": "polyvisor.vm.c64.machine",
     "AsyncVM": "polyvisor.vm.asynchronous",
     "Process": "polyvisor.guest.process",
     "Result": "polyvisor.guest.client",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from polyvisor.guest.process import Process as Process
     from polyvisor.images import ImageError as ImageError
     from polyvisor.vm.asynchronous import AsyncVM as AsyncVM
+    from polyvisor.vm.c64.machine import C64 as C64
     from polyvisor.vm.errors import BootError as BootError
     from polyvisor.vm.errors import CommandError as CommandError
     from polyvisor.vm.errors import SnapshotError as SnapshotError

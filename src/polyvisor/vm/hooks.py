@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from polyvisor.adl import Trap
 from polyvisor.engine.hooks.declare import Hook, State
@@ -21,7 +21,42 @@ from .machine import Machine
 if TYPE_CHECKING:
     from .virtual_machine import VM
 
-Added = Hook | Sequence[Hook] | Callable[["Event"], object]
+Added = Hook | Sequence[Hook] | Callable[[Any], object]
+"""What can be added: functions made by the decorators of :mod:`polyvisor.hooks`, or one that is called with an event."""
+Caller = Callable[[Installed, Callable[[Any], object], str], Callable[..., None]]
+"""Makes what the engine calls of a function that Python runs, for events of a kind."""
+
+
+class Owner(Protocol):
+    """Who has hooks: a VM's, or another machine's."""
+
+    def remove(self, hook: AddedHook) -> None:
+        """Take a hook out."""
+
+    def still(self) -> Any:
+        """The machine stands still for a block."""
+
+
+def to_install(
+    hook: Added, state: type[State] | None, on: str | None, at: int | range | None, cpus: int, caller: Caller
+) -> Installed:
+    """What the engine is to install; the arguments are those of :meth:`Hooks.add`. Raises ValueError."""
+    where = range(at, at + 1) if isinstance(at, int) else at
+    functions = list(hook) if isinstance(hook, Sequence) else [hook]
+    names = ", ".join(f.name if isinstance(f, Hook) else getattr(f, "__name__", repr(f)) for f in functions)
+    installed = Installed(HookStates(state, cpus, names))
+    for function in functions:
+        if isinstance(function, Hook):
+            if on is not None:
+                raise ValueError(f"{function.name} says itself what it is called on: {function.kind}")
+            installed.add(function.kind, function, None, where)
+        elif on is None:
+            raise ValueError(f"say what {names} is called on, for example on='write', or use @hooks.on_write")
+        elif state is not None:
+            raise ValueError("a function that Python runs needs no state: it can keep what it likes itself")
+        else:
+            installed.add(on, None, caller(installed, function, on), where)
+    return installed
 
 
 class Event:
@@ -72,7 +107,7 @@ class AddedHook:
     ``harts`` are the states of the harts, each for itself.
     """
 
-    def __init__(self, owner: Hooks, installed: Installed) -> None:
+    def __init__(self, owner: Owner, installed: Installed) -> None:
         self._owner = owner
         self._installed = installed
 
@@ -134,21 +169,7 @@ class Hooks:
         ``"read"``, ``"write"``, ``"csr_write"``, ``"trap"``, ``"syscall"``. ``at``: for one address, or a range of
         them, only. Raises DescriptionError, which names file and line, and ValueError.
         """
-        where = range(at, at + 1) if isinstance(at, int) else at
-        functions = list(hook) if isinstance(hook, Sequence) else [hook]
-        names = ", ".join(f.name if isinstance(f, Hook) else getattr(f, "__name__", repr(f)) for f in functions)
-        installed = Installed(HookStates(state, self._vm.config.cpus, names))
-        for function in functions:
-            if isinstance(function, Hook):
-                if on is not None:
-                    raise ValueError(f"{function.name} says itself what it is called on: {function.kind}")
-                installed.add(function.kind, function, None, where)
-            elif on is None:
-                raise ValueError(f"say what {names} is called on, for example on='write', or use @hooks.on_write")
-            elif state is not None:
-                raise ValueError("a function that Python runs needs no state: it can keep what it likes itself")
-            else:
-                installed.add(on, None, self._callback(installed, function, on), where)
+        installed = to_install(hook, state, on, at, self._vm.config.cpus, self._callback)
         added = AddedHook(self, installed)
         if self._is_hart():
             raise VMError("a hook cannot be added by a function that a hart calls: its hart cannot stand still")

@@ -50,7 +50,7 @@ def write_io_1(cpu, offset: u32, value: u8) -> None:
         if offset & 2 == 0:
             cpu.c64_bank = value & 0x3F & cpu.c64_banks
         else:
-            # Bit 0: GAME is low, if bit 2 is set; else the jumper says so, which is set to start the cartridge. Bit 1: EXROM.
+            # Bit 1: EXROM is low. Bit 0: GAME is, if bit 2 is set; else the jumper says so, and it is.
             game = u8(0)
             if value & 4 != 0:
                 game = ~value & 1

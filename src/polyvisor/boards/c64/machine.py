@@ -408,8 +408,9 @@ def _whole(basic: bytes | None, kernal: bytes | None, characters: bytes | None) 
         ours.basic if basic is None else basic, ours.kernal if kernal is None else kernal,
         ours.characters if characters is None else characters,
     )  # fmt: skip
-    sizes = {"BASIC": (made.basic, SIZE), "KERNAL": (made.kernal, SIZE), "character": (made.characters, CHARACTERS_SIZE)}
-    for name, (rom, size) in sizes.items():
+    for name, rom, size in (
+        ("BASIC", made.basic, SIZE), ("KERNAL", made.kernal, SIZE), ("character", made.characters, CHARACTERS_SIZE)
+    ):  # fmt: skip
         if len(rom) != size:
             raise ValueError(f"the {name} ROM has {len(rom)} bytes; it must have {size}")
     return made

@@ -60,7 +60,8 @@ def user_roms(directory: str | os.PathLike[str]) -> Roms:
                 found[known], ranked[known] = data, ranks.index(digest)
         elif name is not None and len(data) == SIZES[name]:
             if name in named and named[name][1] != data:
-                raise RomError(f"{place}: {named[name][0].name} and {path.name} could both be the ROM {name!r}; keep one")
+                other = named[name][0].name
+                raise RomError(f"{place}: {other} and {path.name} could both be the ROM {name!r}; keep one")
             named[name] = path, data
         elif name is not None:
             wrong.append(f"{path.name} has {len(data)} bytes instead of {SIZES[name]}")

@@ -24,6 +24,7 @@ _TEXT_START = 0x2B
 _ENDS = 0x2D, 0x2F, 0x31
 _LOADED_END = 0xAE
 _KEYS_WAITING, _KEY_BUFFER, _MOST_KEYS = 0xC6, 0x0277, 10
+_BUFFER_SIZE = 0x289
 _CURSOR_OFF, _CURSOR_COLUMN, _CURSOR_ROW, _SCREEN_PAGE = 0xCC, 0xD3, 0xD6, 0x288
 _PATIENCE = 1000
 """Frames that the prompt, or a taker of keys, may take: twenty seconds."""
@@ -99,7 +100,8 @@ def type_text(machine: Commodore64, text: str) -> None:
 
 
 def _wait_for_taker(machine: Commodore64) -> None:
-    if not _waited(machine, lambda: machine.peek(_KEYS_WAITING) == 0, _PATIENCE):
+    # After the power came, the buffer's size is 0 until the KERNAL has prepared keyboard and screen.
+    if not _waited(machine, lambda: machine.peek(_KEYS_WAITING) == 0 != machine.peek(_BUFFER_SIZE), _PATIENCE):
         raise NotReadyError("nobody takes what is typed: is a program running that does not read the keyboard so?")
 
 

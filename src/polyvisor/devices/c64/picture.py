@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from polyvisor.devices import png
 from polyvisor.engine.memory import Memory
@@ -35,6 +37,10 @@ class Picture:
     def png(self) -> bytes:
         """A PNG file of it."""
         return png.encode(self.width, self.height, self.rgb())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a PNG file. Raises OSError."""
+        Path(path).write_bytes(self.png())
 
 
 def picture(memory: Memory, model: Model = PAL) -> Picture:

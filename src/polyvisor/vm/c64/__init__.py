@@ -1,0 +1,1 @@
+"""The Commodore 64 as an object that people use."""
