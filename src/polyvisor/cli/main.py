@@ -12,6 +12,7 @@ from . import cache, disk, image, machines, snapshot
 from .image_build import build
 from .replay import record, replay
 from .run import run
+from .run_machines import RunCommand
 
 app = typer.Typer(
     help="Virtual machines described in Python.", no_args_is_help=True, pretty_exceptions_enable=False,
@@ -22,7 +23,7 @@ app.add_typer(image.app, name="image")
 app.add_typer(disk.app, name="disk")
 app.add_typer(cache.app, name="cache")
 app.add_typer(snapshot.app, name="snapshot")
-app.command()(run)
+app.command(cls=RunCommand)(run)
 app.command()(snapshot.restore)
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}

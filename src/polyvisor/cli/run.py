@@ -146,7 +146,8 @@ def run(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[IMAGE|PROGRAM|LAB]", help="An image such as debian, a bare-metal ELF file, or a lab.toml."
+            metavar="[IMAGE|PROGRAM|LAB]",
+            help="An image such as debian, a bare-metal ELF file, or a lab.toml; c64: see `polyvisor run c64 --help`.",
         ),
     ] = None,
     kernel: Annotated[Path | None, typer.Option(help="Linux kernel: a RISC-V Image, Image.gz or vmlinux.")] = None,
@@ -229,6 +230,8 @@ def run(
     ] = None,
 ) -> None:
     """Boot an image, a kernel or a program; this terminal is its console. Ctrl-A h shows the keys."""
+    if target == "c64":
+        fail("the options of a Commodore 64 come after its name: polyvisor run c64 --help")
     if tier not in TIERS:
         fail(f"--tier {tier!r}: there are {', '.join(TIERS)}")
     try:

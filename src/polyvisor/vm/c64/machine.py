@@ -286,6 +286,13 @@ class C64:
 
     # The past, and other machines
 
+    @property
+    def kept_seconds(self) -> float:
+        """How many seconds :meth:`rewind` can go back."""
+        if self._history is None:
+            return 0.0
+        return (self._running().elapsed - self._history.start) / CLOCK
+
     def rewind(self, seconds: float) -> None:
         """Go back in time, exactly: what the machine was so many of its own seconds ago, it is again.
 
@@ -296,8 +303,7 @@ class C64:
         machine = self._running()
         wanted = machine.elapsed - round(seconds * CLOCK)
         if seconds < 0 or wanted < self._history.start:
-            most = (machine.elapsed - self._history.start) / CLOCK
-            raise ValueError(f"{seconds:g} seconds back: {most:.2f} are kept")
+            raise ValueError(f"{seconds:g} seconds back: {self.kept_seconds:.2f} are kept")
         self._history.go_to(wanted)
         machine.unseen = None
 
