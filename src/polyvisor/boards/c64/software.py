@@ -15,7 +15,7 @@ from polyvisor.storage.commodore.d64 import D64
 from polyvisor.storage.commodore.petscii import from_unicode, screen_text
 from polyvisor.storage.commodore.tape import Tape, check_program
 
-from .machine import Commodore64
+from .machine import FRAME, Commodore64
 
 COLUMNS, LINES = 40, 25
 BASIC_START = 0x0801
@@ -54,6 +54,8 @@ def at_prompt(machine: Commodore64) -> bool:
     """Whether BASIC's prompt waits: READY. above the cursor, which blinks at the beginning of its line."""
     peek = machine.peek
     row = peek(_CURSOR_ROW)
+    if machine.cycles < FRAME:
+        return False  # after a reset, what is on the screen is of the time before
     if peek(_CURSOR_OFF) or peek(_KEYS_WAITING) or peek(_CURSOR_COLUMN) or not 1 <= row < LINES:
         return False
     where = memory.RAM + peek(_SCREEN_PAGE) * 0x100 + (row - 1) * COLUMNS
@@ -100,8 +102,12 @@ def type_text(machine: Commodore64, text: str) -> None:
 
 
 def _wait_for_taker(machine: Commodore64) -> None:
-    # After the power came, the buffer's size is 0 until the KERNAL has prepared keyboard and screen.
-    if not _waited(machine, lambda: machine.peek(_KEYS_WAITING) == 0 != machine.peek(_BUFFER_SIZE), _PATIENCE):
+
+    def ready() -> bool:
+        # After a reset, the buffer's size is 0 until the KERNAL has prepared keyboard and screen.
+        return machine.cycles >= FRAME and machine.peek(_KEYS_WAITING) == 0 != machine.peek(_BUFFER_SIZE)
+
+    if not _waited(machine, ready, _PATIENCE):
         raise NotReadyError("nobody takes what is typed: is a program running that does not read the keyboard so?")
 
 
