@@ -111,7 +111,7 @@ def run_c64(
             if screenshot is not None:
                 with told(screenshot, "--screenshot"):
                     c64.picture().save(screenshot)
-            status = _status(c64, stop, debug_register, seen)
+            status = _status(c64, stop, debug_register)
             if c64.machine.drive.failure is not None:
                 print(f"polyvisor: {c64.machine.drive.failure}", file=sys.stderr)
                 status = status or 1
@@ -135,7 +135,7 @@ def _play(
         return Stop("interrupted")
 
 
-def _status(c64: C64, stop: Stop, debug: bool, seen: bool) -> int:
+def _status(c64: C64, stop: Stop, debug: bool) -> int:
     """The exit status, and a line for the user where something is wrong."""
     if stop.reason == "debug":
         return 0 if stop.value == 0 else 1
@@ -144,7 +144,7 @@ def _status(c64: C64, stop: Stop, debug: bool, seen: bool) -> int:
     if stop.reason == "jam":
         print(f"polyvisor: the CPU is jammed at ${int(c64.cpu.pc):04x}", file=sys.stderr)
         return 1
-    if debug and not seen:
+    if debug:
         spent = c64.elapsed / CLOCK
         print(f"polyvisor: nothing was written to $D7FF within {spent:.1f} seconds", file=sys.stderr)
         return 1

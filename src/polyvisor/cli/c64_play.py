@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -155,12 +154,12 @@ class TerminalPlay:
             return stop
 
     def _draw(self) -> None:
-        size = shutil.get_terminal_size()
+        size = _terminal_size()
         if size != self._size:
             self._size = size
             self._screen.forget()
         self._drawn = time.monotonic()
-        _write(self._screen.draw(cells_of(self.c64.machine, size.columns, size.lines)))
+        _write(self._screen.draw(cells_of(self.c64.machine, *size)))
 
     def _read(self, seconds: float) -> bool:
         """Wait so long at most; do what the user wants meanwhile. Gives whether the machine was begun anew."""
@@ -241,6 +240,15 @@ def _other_screen() -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             _write(LEAVE)
+
+
+def _terminal_size() -> tuple[int, int]:
+    """Columns and lines. What the shell had when it started us may be old."""
+    with contextlib.suppress(OSError):
+        found = os.get_terminal_size(1)
+        if found.columns and found.lines:
+            return found.columns, found.lines
+    return 80, 24
 
 
 def _write(text: str) -> None:

@@ -76,6 +76,8 @@ def block_cells(picture: Picture, columns: int, lines: int) -> list[list[Cell]]:
         left, top = (width - _INNER[0]) // 2, (height - _INNER[1]) // 2
         width, height = _INNER
     scale = max(width / columns, height / (2 * lines))
+    if scale < 1:
+        scale = 1 / int(1 / scale)
     across, down = min(columns, int(width / scale)), min(2 * lines, int(height / scale)) // 2 * 2
     parts = (0.25, 0.75) if scale > 1.3 else (0.5,)
     xs = [tuple(left + int((x + part) * width / across) for x in range(across)) for part in parts]
