@@ -51,8 +51,8 @@ def test_a_jammed_cpu_is_told(tmp_path: Path) -> None:
 def test_keys_are_typed_and_picture_and_sound_saved(tmp_path: Path) -> None:
     png, sound = tmp_path / "a.png", tmp_path / "a.wav"
     done = run(
-        "c64", "--headless", "--seconds", "2", "--keys", r"poke 53280,0\n{shift home}print 1\n", "--screenshot", str(png),
-        "--sound", str(sound),
+        "c64", "--headless", "--seconds", "2", "--keys", r"poke 53280,0\n{shift home}print 1\n",
+        "--screenshot", str(png), "--sound", str(sound),
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
     width, height, rows = picture(png)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import wave
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ def test_rewinding_is_exact(c64: C64) -> None:
         assert changed in ([], [0x0700 + moment])
     c64.run(seconds=0.1)
     assert c64.kept_seconds > 1
-    with pytest.raises(ValueError, match="seconds back: .* are kept"):
+    with pytest.raises(ValueError, match=r"seconds back: .* are kept"):
         c64.rewind(1000)
 
 
@@ -283,5 +284,5 @@ def test_sound_is_recorded(c64: C64, tmp_path: Path) -> None:
         assert file.getframerate() == 44_100 and abs(file.getnframes() / 44_100 - c64.seconds) < 0.05
         samples = memoryview(file.readframes(file.getnframes())).cast("h")
     second = samples[-44_100:]
-    crossings = sum(a < 0 <= b for a, b in zip(second, second[1:], strict=False))
+    crossings = sum(a < 0 <= b for a, b in pairwise(second))
     assert abs(crossings - 0x1125 * CLOCK / (1 << 24)) <= 2  # the frequency, by the data sheet

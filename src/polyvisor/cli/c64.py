@@ -70,7 +70,7 @@ def run_c64(
     sound: Annotated[Path | None, typer.Option(metavar="FILE.wav", help="Write what is heard to this file.")] = None,
     debug_register: Annotated[
         bool,
-        typer.Option("--debug-register", help="A write to $D7FF ends it: the exit status is 0 if that was $00, else 1."),
+        typer.Option("--debug-register", help="A write to $D7FF ends it: the exit status is 0 for $00, else 1."),
     ] = False,
     limit: Annotated[
         float | None,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .virtual_machine import VM
 
 Added = Hook | Sequence[Hook] | Callable[[Any], object]
-"""What can be added: functions made by the decorators of :mod:`polyvisor.hooks`, or one that is called with an event."""
+"""What can be added: functions of :mod:`polyvisor.hooks`, or one of Python's that is called with an event."""
 Caller = Callable[[Installed, Callable[[Any], object], str], Callable[..., None]]
 """Makes what the engine calls of a function that Python runs, for events of a kind."""
 

@@ -98,8 +98,8 @@ def test_memory_that_there_is_not_and_keys_that_there_are_not(machine: Commodore
 
 
 def test_joysticks_and_keys_are_read_by_a_program(machine: Commodore64) -> None:
-    text = "sei\n1: lda $dc00\n sta $c100\n lda #$7f\n sta $dc00\n lda $dc01\n sta $c101\n lda #$ff\n sta $dc00\n jmp 1b"
-    software.start(machine, program(text))
+    stick, key = "lda $dc00\n sta $c100\n", "lda #$7f\n sta $dc00\n lda $dc01\n sta $c101\n"
+    software.start(machine, program(f"sei\n1: {stick} {key} lda #$ff\n sta $dc00\n jmp 1b"))
     machine.joystick(2, left=True, fire=True)
     machine.key("space")
     machine.run_frames(2)

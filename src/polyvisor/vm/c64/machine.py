@@ -159,7 +159,7 @@ class C64:
             hands.type_text(self._running(), text)
 
     def press(self, *keys: str, frames: int = hands.HOLD) -> None:
-        """Press keys together for some frames: ``press("shift", "f1")``. Raises ValueError for one that there is not."""
+        """Press keys together for some frames: ``press("shift", "f1")``. Raises ValueError for others than there are."""
         hands.press(self._running(), *keys, frames=frames)
 
     def hold(self, key: str) -> None:
@@ -188,7 +188,7 @@ class C64:
         self._running().insert(found, path if isinstance(found, D64) else None, read_only=read_only)
 
     def start(self, program: bytes) -> None:
-        """Wait for the prompt, put the bytes of a PRG file into memory, and start it. Raises ValueError, VMTimeoutError."""
+        """Wait for the prompt, put the bytes of a PRG file into memory, start it. Raises ValueError, VMTimeoutError."""
         with _timeouts():
             hands.start(self._running(), program)
 
@@ -269,7 +269,7 @@ class C64:
         self._running().poke(address, data)
 
     def disassemble(self, address: int | None = None, count: int = 10) -> list[str]:
-        """The instructions from an address on, or from where the CPU is: a line with address, bytes and text for each."""
+        """The instructions from an address on, or from where the CPU is: a line for each, with address and bytes."""
         at = int(self.cpu.pc) if address is None else address
         lines = []
         for _ in range(count):
