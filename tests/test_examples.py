@@ -14,7 +14,7 @@ from support.guests import guest_image, image_cache
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SUITES = sorted(path for path in EXAMPLES.iterdir() if path.is_dir() and any(path.glob("test_*.py")))
-MAKE_FILES = {"screenshot": b"\x89PNG", "hook_heatmap": b"\x89PNG", "hook_profile": b"<svg"}
+MAKE_FILES = {"screenshot": b"\x89PNG", "c64_picture": b"\x89PNG", "hook_heatmap": b"\x89PNG", "hook_profile": b"<svg"}
 LAST_LINES = {
     "describe_a_cpu": "interpreter: halt after 904 instructions, r2 = 45150, stored 45150",
     "stack_machine": "jit: halt after 300000004 instructions, 3672921601",
@@ -25,6 +25,7 @@ LAST_LINES = {
     "replay": "there and back: True",
     "search": "both machines are the same again: True",
     "screenshot": "640 by 400 pixels: {result}",
+    "c64_picture": "384 by 272 pixels, 16 colours: {result}",
     "hook_counters": "plausible: True",
     "hook_syscalls": "openat: True",
     "hook_profile": "written to {result}",

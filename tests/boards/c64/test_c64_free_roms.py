@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from polyvisor.boards.c64.drive import Drive, DrivePort
 from polyvisor.boards.c64.machine import Commodore64
-from polyvisor.boards.c64.roms import free_roms
+from polyvisor.boards.c64.software import screen, type_text, wait_for_prompt
 from polyvisor.storage.commodore.d64 import D64
 
 # A SYS line, and what it starts: the border becomes black, and the program goes round for ever.
@@ -17,9 +16,9 @@ GAME = bytes.fromhex("0108 0b08 0a00 9e 32303634 00 0000 000000 a9008d20d0 4c150
 def booted() -> Iterator[Commodore64]:
     disk = D64.formatted(b"WORK", b"A1")
     disk.write(b"GAME", GAME)
-    machine = Commodore64(**free_roms()._asdict(), tier="interpreter")
-    machine._expansion.device = DrivePort([Drive(8, disk)])
-    assert machine.run_until(lambda: "READY." in machine.screen() and machine.peek(0xCC) == 0)
+    machine = Commodore64(tier="interpreter")
+    machine.insert(disk)
+    wait_for_prompt(machine)
     yield machine
     machine.close()
 
@@ -32,10 +31,10 @@ def prompt(machine: Commodore64) -> None:
 def tap(machine: Commodore64, *keys: str) -> None:
     """Press keys together, and let them go."""
     for key in keys:
-        machine.press(key)
+        machine.key(key)
         machine.run_frames(3)
     for key in keys:
-        machine.press(key, False)
+        machine.key(key, False)
     machine.run_frames(3)
 
 
@@ -45,41 +44,41 @@ def test_keys_and_the_clock(booted: Commodore64) -> None:
     for key in ("p", "o", "k", "e", "1", "9", "8", ",", "7", "return"):
         tap(booted, key)
     prompt(booted)
-    assert booted.peek(198) == 0 and "POKE198,7" in booted.screen()
+    assert booted.peek(198) == 0 and "POKE198,7" in screen(booted)
     ticks = int.from_bytes(booted.memory.read(0xA0, 3), "big") - before[0]
     frames = booted.frames - before[1]
     assert abs(ticks - frames * 60 * 312 * 63 / 985248) < 3
 
 
 def test_a_program_is_stopped(booted: Commodore64) -> None:
-    booted.type("10 GOTO 10\nRUN\n")
+    type_text(booted, "10 GOTO 10\nRUN\n")
     booted.run_frames(5)
     tap(booted, "stop")
     prompt(booted)
-    assert "BREAK IN 10" in booted.screen()
+    assert "BREAK IN 10" in screen(booted)
 
 
 def test_a_game_is_loaded_and_left(booted: Commodore64) -> None:
-    booted.type('LOAD"*",8,1\n')
+    type_text(booted, 'LOAD"*",8,1\n')
     prompt(booted)
-    booted.type("RUN\n")
+    type_text(booted, "RUN\n")
     booted.run_frames(5)
     assert int(booted.state.pc) == 0x0815
     # STOP with RESTORE: all begins anew, but for the program.
-    booted.press("stop")
+    booted.key("stop")
     booted.run_frames(2)
-    booted.press("restore")
+    booted.key("restore")
     booted.run_frames(2)
-    booted.press("stop", False)
+    booted.key("stop", False)
     prompt(booted)
-    assert booted.screen()[:3] == ["", "READY.", ""]
-    booted.type("LIST\n")
+    assert screen(booted)[:3] == ["", "READY.", ""]
+    type_text(booted, "LIST\n")
     prompt(booted)
-    assert "10 SYS2064" in booted.screen()
+    assert "10 SYS2064" in screen(booted)
 
 
 def test_shift_with_run_stop(booted: Commodore64) -> None:
-    booted.type("NEW\n")
+    type_text(booted, "NEW\n")
     prompt(booted)
     tap(booted, "leftshift", "stop")
     assert booted.run_until(lambda: int(booted.state.pc) == 0x0815)
