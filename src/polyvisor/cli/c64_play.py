@@ -54,7 +54,7 @@ class Pace:
         self._began: tuple[float, int] | None = None
 
     def left(self, elapsed: int) -> float:
-        """The seconds that the host is to wait where the machine has come to ``elapsed`` cycles; below 0: it is late."""
+        """Seconds that the host is to wait where the machine has come to ``elapsed`` cycles; below 0: it is late."""
         if self._speed is None:
             return 0.0
         now = self._now()

@@ -166,8 +166,8 @@ _SEQUENCES = {
 }  # fmt: skip
 _NAMED = {
     "up": "shift down", "down": "down", "right": "right", "left": "shift right", "home": "home",
-    "insert": "shift delete", "delete": "delete", "pageup": "restore", "end": "shift home", "backtab": "shift commodore", "f1": "f1",
-    "f2": "shift f1", "f3": "f3", "f4": "shift f3", "f5": "f5", "f6": "shift f5", "f7": "f7", "f8": "shift f7",
+    "insert": "shift delete", "delete": "delete", "pageup": "restore", "end": "shift home",
+    "backtab": "shift commodore", "f1": "f1", "f2": "shift f1", "f3": "f3", "f4": "shift f3", "f5": "f5", "f6": "shift f5", "f7": "f7", "f8": "shift f7",
 }  # fmt: skip
 _CONTROL = {"\x03": "stop", "\t": "commodore", "\r": "return", "\n": "return", "\x7f": "delete", "\b": "delete"}
 DIRECTIONS = ("up", "down", "left", "right")

@@ -159,7 +159,7 @@ class C64:
             hands.type_text(self._running(), text)
 
     def press(self, *keys: str, frames: int = hands.HOLD) -> None:
-        """Press keys together for some frames: ``press("shift", "f1")``. Raises ValueError for others than there are."""
+        """Press keys together for some frames: ``press("shift", "f1")``. Raises ValueError for unknown ones."""
         hands.press(self._running(), *keys, frames=frames)
 
     def hold(self, key: str) -> None:
