@@ -42,7 +42,7 @@ def test_points_are_what_they_were_where_there_is_room() -> None:
 
 
 def test_colours_are_mixed_by_their_parts() -> None:
-    assert mean((0, 1)) == 0x7F7F7F and mean((2,)) == COLOURS[2] and mean((0, 0, 0, 1)) == 0x3F3F3F
+    assert mean(0, 1) == 0x7F7F7F and mean(2) == COLOURS[2] and mean(0, 0, 0, 1) == 0x3F3F3F
 
 
 def test_text_is_shown_as_text_with_its_colours(machine: Commodore64) -> None:

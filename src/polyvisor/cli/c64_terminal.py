@@ -28,6 +28,8 @@ Cell = tuple[str, int, int]
 """What a place of the terminal shows: a character, its colour, and that behind it, as 0xRRGGBB."""
 
 
+_SINGLE = [COLOURS[value & 15] for value in range(256)]
+
 # The picture
 
 
@@ -89,18 +91,23 @@ def block_cells(picture: Picture, columns: int, lines: int) -> list[list[Cell]]:
             start = (top + int((y + part) * height / down)) * picture.width
             row = pixels[start : start + picture.width]
             found += [each(row) for each in pick]
-        points.append([mean(colours) for colours in zip(*found, strict=True)])
+        points.append(list(map(_SINGLE.__getitem__, found[0])) if len(found) == 1 else list(map(mean, *found)))
     side, above = (columns - across) // 2, (lines - down // 2) // 2
     blank: Cell = (" ", 0, 0)
     rows: list[list[Cell]] = [[blank] * columns] * above
     for upper, lower in zip(points[::2], points[1::2], strict=True):
-        cells: list[Cell] = [("▀", a, b) for a, b in zip(upper, lower, strict=True)]
-        rows.append([blank] * side + cells + [blank] * (columns - side - across))
+        rows.append([blank] * side + list(map(_halves, upper, lower)) + [blank] * (columns - side - across))
     return rows + [[blank] * columns] * (lines - len(rows))
 
 
 @lru_cache(maxsize=1 << 16)
-def mean(colours: tuple[int, ...]) -> int:
+def _halves(upper: int, lower: int) -> Cell:
+    """A cell whose upper and lower half have these colours."""
+    return "▀", upper, lower
+
+
+@lru_cache(maxsize=1 << 16)
+def mean(*colours: int) -> int:
     """The mean of some of the sixteen colours."""
     found = [COLOURS[colour & 15] for colour in colours]
     channels = (sum(colour >> shift & 0xFF for colour in found) // len(found) << shift for shift in (16, 8, 0))
@@ -165,9 +172,10 @@ _SEQUENCES = {
     "[[A": "f1", "[[B": "f2", "[[C": "f3", "[[D": "f4", "[[E": "f5",
 }  # fmt: skip
 _NAMED = {
-    "up": "shift down", "down": "down", "right": "right", "left": "shift right", "home": "home",
-    "insert": "shift delete", "delete": "delete", "pageup": "restore", "end": "shift home",
-    "backtab": "shift commodore", "f1": "f1", "f2": "shift f1", "f3": "f3", "f4": "shift f3", "f5": "f5", "f6": "shift f5", "f7": "f7", "f8": "shift f7",
+    "up": "shift down", "down": "down", "right": "right", "left": "shift right", "home": "home", "end": "shift home",
+    "insert": "shift delete", "delete": "delete", "pageup": "restore", "backtab": "shift commodore",
+    "f1": "f1", "f2": "shift f1", "f3": "f3", "f4": "shift f3", "f5": "f5", "f6": "shift f5", "f7": "f7",
+    "f8": "shift f7",
 }  # fmt: skip
 _CONTROL = {"\x03": "stop", "\t": "commodore", "\r": "return", "\n": "return", "\x7f": "delete", "\b": "delete"}
 DIRECTIONS = ("up", "down", "left", "right")

@@ -178,6 +178,13 @@ def test_what_cannot_be_loaded_is_said(machine: Commodore64) -> None:
         software.start_from_drive(machine)
 
 
+def test_a_disk_without_programs_is_only_mounted(machine: Commodore64) -> None:
+    disk = D64.formatted(b"EMPTY", b"A1")
+    machine.insert(disk)
+    software.autostart(machine, disk)
+    assert machine.unseen is None
+
+
 def test_tapes_start_their_first_program(machine: Commodore64) -> None:
     tape = Tape(b"TAPE", ((b"ONE", program("lda #3\n sta $d020\n rts")), (b"TWO", program("rts"))))
     machine.insert(tape)

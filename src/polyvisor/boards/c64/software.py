@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from polyvisor.devices.c64 import keyboard, memory
 from polyvisor.storage.commodore.cartridge import Cartridge
 from polyvisor.storage.commodore.d64 import D64
+from polyvisor.storage.commodore.files import FileType
 from polyvisor.storage.commodore.petscii import from_unicode, screen_text
 from polyvisor.storage.commodore.tape import Tape, check_program
 
@@ -203,9 +204,10 @@ def _runs_itself(machine: Commodore64) -> bool:
 def autostart(machine: Commodore64, medium: D64 | Tape | Cartridge) -> None:
     """Start what a medium has: the program, or the first of a tape's; what a disk has first is loaded from the drive.
 
-    A cartridge starts by itself. Raises NotReadyError, ValueError.
+    A cartridge starts by itself; with a disk that has no programs there is nothing to do. Raises NotReadyError,
+    ValueError.
     """
     if isinstance(medium, Tape):
         start(machine, medium.programs[0][1])
-    elif isinstance(medium, D64):
+    elif isinstance(medium, D64) and any(entry.type is FileType.PRG for entry in medium.entries()):
         start_from_drive(machine)
