@@ -80,6 +80,8 @@ def test_a_disk_starts_its_first_program(tmp_path: Path) -> None:
         (["--limit", "1"], "--limit goes with --debug-register"),
         (["--window", "--headless"], "not both"),
         (["--tier", "x", "--seconds", "1"], "--tier 'x': there are jit"),
+        (["--restore", "none", "--seconds", "1"], "none: there is no such snapshot"),
+        (["--restore", "none", "a.prg"], "without them"),
         (["--keys", "ä", "--seconds", "1"], "'ä' is not in PETSCII"),
         (["--screenshot", "/nonexistent/a.png", "--seconds", "1"], "--screenshot '/nonexistent/a.png': No such file"),
         (["--sound", "/nonexistent/a.wav", "--seconds", "1"], "--sound '/nonexistent/a.wav': No such file"),
@@ -93,6 +95,21 @@ def test_mistakes_get_one_clear_line(
         app(["run", "c64", *arguments])
     lines = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and len(lines) == 1 and lines[0].startswith("polyvisor: ") and says in lines[0], lines
+
+
+def test_a_machine_is_kept_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept, png = tmp_path / "kept", tmp_path / "a.png"
+    with pytest.raises(SystemExit) as ended:
+        app(["run", "c64", "--headless", "--seconds", "1", "--keys", r"poke 53280,5\n", "--save", str(kept)])
+    assert ended.value.code == 0
+    with pytest.raises(SystemExit) as ended:
+        app(["run", "c64", "--headless", "--seconds", "0", "--restore", str(kept), "--screenshot", str(png)])
+    assert ended.value.code == 0 and picture(png)[2][1:4] == bytes.fromhex("56ac4d")
+    with pytest.raises(SystemExit) as ended:
+        app(["restore", str(kept)])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "is of a Commodore 64: polyvisor run c64 --restore" in error
 
 
 def test_options_before_the_name_are_told_where_they_go() -> None:

@@ -18,6 +18,8 @@ from .c64_play import HELP, Pace, Play, TerminalPlay, WindowPlay, is_terminal
 from .desk import check_writable, told
 
 _DEBUG_LIMIT = 600.0
+# Seconds that one who looks on can go back.
+_HISTORY = 20
 
 
 def fail(message: str, status: int = 2) -> typer.Exit:
@@ -76,6 +78,12 @@ def run_c64(
         float | None,
         typer.Option(min=0, help=f"With --debug-register: so many of its seconds may pass; default: {_DEBUG_LIMIT:g}."),
     ] = None,
+    restore: Annotated[
+        Path | None, typer.Option(metavar="SNAPSHOT", help="Go on from this file, which --save or C64.save wrote.")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="SNAPSHOT", help="When it has ended, keep the machine in this file.")
+    ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Change nothing on the disk.")] = False,
     no_autostart: Annotated[bool, typer.Option("--no-autostart", help="Mount FILE, but do not start it.")] = False,
     tier: Annotated[str, typer.Option(help=f"Engine: {', '.join(TIERS)}.")] = "jit",
@@ -87,6 +95,8 @@ def run_c64(
         raise fail("--limit goes with --debug-register; --seconds ends any run")
     if window and headless:
         raise fail("give --window or --headless, not both")
+    if restore is not None and (software or roms or read_only or no_autostart or debug_register):
+        raise fail("a snapshot has its own software, ROMs and switches: give --restore without them")
     seen = window or (not headless and is_terminal())
     if not seen and seconds is None and not debug_register:
         raise fail("there is no terminal, so it would run for ever: give --seconds, --debug-register, or --window")
@@ -99,10 +109,15 @@ def run_c64(
         if debug_register:
             allowed = limit if limit is not None else _DEBUG_LIMIT
             most = allowed if most is None else min(most, allowed)
-        with C64(
-            software, roms=roms, autostart=not no_autostart, read_only=read_only, debug_register=debug_register,
-            history=10 if seen else 0, tier=tier, progress=_progress,
-        ) as c64:  # fmt: skip
+        history = _HISTORY if seen else 0
+        if restore is not None:
+            made = C64.restore(restore, history=history)
+        else:
+            made = C64(
+                software, roms=roms, autostart=not no_autostart, read_only=read_only, debug_register=debug_register,
+                history=history, tier=tier, progress=_progress,
+            )  # fmt: skip
+        with made as c64:
             _progress("")
             if sound is not None:
                 with told(sound, "--sound"):
@@ -111,6 +126,8 @@ def run_c64(
             if screenshot is not None:
                 with told(screenshot, "--screenshot"):
                     c64.picture().save(screenshot)
+            if save is not None:
+                c64.save(save)
             status = _status(c64, stop, debug_register)
             if c64.machine.drive.failure is not None:
                 print(f"polyvisor: {c64.machine.drive.failure}", file=sys.stderr)

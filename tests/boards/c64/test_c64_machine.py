@@ -263,6 +263,18 @@ def test_banks_are_switched_at_once(kind: Hardware, banks: int) -> None:
     machine.close()
 
 
+@pytest.mark.parametrize("tier", ["jit", "reference"])
+def test_a_bank_may_switch_itself_away(tier: str) -> None:
+    # The instruction after the store is the other bank's.
+    first = bank("lda #1\n sta $de00\n.byte 2", 0x8000, 0, START)
+    second = bank("lda #1\n sta $de00\n lda #$2a\n sta $c000\n1: jmp 1b", 0x8000, 1, START)
+    made = Cartridge("BANKS", Hardware.MAGIC_DESK, False, True, (first, second), (None, None))
+    machine = Commodore64(cartridge=made, tier=tier)
+    machine.set_registers(pc=0x8009, port_data=0x37, port_direction=0x2F)
+    assert machine.run(400).reason == "limit" and machine.peek(0xC000) == 0x2A
+    machine.close()
+
+
 def test_easyflash_switches_banks_and_lines_and_has_memory() -> None:
     # From the boot ROM at $E000 in bank 0: 16 KiB, bank 1, read both halves; 8 KiB; memory at $DF00; then off.
     text = """

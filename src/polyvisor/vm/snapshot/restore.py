@@ -36,6 +36,8 @@ class Origin:
         store.open_file(name)
         self.chain = store.open_chain(store.path_of(name))
         self.file = self.chain[-1]
+        if self.file.document.get("board") == "c64":
+            raise SnapshotError(f"{self.file.path}: is of a Commodore 64: polyvisor run c64 --restore goes on from it")
         self.vm = self.file.take(VMState, "vm")
 
     def disks(self) -> list[Any]:
