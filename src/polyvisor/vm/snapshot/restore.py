@@ -15,7 +15,6 @@ from polyvisor.vm.errors import SnapshotError
 from polyvisor.vm.machine import Machine
 
 from . import disks, store
-from .description import VMState
 from .disks import DiskState
 from .file import SnapshotFile
 from .machine_state import MachineState, Shape, apply
@@ -36,9 +35,7 @@ class Origin:
         store.open_file(name)
         self.chain = store.open_chain(store.path_of(name))
         self.file = self.chain[-1]
-        if self.file.document.get("board") == "c64":
-            raise SnapshotError(f"{self.file.path}: is of a Commodore 64: polyvisor run c64 --restore goes on from it")
-        self.vm = self.file.take(VMState, "vm")
+        self.vm = store.vm_of(self.file)
 
     def disks(self) -> list[Any]:
         """The disks, as they were. Raises SnapshotError."""

@@ -63,7 +63,7 @@ class Snapshot:
     @classmethod
     def of(cls, file: SnapshotFile) -> Snapshot:
         """The snapshot in an open file. Raises SnapshotError."""
-        vm = file.take(VMState, "vm")
+        vm = vm_of(file)
         parent = file.take(Parent | None, "parent")
         sections = [each.section for each in file.take(list[RamSection], "ram")]
         sections += [each.section for each in file.take(list[DiskState], "disks") if each.section is not None]
@@ -108,6 +108,14 @@ def path_of(name: str | os.PathLike[str]) -> Path:
 def find(name: str | os.PathLike[str]) -> Snapshot:
     """The snapshot with that name or path. Raises SnapshotError."""
     return Snapshot.of(open_file(name))
+
+
+def vm_of(file: SnapshotFile) -> VMState:
+    """How the VM was made that a snapshot is of. Raises SnapshotError, also for other machines than VMs."""
+    if file.document.get("board") == "c64":
+        raise SnapshotError(f"{file.path}: is of a Commodore 64: polyvisor run c64 --restore goes on from it")
+    found: VMState = file.take(VMState, "vm")
+    return found
 
 
 def open_file(name: str | os.PathLike[str]) -> SnapshotFile:
