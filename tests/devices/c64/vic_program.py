@@ -16,6 +16,7 @@ class Cpu(State, vic_ii.VicII):
     pc = Field(u64)
     irq_lines = Field(u8)
     irq_since = Field(u64)
+    irq_until = Field(u64)
     count = Field(u32)
     seen = Registers(u64, 256)
 
