@@ -243,8 +243,13 @@ def _debian() -> None:
         pytest.skip(f"no Debian mirror: {error}")
 
 
-# The agent answers before systemd does.
-STARTED = "while [ $(systemctl is-system-running) = offline ]; do sleep 1; done; systemctl is-system-running --wait"
+# The agent answers before systemd does, and before its bus is there.
+STARTED = """
+while state=$(systemctl is-system-running --wait 2>/dev/null); [ -z "$state" ] || [ "$state" = offline ]; do
+    sleep 1
+done
+echo "$state"
+"""
 
 
 @pytest.mark.slow
