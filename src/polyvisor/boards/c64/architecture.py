@@ -105,6 +105,20 @@ def ultimax(cpu, address: u64, block: u32, ram: u64) -> u64:
 # Chips
 
 
+@function
+def reach_vic(cpu, now: u64) -> None:
+    """Before an access to its registers: it is up to date, and must be asked anew when it is due."""
+    line.run(cpu, now)
+    cpu.c64_vic_due = u64(0)
+
+
+@function
+def reach_cia(cpu, n, now: u64) -> None:
+    """The same for a CIA."""
+    cia.run(cpu, n, now)
+    cpu.c64_cia_due[n] = u64(0)
+
+
 @c64.hook("read_device")
 def read_device(cpu, paddr: u64, size: u64) -> tuple[u64, bool]:
     """A read in the I/O area, $D000 to $DFFF; what it has no chip for is the board's."""
@@ -115,8 +129,7 @@ def read_device(cpu, paddr: u64, size: u64) -> tuple[u64, bool]:
     now = cpu.cycles()
     value = u8(0)
     if block < 4:
-        line.run(cpu, now)
-        cpu.c64_vic_due = u64(0)
+        reach_vic(cpu, now)
         value = registers.read_register(cpu, offset & 0x3F)
     elif block < 8:
         sid.run(cpu, now)
@@ -125,12 +138,10 @@ def read_device(cpu, paddr: u64, size: u64) -> tuple[u64, bool]:
         nibble, _ = cpu.phys_load(u8, u64(memory.COLOUR_RAM) + u64(offset & 0x3FF))
         value = nibble | 0xF0
     elif block == 0xC:
-        cia.run(cpu, 0, now)
-        cpu.c64_cia_due[0] = u64(0)
+        reach_cia(cpu, 0, now)
         value = cia.read_register(cpu, 0, offset & 0xF)
     elif block == 0xD:
-        cia.run(cpu, 1, now)
-        cpu.c64_cia_due[1] = u64(0)
+        reach_cia(cpu, 1, now)
         value = cia.read_register(cpu, 1, offset & 0xF)
     elif block == 0xF and cpu.c64_cartridge == EASYFLASH:
         value, _ = cpu.phys_load(u8, u64(memory.CARTRIDGE_RAM) + u64(offset & 0xFF))
@@ -149,8 +160,7 @@ def write_device(cpu, paddr: u64, size: u64, stored: u64) -> bool:
     value = u8(stored)
     now = cpu.cycles()
     if block < 4:
-        line.run(cpu, now)
-        cpu.c64_vic_due = u64(0)
+        reach_vic(cpu, now)
         registers.write_register(cpu, offset & 0x3F, value)
     elif block < 8:
         if offset == DEBUG and cpu.c64_debug != 0:
@@ -162,12 +172,10 @@ def write_device(cpu, paddr: u64, size: u64, stored: u64) -> bool:
         line.run(cpu, now)
         cpu.phys_store(u8, u64(memory.COLOUR_RAM) + u64(offset & 0x3FF), value & 0xF)
     elif block == 0xC:
-        cia.run(cpu, 0, now)
-        cpu.c64_cia_due[0] = u64(0)
+        reach_cia(cpu, 0, now)
         cia.write_register(cpu, 0, offset & 0xF, value)
     elif block == 0xD:
-        cia.run(cpu, 1, now)
-        cpu.c64_cia_due[1] = u64(0)
+        reach_cia(cpu, 1, now)
         cia.write_register(cpu, 1, offset & 0xF, value)
         select_bank(cpu)
     elif block == 0xE and cpu.c64_cartridge != NONE:

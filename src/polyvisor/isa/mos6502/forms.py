@@ -3,6 +3,7 @@
 Each adds instructions of one operation, by opcode and addressing mode, to an architecture.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from polyvisor.adl import Architecture, Function, function, u8, u16
@@ -34,10 +35,16 @@ def add(architecture: Architecture, opcode: int, text: str, execute: Function, s
     architecture.instruction(pattern, text)(described)
 
 
+def _in_all_modes(
+    architecture: Architecture, name: str, opcodes: Opcodes, make: Callable[[Mode], Function]
+) -> None:
+    for opcode, mode in opcodes.items():
+        add(architecture, opcode, name + mode.syntax, make(mode), mode.size)
+
+
 def reads(architecture: Architecture, name: str, operation: Function, opcodes: Opcodes) -> None:
     """Instructions that read a value."""
-    for opcode, mode in opcodes.items():
-        add(architecture, opcode, name + mode.syntax, _reading(name, operation, mode), mode.size)
+    _in_all_modes(architecture, name, opcodes, lambda mode: _reading(name, operation, mode))
 
 
 def _reading(name: str, operation: Function, mode: Mode) -> Function:
@@ -62,8 +69,7 @@ def _reading(name: str, operation: Function, mode: Mode) -> Function:
 
 def writes(architecture: Architecture, name: str, value: Function, opcodes: Opcodes) -> None:
     """Instructions that write: what ``value(cpu)`` gives."""
-    for opcode, mode in opcodes.items():
-        add(architecture, opcode, name + mode.syntax, _writing(value, mode), mode.size)
+    _in_all_modes(architecture, name, opcodes, lambda mode: _writing(value, mode))
 
 
 def _writing(value: Function, mode: Mode) -> Function:
@@ -80,8 +86,7 @@ def _writing(value: Function, mode: Mode) -> Function:
 
 def changes(architecture: Architecture, name: str, operation: Function, opcodes: Opcodes) -> None:
     """Instructions that read a value and write another one back; NMOS writes the old one first, CMOS reads twice."""
-    for opcode, mode in opcodes.items():
-        add(architecture, opcode, name + mode.syntax, _changing(operation, mode), mode.size)
+    _in_all_modes(architecture, name, opcodes, lambda mode: _changing(operation, mode))
 
 
 def _changing(operation: Function, mode: Mode) -> Function:
