@@ -24,8 +24,8 @@ from polyvisor.storage.qcow2.image import Qcow2
 from polyvisor.vm.equipment import Disk, Nic, Screen, Share
 from polyvisor.vm.errors import SnapshotError
 from polyvisor.vm.snapshot import store
-from polyvisor.vm.snapshot.file import Writer
 from polyvisor.vm.snapshot.store import Snapshot
+from polyvisor.vm.snapshot.writer import Writer
 from polyvisor.vm.virtual_machine import VM
 from support.guests import guest_image
 

@@ -18,7 +18,7 @@ from polyvisor.vm.equipment.nic import HELP as NET_HELP
 from polyvisor.vm.errors import SnapshotError, VMError
 from polyvisor.vm.remote import RemoteVM
 from polyvisor.vm.snapshot import store
-from polyvisor.vm.snapshot.disks import DiskState
+from polyvisor.vm.snapshot.disk_state import DiskState
 from polyvisor.vm.snapshot.restore import restored_vm
 from polyvisor.vm.snapshot.store import Snapshot
 from polyvisor.vm.virtual_machine import VM

@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     from .group.group import Group
     from .hooks import Hooks
     from .snapshot.restore import Origin
-    from .snapshot.store import Snapshot
-    from .snapshot.take import Last
+    from .snapshot.store import Last, Snapshot
 
 # Where there is an init system that can end its services and unmount its disks, it is asked to.
 _POWER_OFF = """sync

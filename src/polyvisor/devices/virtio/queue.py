@@ -10,7 +10,7 @@ load or store of the host, so a hart never sees half of it.
 
 from __future__ import annotations
 
-import platform
+import os
 import threading
 from abc import ABC, abstractmethod
 from array import array
@@ -39,7 +39,7 @@ MANY = 6
 _MAX_CHAIN_BYTES = 2**32
 
 # Whether the host keeps loads in order, and stores, as x86 does; a store and a later load are never kept in order.
-ORDERED_HOST = platform.machine() in ("x86_64", "AMD64")
+ORDERED_HOST = os.uname().machine == "x86_64"
 
 Segment = tuple[int, int]
 """Guest physical address and length in bytes."""

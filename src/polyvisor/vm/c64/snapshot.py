@@ -23,7 +23,8 @@ from polyvisor.storage.commodore.tape import Tape
 from polyvisor.vm.errors import SnapshotError
 from polyvisor.vm.snapshot import ram
 from polyvisor.vm.snapshot.codec import to_plain
-from polyvisor.vm.snapshot.file import Section, SnapshotFile, Writer, remove_stale
+from polyvisor.vm.snapshot.file import Section, SnapshotFile
+from polyvisor.vm.snapshot.writer import Writer, remove_stale
 
 BOARD = "c64"
 FORMAT = 1

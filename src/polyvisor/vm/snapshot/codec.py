@@ -12,8 +12,9 @@ import dataclasses
 import types
 import typing
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from polyvisor.vm.errors import SnapshotError
@@ -54,91 +55,121 @@ def from_plain(kind: Any, data: Any, where: str = "", like: Any = None) -> Any:
     """A value of type ``kind`` from what :func:`to_plain` made of one.
 
     ``where`` is what to call it in errors. A field declared as Any has the type of the same one of ``like``. Raises
-    StateError.
+    StateError; TypeError for a type that has no such form.
     """
+    return _reader(kind)(data, where, like)
+
+
+_Reader = Callable[[Any, str, Any], Any]
+
+
+@cache
+def _reader(kind: Any) -> _Reader:
+    """What makes a value of that type from data, what to call it, and one like it. Made once: lists may be long."""
     if kind is Any:
-        if like is None:
-            if data is not None:
-                raise StateError(f"{where}: there should be nothing")
-            return None
-        return from_plain(type(like), data, where, like)
+        return _like
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _dataclass(kind, data, where, like)
+        return partial(_dataclass, kind)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        return _optional(arguments, data, where, like)
+        return _optional(arguments)
     if origin in (list, deque, set, frozenset) or (origin is tuple and arguments[-1] is Ellipsis):
-        return origin(from_plain(arguments[0], each, where) for each in _expect(list, data, where))
+        return partial(_sequence, origin, _reader(arguments[0]))
     if origin is tuple:
-        return tuple(_fixed(arguments, data, where))
+        return partial(_fixed, tuple, [_reader(each) for each in arguments])
     if origin is dict:
-        if arguments[0] is str or not data:
-            return {key: from_plain(arguments[1], each, f"{where}.{key}") for key, each in _pairs(data, where)}
-        pairs = [_fixed(arguments, pair, where) for pair in _expect(list, data, where)]
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise StateError(f"{where}: a key that is there twice")
-        return found
-    if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
-        hints = _hints(kind)
-        return kind(*_fixed([hints[name] for name in kind._fields], data, where))
+        return partial(_mapping, arguments[0] is str, [_reader(each) for each in arguments])
+    make = getattr(kind, "_make", None)
+    if make is not None:  # a named tuple
+        hints = typing.get_type_hints(kind)
+        return partial(_fixed, make, [_reader(hints[name]) for name in kind._fields])
     if isinstance(kind, type) and issubclass(kind, Enum):
-        try:
-            return kind(data)
-        except ValueError:
-            raise StateError(f"{where}: {data!r} is not possible") from None
+        return partial(_enum, kind)
     if kind is int:
-        number: int = _expect(int, data, where)
-        if number < LEAST or number.bit_length() > _MOST_BITS:
-            raise StateError(f"{where}: a number that is too large")
-        return number
+        return _integer
     if kind is bytearray:
-        return bytearray(_expect(bytes, data, where))
+        return lambda data, where, like: bytearray(_expect(bytes, data, where))
     if kind in (bool, str, bytes):
-        return _expect(kind, data, where)
-    raise TypeError(f"{where}: a field of type {kind} has no form as plain data")
+        return partial(_expect, kind)
+    raise TypeError(f"a field of type {kind} has no form as plain data")
 
 
-def _expect(kind: type, data: Any, where: str) -> Any:
+def _expect(kind: type, data: Any, where: str, like: Any = None) -> Any:
     # True is an int to Python.
     if type(data) is not kind:
         raise StateError(f"{where}: not of type {kind.__name__}")
     return data
 
 
-def _pairs(data: Any, where: str) -> Any:
-    return _expect(dict, data, where).items()
+def _integer(data: Any, where: str, like: Any) -> int:
+    if type(data) is not int:
+        raise StateError(f"{where}: not of type int")
+    if data < LEAST or data.bit_length() > _MOST_BITS:
+        raise StateError(f"{where}: a number that is too large")
+    return data
 
 
-def _fixed(kinds: Any, data: Any, where: str) -> list[Any]:
-    """Values of these types, as many as there are of them."""
-    if len(_expect(list, data, where)) != len(kinds):
-        raise StateError(f"{where}: {len(data)} values instead of {len(kinds)}")
-    return [from_plain(kind, each, where) for kind, each in zip(kinds, data, strict=True)]
+def _enum(kind: type[Enum], data: Any, where: str, like: Any) -> Enum:
+    try:
+        return kind(data)
+    except ValueError:
+        raise StateError(f"{where}: {data!r} is not possible") from None
 
 
-def _optional(arguments: tuple[Any, ...], data: Any, where: str, like: Any) -> Any:
-    kinds = [kind for kind in arguments if kind is not types.NoneType]
-    if data is None and len(kinds) < len(arguments):
+def _like(data: Any, where: str, like: Any) -> Any:
+    if like is None:
+        if data is not None:
+            raise StateError(f"{where}: there should be nothing")
         return None
+    return from_plain(type(like), data, where, like)
+
+
+def _sequence(kind: Any, read: _Reader, data: Any, where: str, like: Any) -> Any:
+    return kind([read(each, where, None) for each in _expect(list, data, where)])
+
+
+def _fixed(make: Callable[[list[Any]], Any], reads: list[_Reader], data: Any, where: str, like: Any = None) -> Any:
+    """Values of these types, as many as there are of them."""
+    if len(_expect(list, data, where)) != len(reads):
+        raise StateError(f"{where}: {len(data)} values instead of {len(reads)}")
+    return make([read(each, where, None) for read, each in zip(reads, data, strict=True)])
+
+
+def _mapping(named: bool, reads: list[_Reader], data: Any, where: str, like: Any) -> dict[Any, Any]:
+    """``named``: its keys are strings."""
+    if named or not data:
+        return {key: reads[1](each, f"{where}.{key}", None) for key, each in _expect(dict, data, where).items()}
+    pairs = [_fixed(tuple, reads, pair, where) for pair in _expect(list, data, where)]
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise StateError(f"{where}: a key that is there twice")
+    return found
+
+
+def _optional(arguments: tuple[Any, ...]) -> _Reader:
+    kinds = [kind for kind in arguments if kind is not types.NoneType]
     if len(kinds) != 1:
-        raise TypeError(f"{where}: a field of several types has no form as plain data")
-    return from_plain(kinds[0], data, where, like)
+        raise TypeError("a field of several types has no form as plain data")
+    read = _reader(kinds[0])
+    if len(kinds) == len(arguments):
+        return read
+    return lambda data, where, like: None if data is None else read(data, where, like)
+
+
+@cache
+def _fields(kind: Any) -> dict[str, _Reader]:
+    hints = typing.get_type_hints(kind)
+    return {field.name: _reader(hints[field.name]) for field in dataclasses.fields(kind)}
 
 
 def _dataclass(kind: Any, data: Any, where: str, like: Any) -> Any:
     _expect(dict, data, where)
-    hints = _hints(kind)
-    names = [field.name for field in dataclasses.fields(kind)]
-    missing, unknown = [name for name in names if name not in data], [name for name in data if name not in names]
-    if missing or unknown:
+    fields = _fields(kind)
+    if fields.keys() != data.keys():
+        missing, unknown = [name for name in fields if name not in data], [name for name in data if name not in fields]
         problem = f"{', '.join(missing)} is missing" if missing else f"{', '.join(unknown)} is unknown"
         raise StateError(f"{where or kind.__name__}: {problem}")
     prefix = f"{where}." if where else ""
-    values = {name: from_plain(hints[name], data[name], prefix + name, getattr(like, name, None)) for name in names}
-    return kind(**values)
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+    return kind(**{
+        name: read(data[name], prefix + name, getattr(like, name, None)) for name, read in fields.items()
+    })  # fmt: skip

@@ -24,25 +24,9 @@ from polyvisor.storage.raw import RawFile
 from polyvisor.vm.equipment.disk import Disk
 from polyvisor.vm.errors import SnapshotError
 
-from .file import Section, SnapshotFile, Writer
-
-
-@dataclass
-class DiskState:
-    """A disk. ``section``: the blocks that are not as in the file at ``path``; None for a disk that is only read."""
-
-    path: str
-    format: str
-    serial: str
-    size: int
-    """Bytes of the disk."""
-    file_size: int
-    file_time: int
-    """Of the file, with which it is recognised: bytes, and when it was changed, in nanoseconds since 1970; 0: not to be
-    compared."""
-    inner: str | None
-    """The snapshot inside the qcow2 image that has the disk."""
-    section: Section | None
+from .disk_state import DiskState
+from .file import Section, SnapshotFile
+from .writer import Writer
 
 
 @dataclass

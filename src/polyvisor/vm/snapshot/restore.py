@@ -14,13 +14,12 @@ from polyvisor.vm.equipment import Nic, Share
 from polyvisor.vm.errors import SnapshotError
 from polyvisor.vm.machine import Machine
 
-from . import disks, store
-from .disks import DiskState
+from . import store
+from .disk_state import DiskState
 from .file import SnapshotFile
 from .machine_state import MachineState, Shape, apply
 from .ram import RamImage
-from .store import RamSection
-from .take import Last
+from .store import Last, RamSection
 
 if TYPE_CHECKING:
     from polyvisor.network.switch import Switch
@@ -39,7 +38,12 @@ class Origin:
 
     def disks(self) -> list[Any]:
         """The disks, as they were. Raises SnapshotError."""
-        return list(disks.restored(self.chain, [file.take(list[DiskState], "disks") for file in self.chain]))
+        states = [file.take(list[DiskState], "disks") for file in self.chain]
+        if not states[-1]:
+            return []
+        from . import disks  # with all of storage
+
+        return list(disks.restored(self.chain, states))
 
     def state(self) -> MachineState:
         """The machine's state. Raises SnapshotError."""

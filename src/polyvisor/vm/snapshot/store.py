@@ -16,9 +16,8 @@ from typing import Any
 from polyvisor.cachedir import data_root
 from polyvisor.vm.errors import SnapshotError
 
-from . import disks
 from .description import VMState
-from .disks import DiskState
+from .disk_state import DiskState
 from .file import Section, SnapshotFile
 
 SUFFIX = ".pvsnap"
@@ -88,6 +87,15 @@ class Snapshot:
     def delete(self) -> None:
         """Delete it. Machines that were restored from it go on. Raises SnapshotError if others are based on it."""
         delete(self.path)
+
+
+@dataclass(frozen=True)
+class Last:
+    """The snapshot that a machine went on from, and since when its pages of RAM are noted."""
+
+    identity: str
+    path: Path
+    mark: int
 
 
 def directory() -> Path:
@@ -218,4 +226,7 @@ def forget_inside(path: Path) -> None:
         states: list[Any] = file.take(list[DiskState], "disks")
     except SnapshotError:
         return  # nobody can tell what it was
-    disks.forget(states, inner_name(file.identity))
+    if states:
+        from . import disks
+
+        disks.forget(states, inner_name(file.identity))

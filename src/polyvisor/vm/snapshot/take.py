@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,24 +18,16 @@ from . import ram, store
 from .codec import to_plain
 from .description import VMState
 from .disks import Disks
-from .file import Run, Writer, remove_stale
+from .file import Run
 from .machine_state import at_rest, capture_devices
-from .store import Parent, RamSection, Snapshot
+from .store import Last, Parent, RamSection, Snapshot
+from .writer import Writer, remove_stale
 
 if TYPE_CHECKING:
     from polyvisor.vm.virtual_machine import VM
 
 # Each piece of RAM that is not in a file's parent becomes a mapping; the host allows some 65,000 in a process.
 _MOST_RUNS = 2048
-
-
-@dataclass(frozen=True)
-class Last:
-    """The snapshot that a machine went on from, and since when its pages of RAM are noted."""
-
-    identity: str
-    path: Path
-    mark: int
 
 
 class Taken:
