@@ -94,16 +94,16 @@ def _modules(architecture: Architecture) -> set[str]:
     return found
 
 
-def _packages(architecture: Architecture) -> list[Any]:
-    """The packages (or modules' packages) that describe it, and the compiler's own."""
-    names = {name.rpartition(".")[0] or name for name in _modules(architecture)}
+def _packages(modules: Iterable[str]) -> list[Any]:
+    """The packages (or modules' packages) of what describes an architecture, and the compiler's own."""
+    names = {name.rpartition(".")[0] or name for name in modules}
     found = [import_module(n) for n in sorted(names)]
     return [polyvisor.adl, polyvisor.engine, *(m for m in found if hasattr(m, "__path__"))]
 
 
-def _loose_sources(architecture: Architecture) -> str:
-    """The sources of modules that are in no package (scripts, tests) and describe it, and of those they import."""
-    todo = [name for name in _modules(architecture) if not _in_package(name)]
+def _loose_sources(modules: Iterable[str]) -> str:
+    """The sources of those modules that are in no package (scripts, tests), and of what they import."""
+    todo = [name for name in modules if not _in_package(name)]
     if not todo:
         return ""
     import ast
@@ -143,9 +143,10 @@ def cache_key(architecture: Architecture) -> str:
 
 
 def _make_key(architecture: Architecture) -> str:
+    modules = _modules(architecture)
     parts = [
         architecture.name, compiler_version(), host_cpu(),
-        sources_digest(_packages(architecture)), _loose_sources(architecture),
+        sources_digest(_packages(modules)), _loose_sources(modules),
     ]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return f"{architecture.name}-{digest[:32]}"
