@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import http.server
 import os
 import signal
@@ -22,6 +23,7 @@ from polyvisor.isa.riscv import rv64
 from polyvisor.network.switch import Switch
 from polyvisor.vm.equipment import Disk
 from polyvisor.vm.errors import ForkError, StoppedError, VMError, VMTimeoutError
+from polyvisor.vm.forks import fork as fork_module
 from polyvisor.vm.forks.beginning import AT_ONCE
 from support.guests import guest_image
 from support.programs import POWER_OFF, elf
@@ -173,6 +175,29 @@ def test_a_fork_whose_process_dies(counting: VM) -> None:
     with pytest.raises(StoppedError, match="vm-0 has ended"):
         number(fork)
     assert counting.running
+
+
+def test_a_fork_that_nobody_has_any_more_ends(counting: VM) -> None:
+    gc.disable()  # at once, not when garbage is looked for: it would compute until then
+    try:
+        [fork] = counting.fork()
+        process = fork.pid
+        registers = fork.cpu[0].x
+        del fork
+        assert registers["s0"] == COUNTER and is_alive(process), "what came of it keeps it"
+        del registers
+        assert not is_alive(process)
+    finally:
+        gc.enable()
+
+
+def test_a_fork_whose_process_does_not_end_is_killed(counting: VM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_module, "_END_TIME", 0.1)
+    [fork] = counting.fork()
+    number(fork)
+    os.kill(fork.pid, signal.SIGSTOP)
+    fork.kill()
+    assert not is_alive(fork.pid)
 
 
 def test_who_waits_for_a_fork_does_not_keep_others_from_it(counting: VM) -> None:

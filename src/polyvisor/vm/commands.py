@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,7 +38,15 @@ class GuestCommands(ABC):
         """Requests to the guest's agent, without this object's default timeout."""
         from polyvisor.guest.client import GuestClient
 
-        return GuestClient(self.open_agent, self._kept_connections)
+        machine = weakref.ref(self)  # which is not kept by what it has
+
+        def connect(timeout: float | None) -> Connection:
+            found = machine()
+            if found is None:
+                raise StoppedError("the machine is gone")
+            return found.open_agent(timeout)
+
+        return GuestClient(connect, self._kept_connections)
 
     @abstractmethod
     def open_agent(self, timeout: float | None = None) -> Connection:

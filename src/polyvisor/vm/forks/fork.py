@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import threading
 import time
@@ -16,11 +17,12 @@ from polyvisor.vm.commands import DEFAULT, GuestCommands
 from polyvisor.vm.errors import StoppedError, VMError, VMTimeoutError
 from polyvisor.vm.remote import SocketConnection, exchange
 
-from .remote_object import Client
+from .remote_object import Client, RemoteObject
 
 BEGIN, _CONNECTION = b"b", b"c"
 """What is sent to a fork's process; with the latter comes a descriptor."""
 _STOP_TIME = 10.0
+_END_TIME, _SHORT = 10.0, 0.0005  # seconds until a process that does not end is killed, and between looks
 _LOOK = 1.0  # seconds that one waits for a word at a time: another thread may have closed the channel
 
 
@@ -46,7 +48,7 @@ class Fork(GuestCommands):
         self._said = b""
         self._over: dict[str, Any] | None = None
         self._lock = threading.Lock()
-        self._remote = Client(lambda: self._open("object"))
+        self._forgotten: list[int] = []
         self._end = weakref.finalize(self, _end, channel, pid)
 
     # Its life
@@ -123,7 +125,7 @@ class Fork(GuestCommands):
     def finish(self) -> None:
         """Cut the power, and wait until what it wrote is complete, such as its recording."""
         with contextlib.suppress(VMError):
-            self._remote.root.kill()
+            self._remote.kill()
         self.has_ended(_STOP_TIME)
         self.kill()
 
@@ -140,7 +142,7 @@ class Fork(GuestCommands):
 
     def boot(self, timeout: float | object | None = DEFAULT) -> Fork:
         """Wait until its agent answers. Raises VMTimeoutError, StoppedError."""
-        self._remote.root.boot(self._limit(timeout))
+        self._remote.boot(self._limit(timeout))
         return self
 
     def __enter__(self) -> Fork:
@@ -152,12 +154,17 @@ class Fork(GuestCommands):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(f"a fork has no attribute {name!r}")
-        return getattr(self._remote.root, name)
+        return getattr(self._remote, name)
 
     def __repr__(self) -> str:
         return f"<Fork {self.name}: process {self.pid}, {'running' if self.running else 'ended'}>"
 
     # Connections
+
+    @property
+    def _remote(self) -> RemoteObject:
+        """The VM there. Not kept: this object ends when nobody has it, or anything that came of it."""
+        return Client(lambda: self._open("object"), self._forgotten).root
 
     def _open(self, op: str, **values: Any) -> socket.socket:
         """A connection to its process, with which it will do ``op``. Raises StoppedError, VMError."""
@@ -191,5 +198,16 @@ def _end(channel: socket.socket, pid: int) -> None:
     with contextlib.suppress(OSError):
         channel.shutdown(socket.SHUT_RDWR)
     channel.close()
+    reap(pid)
+
+
+def reap(pid: int) -> None:
+    """Wait until a child has ended that has been given every reason to; one that does not is killed."""
+    end = time.monotonic() + _END_TIME
     with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, 0)
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                break
+            time.sleep(_SHORT)

@@ -61,12 +61,19 @@ class RemoteObject:
 
 
 class Client:
-    """Asks for objects; ``connect`` gives a new connection to who serves them. The first object is number 0."""
+    """Asks for objects; ``connect`` gives a new connection to who serves them.
 
-    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+    ``forgotten`` are the numbers of those that nobody here has any more, as all clients of one server know them.
+    """
+
+    def __init__(self, connect: Callable[[], socket.socket], forgotten: list[int]) -> None:
         self._connect = connect
-        self._forgotten: list[int] = []
-        self.root = RemoteObject(self._ask, 0, "the machine", [])
+        self._forgotten = forgotten
+
+    @property
+    def root(self) -> RemoteObject:
+        """The first object."""
+        return RemoteObject(self._ask, 0, "the machine", [])
 
     def _ask(self, request: tuple[Any, ...]) -> Any:
         try:

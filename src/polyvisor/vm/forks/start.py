@@ -23,7 +23,7 @@ from polyvisor.vm.errors import ForkError, VMError
 from polyvisor.vm.virtual_machine import VM
 
 from .beginning import AT_ONCE, Beginning
-from .fork import BEGIN, Fork
+from .fork import BEGIN, Fork, reap
 from .life import Identity, live
 
 # Every fork takes one, and one for requests; more are needed while something is asked of it.
@@ -224,8 +224,7 @@ def _end_template(process: int, control: socket.socket, wait: bool) -> None:
                 break
             left += [each for key, each in json.loads(data).items() if key == "process"]
     for each in (process, *left) if wait else left:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(each, 0)
+        reap(each)
 
 
 @contextlib.contextmanager
