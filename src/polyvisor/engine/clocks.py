@@ -14,7 +14,7 @@ from polyvisor.adl import u32, u64, u128
 from polyvisor.adl.host import cpu_address, host_call
 
 from .access import engine
-from .layout import NO_TAG, EngineState
+from .layout import NO_TAG, REGION_INSTRUCTIONS, EngineState
 
 _TIMESPEC_OFFSET = EngineState.members["timespec"].offset
 _SECOND = 1_000_000_000
@@ -66,6 +66,13 @@ def due_at(cpu, arch) -> u64:
 
 
 @engine()
+def bound_regions(cpu) -> None:
+    """Let regions look around where others do, and leave the end of a turn to the interpreter."""
+    last = cpu.stop_at - REGION_INSTRUCTIONS if cpu.stop_at > REGION_INSTRUCTIONS else u64(0)
+    cpu.region_limit = cpu.limit if cpu.limit < last else last
+
+
+@engine()
 def bound_turn(cpu, arch) -> bool:
     """Let the turn end when the CPU's timer is due, if that is sooner; gives whether it is."""
     if "deadline" not in arch.hooks:
@@ -76,6 +83,7 @@ def bound_turn(cpu, arch) -> bool:
         cpu.stop_at = count
         if count < cpu.limit:
             cpu.limit = count
+        bound_regions(cpu)
         return True
     return False
 

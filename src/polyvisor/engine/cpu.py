@@ -233,7 +233,7 @@ class Cpu:
     def end_turn_soon(self) -> None:
         """Called by a device while this CPU accesses it: the turn is over at the next jump."""
         self.engine.stop_at = min(int(self.engine.stop_at), int(self.engine.retired))
-        self.engine.limit = 0
+        self.engine.limit = self.engine.region_limit = 0
 
     @property
     def turn_state(self) -> tuple[int, bool]:

@@ -24,7 +24,7 @@ from .access import (
     reset_records,
     unlock,
 )
-from .clocks import bound_turn, bus_cycle, clock, wakes_at  # noqa: F401  (handlers and the core call some of them)
+from .clocks import bound_regions, bound_turn, bus_cycle, clock, wakes_at  # noqa: F401  (handlers and the core call some of them)
 from .layout import (
     CODE_TLB_ENTRY,
     CODE_TLB_SIZE,
@@ -98,6 +98,7 @@ def look_around(cpu, arch, layout) -> bool:
     if limit > cpu.break_at:
         limit = cpu.break_at
     cpu.limit = limit if limit < cpu.stop_at else cpu.stop_at
+    bound_regions(cpu)
     cpu.fence()
     serve_flushes(cpu, arch, layout)
     if cpu.stop != 0 or cpu.retired >= cpu.break_at:
@@ -150,6 +151,7 @@ def find_code(cpu, arch, layout) -> u64:
     cpu.resuming = u8(0)
     if resuming:
         # Not a place of the program's: native code returned here for something of its own.
+        cpu.region_limit = u64(0)  # until the next look: the turn may be another one
         cpu.fence()
         serve_flushes(cpu, arch, layout)
     elif not arch.clocked:  # noqa: SIM102  (a clocked one takes its events where they are due, in native code)

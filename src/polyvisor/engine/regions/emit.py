@@ -6,7 +6,7 @@ on.  A jump backwards compares the instruction count with the limit as it was at
 requests and interrupts after a slice, not at once as the interpreter does.
 
 The end of a turn (`stop_at`) is another matter: a CPU stops at the first jump there, whatever is compiled. A region is
-entered, and goes on, only where it cannot come that far, and the interpreter goes the rest of the way.
+entered, and goes on, only where it cannot come that far (`region_limit`), and the interpreter goes the rest of the way.
 """
 
 from __future__ import annotations
@@ -528,27 +528,22 @@ class RegionEmitter(InstructionEmitter):
             self.line("store i64 %refused1, ptr @refusals")
             self._refuse("refuse")
             self.lines.append("sure:")
-        # The most it can execute before it looks again. The last instruction of a turn is the interpreter's.
-        most = sum(len(block.steps) for block in self.plan.blocks.values())
-        self.line(f"%stop = load i64, ptr {self.place('stop_at')}")
         if self.clocked:
             return self._clocked_entry()
-        self.branch(self.assign(f"icmp ult i64 {self.assign(f'add i64 %icount, {most}')}, %stop"), "room", "near", True)
+        # What was asked for since is noticed when the region is left: at the limit, at the latest.
+        self.line(f"%end = load atomic i64, ptr {self.place('region_limit')} monotonic, align 8")
+        self.branch(self.assign("icmp ult i64 %icount, %end"), "room", "near", True)
         self.lines.append("near:")
         self._refuse("short")
         self.lines.append("room:")
         self.write_field("region_entries", self.assign(f"add i64 {self.read_field('region_entries')}, 1"))
-        # What was asked for since is noticed when the region is left: at the limit, at the latest.
-        self.line(f"%limit = load atomic i64, ptr {self.place('limit')} monotonic, align 8")
-        self.line(f"%last = sub i64 %stop, {most}")
-        self.line("%sooner = icmp ult i64 %limit, %last")
-        self.line("%end = select i1 %sooner, i64 %limit, i64 %last")
         self.line("%left = sub i64 %end, %icount")
         self.line("store i64 %left, ptr %left.0")
         return self._enter_blocks()
 
     def _clocked_entry(self) -> list[str]:
         """Go on until the sooner of the turn's end, the next event, and the time to look around."""
+        self.line(f"%stop = load i64, ptr {self.place('stop_at')}")
         self.line(f"%event = load i64, ptr {self.place('event_at')}")
         self.line(f"%limit = load atomic i64, ptr {self.place('limit')} monotonic, align 8")
         ends = self.assign("call i64 @llvm.umin.i64(i64 %stop, i64 %event)")

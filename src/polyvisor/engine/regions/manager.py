@@ -25,7 +25,6 @@ from ..native import NativeCode
 from .backend import Backend
 from .region import (
     FUNCTION,
-    MAX_INSTRUCTIONS,
     MAX_TARGETS,
     QUICK_INSTRUCTIONS,
     Missing,
@@ -468,7 +467,7 @@ class Regions:
         pages = {delta: self._page(each) for delta, each in found.items()}
         if slots is not None:
             slots.update((delta, each) for delta, each in found.items() if delta)
-        limit = QUICK_INSTRUCTIONS if quick else MAX_INSTRUCTIONS
+        limit = QUICK_INSTRUCTIONS if quick else at.REGION_INSTRUCTIONS
         origin = address if self.code.architecture.absolute else None
         return Request(
             entry, pages, tuple(targets), self._assumed(cpu), limit, quick, hooks=self.code.hooks, origin=origin

@@ -13,7 +13,8 @@ from functools import cached_property
 
 from polyvisor.adl import Instruction
 
-from .region import MAX_INSTRUCTIONS, MAX_TARGETS
+from ..layout import REGION_INSTRUCTIONS
+from .region import MAX_TARGETS
 
 # The most nested calls.
 MAX_DEPTH = 4
@@ -153,7 +154,7 @@ Fetch = Callable[[int, Step | None], Step | None]
 
 
 def make_plan(
-    fetch: Fetch, targets: Sequence[int], limit: int = MAX_INSTRUCTIONS, longest: int = MAX_INSTRUCTIONS
+    fetch: Fetch, targets: Sequence[int], limit: int = REGION_INSTRUCTIONS, longest: int = REGION_INSTRUCTIONS
 ) -> Plan:
     """Choose the blocks, each of at most ``longest`` instructions.
 

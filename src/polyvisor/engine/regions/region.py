@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..layout import REGION_INSTRUCTIONS
 from ..objects import Unit
 
 if TYPE_CHECKING:
     from ..hooks.events import HookSet
 
-# The most instructions in a region, and in one that is to be ready soon; basic blocks that may be entered by jumps to
-# unknown places.
-MAX_INSTRUCTIONS, QUICK_INSTRUCTIONS = 320, 64
+# The most instructions in a region that is to be ready soon, and basic blocks that jumps to unknown places may enter.
+QUICK_INSTRUCTIONS = 64
 MAX_TARGETS = 48
 # The function in a region's unit.
 FUNCTION = "region"
@@ -45,7 +45,7 @@ class Request:
     pages: Mapping[int, tuple[bytes, int]]
     targets: tuple[int, ...] = ()
     assumed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    limit: int = MAX_INSTRUCTIONS
+    limit: int = REGION_INSTRUCTIONS
     quick: bool = False
     final: bool = False
     remakes: int = 0

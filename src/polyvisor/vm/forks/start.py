@@ -16,6 +16,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,10 +27,16 @@ from .beginning import AT_ONCE, Beginning
 from .fork import BEGIN, Fork, reap
 from .life import Identity, live
 
+# Threads beside the guest import these when they need them. A copy that is made in the midst of that could never do so.
+for _name in ("pickle", "shutil", "subprocess", "tempfile"):
+    import_module(_name)
+
 # Every fork takes one, and one for requests; more are needed while something is asked of it.
 _DESCRIPTORS, _SPARE_DESCRIPTORS = 2, 256
 
 _LONGEST_MESSAGE = 4096
+# Seconds until a process that says nothing is taken for stuck.
+_PATIENCE = 120.0
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37  # linux/prctl.h
 
 # One at a time copies the process. A copy must not keep its siblings' channels open.
@@ -202,7 +209,11 @@ def _in_copy(do: Callable[[], None]) -> None:
 
 def _made(vm: VM, number: int, control: socket.socket) -> Fork:
     """The next fork that the template has made. Raises ForkError."""
-    data, descriptors, _, _ = socket.recv_fds(control, _LONGEST_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
+    control.settimeout(_PATIENCE)
+    try:
+        data, descriptors, _, _ = socket.recv_fds(control, _LONGEST_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
+    except TimeoutError:
+        raise ForkError(f"fork {number} cannot be made: the process that makes it does not answer") from None
     said: dict[str, Any] = json.loads(data) if data else {"error": "the process that makes it died"}
     if "error" in said:
         raise ForkError(f"fork {number} cannot be made: {said['error']}")
