@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from polyvisor import hooks
 from polyvisor.adl import DescriptionError
 from polyvisor.adl.assembler import assemble
+from polyvisor.dataclass import replace
 from polyvisor.engine.codepages import CodePages
 from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.executor import ReferenceExecutor

@@ -7,11 +7,11 @@ import random
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
 from polyvisor.adl.assembler import assemble
+from polyvisor.dataclass import replace
 from polyvisor.engine.codepages import CodePages
 from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.memory import Memory

@@ -183,7 +183,7 @@ class Fuzzer:
         guest.check_canaries()
         self.grammar.check()
         copy.deepcopy(guest.mmio.state)
-        dataclasses.asdict(guest.mmio.state)
+        to_plain(guest.mmio.state)
         guest.memory.steps = 0
         guest.start(size=16)
         self.grammar.works(guest)

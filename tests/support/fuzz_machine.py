@@ -7,11 +7,12 @@ import random
 import struct
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from polyvisor.adl import Registers
 from polyvisor.adl.assembler import assemble
+from polyvisor.dataclass import replace
 from polyvisor.engine.codepages import CodePages
 from polyvisor.engine.cpu import Cpu, Exit
 from polyvisor.engine.executor import ReferenceExecutor

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from polyvisor.dataclass import dataclass, field, fields
 
 from .functions import Function
 from .state import State
@@ -175,7 +176,7 @@ class Architecture:
         ``changes`` are arguments of the class. An instruction with the same fixed bits as an inherited one replaces
         it, and so does a hook of the same name; both have the state that is declared last.
         """
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        own = {name: getattr(self, name) for name in fields(self)}
         own |= {"hooks": dict(self.hooks), "reasons": list(self.reasons), "modifiers": dict(self.modifiers)}
         made = Architecture(**{**own, "name": name, **changes})
         made._functions = list(self._functions)

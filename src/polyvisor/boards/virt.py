@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from polyvisor.dataclass import dataclass, field
 from polyvisor.devices.aclint import Aclint
 from polyvisor.devices.plic import Plic
 from polyvisor.devices.rtc import GoldfishRtc

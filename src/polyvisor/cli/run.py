@@ -7,7 +7,6 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
 
@@ -16,6 +15,7 @@ import typer
 from polyvisor import images
 from polyvisor.boards.placing import LoadError
 from polyvisor.boards.virt import TIERS
+from polyvisor.dataclass import replace
 from polyvisor.guest.process import shell_status
 from polyvisor.network.capture import Capture
 from polyvisor.vm import running

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import threading
@@ -35,7 +34,7 @@ Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
 def _describe(found: Snapshot) -> dict[str, Any]:
-    values = dataclasses.asdict(found)
+    values = dict(vars(found))
     values["path"], values["parent"] = str(found.path), str(found.parent) if found.parent is not None else None
     return values
 

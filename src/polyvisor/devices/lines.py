@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from polyvisor.dataclass import dataclass, field
 
 
 class Line(Protocol):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from polyvisor.dataclass import dataclass
 from polyvisor.devices.lines import Line
 from polyvisor.engine.memory import BusError
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
+from polyvisor.dataclass import dataclass
 from polyvisor.devices.lines import Line
 from polyvisor.engine.memory import BusError
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from polyvisor.dataclass import dataclass
 from polyvisor.engine.memory import BusError
 
 WINDOW_SIZE = 0x1000

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
+from polyvisor.dataclass import dataclass, field
 from polyvisor.devices.lines import Line
 from polyvisor.engine.memory import BusError
 from polyvisor.engine.outside import Outside, Plain, Source

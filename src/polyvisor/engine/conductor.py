@@ -16,9 +16,10 @@ import heapq
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Protocol
+
+from polyvisor.dataclass import dataclass, field, replace
 
 from .hart import Hart
 from .outside import Outside, Plain

@@ -16,9 +16,10 @@ import threading
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, Protocol
+
+from polyvisor.dataclass import dataclass, field
 
 PAGE_SIZE = 4096
 _ZEROES_SIZE = 1 << 20

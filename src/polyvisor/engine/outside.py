@@ -10,9 +10,10 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
+
+from polyvisor.dataclass import dataclass
 
 _NEVER = 2**64 - 1
 

@@ -7,7 +7,8 @@ import os
 import posixpath
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from polyvisor.dataclass import dataclass
 
 from . import protocol as p
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from polyvisor.boards.virt import VirtConfig
+from polyvisor.dataclass import replace
 from polyvisor.devices.virtio.rng import SeededEntropy
 from polyvisor.engine.conductor import Timing
 

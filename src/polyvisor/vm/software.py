@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from polyvisor.boards.placing import Data, LoadError
 from polyvisor.boards.stored_file import StoredFile
+from polyvisor.dataclass import dataclass
 from polyvisor.engine.codecache import CodeCache
 from polyvisor.engine.objectcode import cache_key, sources_digest
 from polyvisor.isa.riscv import rv64

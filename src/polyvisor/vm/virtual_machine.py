@@ -11,11 +11,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from polyvisor.boards.virt import VirtConfig
+from polyvisor.dataclass import replace
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.vsock import Stream, VsockDevice
 from polyvisor.guest import protocol

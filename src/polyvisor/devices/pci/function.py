@@ -10,8 +10,8 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 
+from polyvisor.dataclass import dataclass, field
 from polyvisor.devices.lines import Line, NullLine
 from polyvisor.engine.memory import Device
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from polyvisor.dataclass import dataclass
 from polyvisor.devices.lines import Line, OrLine, OrLineState
 from polyvisor.devices.pci.function import CONFIG_SIZE, FunctionState, PciFunction
 from polyvisor.engine.memory import Device

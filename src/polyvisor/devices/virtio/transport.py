@@ -5,9 +5,9 @@ A transport gives the driver registers and passes on what they mean to :class:`T
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
+from polyvisor.dataclass import dataclass, field
 from polyvisor.devices.lines import Line
 from polyvisor.devices.virtio.device import (
     F_EVENT_IDX,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from polyvisor.dataclass import dataclass
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.queue import Chain, QueueError, gather, length_of, scatter, split
 from polyvisor.devices.virtio.stream import BUFFER, Stream

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import llvmlite.binding as llvm
 
 from polyvisor.adl import Architecture, Instruction, ssa
 from polyvisor.adl.frontend import Compiler
+from polyvisor.dataclass import replace
 
 from ..hooks.events import HookSet
 from ..hooks.instrument import Instrumenter

@@ -12,11 +12,11 @@ entered, and goes on, only where it cannot come that far (`region_limit`), and t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 
 from polyvisor.adl import Instruction, ssa
 from polyvisor.adl.llvm import METADATA
+from polyvisor.dataclass import dataclass, field
 
 from ..handler_lowering import HANDLER_ARGUMENTS
 from ..hooks.lowering import hooks_text

@@ -9,12 +9,12 @@ the instruction, with the state as it was then, and the interpreter executes it 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NoReturn
 
 from polyvisor.adl import ssa
 from polyvisor.adl.llvm import llvm_type
+from polyvisor.dataclass import dataclass, field, replace
 
 from ..hooks.events import MEMORY, HookUse
 from ..layout import Layout

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from polyvisor.adl import ssa
 from polyvisor.adl.llvm import llvm_type
+from polyvisor.dataclass import dataclass
 
 # Operations that only compute.
 PURE = frozenset(

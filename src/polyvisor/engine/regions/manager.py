@@ -13,10 +13,10 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from polyvisor.adl import Field
+from polyvisor.dataclass import dataclass, field, replace
 
 from .. import layout as at
 from ..arena import ArenaFullError, CodeArena

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 
 from polyvisor.adl import Instruction
+from polyvisor.dataclass import dataclass, field
 
 from ..layout import REGION_INSTRUCTIONS
 from .region import MAX_TARGETS

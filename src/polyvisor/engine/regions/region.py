@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
+
+from polyvisor.dataclass import dataclass, field
 
 from ..layout import REGION_INSTRUCTIONS
 from ..objects import Unit

@@ -11,7 +11,8 @@ import hashlib
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+
+from polyvisor.dataclass import dataclass
 
 from ..codecache import CodeCache
 from .region import Region

@@ -9,7 +9,8 @@ the host's own.  Where the register does not change, the next time around a loop
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from polyvisor.dataclass import dataclass, field
 
 from .plan import Block, Key, Plan
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from polyvisor.dataclass import dataclass, field, replace
 from polyvisor.network.frame import format_mac, parse_mac, random_mac
 
 if TYPE_CHECKING:

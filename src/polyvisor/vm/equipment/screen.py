@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from polyvisor.dataclass import dataclass, field
 from polyvisor.devices.virtio.device import VirtioDevice
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from polyvisor.dataclass import dataclass
 from polyvisor.devices.virtio.device import VirtioDevice
 
 # Some kernels cut what is longer, without a word.

@@ -8,7 +8,6 @@ is an error.
 
 from __future__ import annotations
 
-import dataclasses
 import types
 import typing
 from collections import deque
@@ -17,6 +16,7 @@ from enum import Enum
 from functools import cache, partial
 from typing import Any
 
+from polyvisor.dataclass import fields, is_dataclass
 from polyvisor.vm.errors import SnapshotError
 
 LEAST, MOST = -(2**63), 2**64 - 1
@@ -38,8 +38,9 @@ def to_plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    names = _names(value.__class__)
+    if names is not None:
+        return {name: to_plain(getattr(value, name)) for name in names}
     if isinstance(value, list | tuple | deque):
         return [to_plain(each) for each in value]
     if isinstance(value, set | frozenset):
@@ -49,6 +50,18 @@ def to_plain(value: Any) -> Any:
             return {key: to_plain(each) for key, each in value.items()}
         return [[to_plain(key), to_plain(each)] for key, each in value.items()]
     raise TypeError(f"{type(value).__name__} has no form as plain data")
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...] | None:
+    """The fields of a dataclass, of ours or the standard library's; None for another class."""
+    if is_dataclass(kind):
+        return fields(kind)
+    if hasattr(kind, "__dataclass_fields__"):
+        import dataclasses  # only for those who use it: it takes long
+
+        return tuple(each.name for each in dataclasses.fields(kind))
+    return None
 
 
 def from_plain(kind: Any, data: Any, where: str = "", like: Any = None) -> Any:
@@ -68,8 +81,8 @@ def _reader(kind: Any) -> _Reader:
     """What makes a value of that type from data, what to call it, and one like it. Made once: lists may be long."""
     if kind is Any:
         return _like
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return partial(_dataclass, kind)
+    if _names(kind) is not None:
+        return partial(_record, kind)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return _optional(arguments)
@@ -159,10 +172,10 @@ def _optional(arguments: tuple[Any, ...]) -> _Reader:
 @cache
 def _fields(kind: Any) -> dict[str, _Reader]:
     hints = typing.get_type_hints(kind)
-    return {field.name: _reader(hints[field.name]) for field in dataclasses.fields(kind)}
+    return {name: _reader(hints[name]) for name in _names(kind) or ()}
 
 
-def _dataclass(kind: Any, data: Any, where: str, like: Any) -> Any:
+def _record(kind: Any, data: Any, where: str, like: Any) -> Any:
     _expect(dict, data, where)
     fields = _fields(kind)
     if fields.keys() != data.keys():

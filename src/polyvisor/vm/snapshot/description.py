@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from polyvisor.dataclass import dataclass
 from polyvisor.network.forward import Forward
 from polyvisor.vm.equipment import Nic, Screen, Share
 from polyvisor.vm.errors import SnapshotError

@@ -13,10 +13,10 @@ import json
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from polyvisor.dataclass import dataclass, field
 from polyvisor.engine.memory import PAGE_SIZE
 from polyvisor.vm.errors import SnapshotError
 

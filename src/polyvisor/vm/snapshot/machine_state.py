@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from polyvisor.adl import DescriptionError, Field
 from polyvisor.boards.elf import ElfProgram
 from polyvisor.boards.riscv_hart import RiscvHart
 from polyvisor.boards.virt import Virt, VirtConfig
+from polyvisor.dataclass import dataclass, field
 from polyvisor.devices.aclint import AclintState
 from polyvisor.devices.pci.host import PciHostState
 from polyvisor.devices.plic import PlicState

@@ -7,9 +7,9 @@ import errno
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from polyvisor.dataclass import dataclass, field
 from polyvisor.engine.codepages import BEGINNING, CodePages
 from polyvisor.engine.memory import PAGE_SIZE, Extent, Memory, Ram
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from polyvisor.cachedir import data_root
+from polyvisor.dataclass import dataclass
 from polyvisor.vm.errors import SnapshotError
 
 from .description import VMState
