@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterable
+from functools import cache
 
 from polyvisor.devices.virtio.queue import (
     DESC_F_INDIRECT,
@@ -27,16 +28,21 @@ USED_F_NO_NOTIFY = 1
 
 _descriptor = struct.Struct("<QIHH").unpack_from
 
-# Flags of the descriptors of a table, and where each goes on, if it is in order.
+# Flags of descriptors.
 _NEXT = bytes([DESC_F_NEXT])
 _WRITE = bytes([DESC_F_WRITE])
 _NEXT_WRITE = bytes([DESC_F_NEXT | DESC_F_WRITE])
-_FOLLOWING = array("H", range(1, MAX_QUEUE_SIZE + 1))
 
 # The available and the used ring, as words of 16 bits: flags, index, entries, and the other side's event index.
 _FLAGS = 0
 _INDEX = 1
 _ENTRIES = 2
+
+
+@cache
+def _following() -> array[int]:
+    """Where each descriptor of a table goes on that is in order."""
+    return array("H", range(1, MAX_QUEUE_SIZE + 1))
 
 
 class SplitQueue(VirtQueue):
@@ -152,7 +158,7 @@ class SplitQueue(VirtQueue):
             wanted = _NEXT * (entries - 1) + b"\0"
         following = array("H", table)[7::8]
         following[-1] = entries
-        if marks != wanted or following != _FOLLOWING[:entries] or any(table[13::DESCRIPTOR_SIZE]):
+        if marks != wanted or following != _following()[:entries] or any(table[13::DESCRIPTOR_SIZE]):
             return None
         return self._sorted_at_once(head, table, readable)
 
