@@ -56,14 +56,22 @@ def dataclass(cls: Any = None, /, *, frozen: bool = False) -> Any:
     return _make(cls, frozen) if cls is not None else lambda cls: _make(cls, frozen)
 
 
-def is_dataclass(value: Any) -> bool:
-    """Whether it is one of these dataclasses, or an instance of one."""
-    return hasattr(value, _FIELDS)
-
-
 def fields(kind: Any) -> tuple[str, ...]:
     """The names of the fields of a dataclass or an instance of one."""
     return tuple(getattr(kind, _FIELDS))
+
+
+def names_of(kind: Any, *, compared: bool = False) -> tuple[str, ...] | None:
+    """The names of the fields of a dataclass or an instance of one, also of the standard library's; None for all else.
+
+    ``compared``: only of those that make instances differ.
+    """
+    found: Any = getattr(kind, _FIELDS, None)
+    if found is None:
+        found = getattr(kind, "__dataclass_fields__", None)
+    if found is None:
+        return None
+    return tuple(name for name, each in found.items() if each.compare or not compared)
 
 
 def replace(value: _T, /, **changes: Any) -> _T:

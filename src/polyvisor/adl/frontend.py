@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import builtins as python_builtins
 import contextlib
-import dataclasses
 import hashlib
 import inspect
 import linecache
@@ -18,6 +17,8 @@ import operator
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from polyvisor.dataclass import names_of
 
 from . import builtins, host, ssa
 from .architecture import Architecture
@@ -210,9 +211,9 @@ def _stable(value: Any) -> str:
             return repr(value)
         case type():
             return value.__name__
-    if dataclasses.is_dataclass(value) and not isinstance(getattr(value, "name", None), str):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.compare}
-        return f"{type(value).__name__}{_stable(fields)}"
+    names = names_of(value, compared=True)
+    if names is not None and not isinstance(getattr(value, "name", None), str):
+        return f"{type(value).__name__}{_stable({name: getattr(value, name) for name in names})}"
     return f"{type(value).__name__} {getattr(value, 'name', '')}"
 
 

@@ -16,7 +16,7 @@ from enum import Enum
 from functools import cache, partial
 from typing import Any
 
-from polyvisor.dataclass import fields, is_dataclass
+from polyvisor.dataclass import names_of
 from polyvisor.vm.errors import SnapshotError
 
 LEAST, MOST = -(2**63), 2**64 - 1
@@ -38,7 +38,7 @@ def to_plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
-    names = _names(value.__class__)
+    names = names_of(value) if not isinstance(value, type) else None
     if names is not None:
         return {name: to_plain(getattr(value, name)) for name in names}
     if isinstance(value, list | tuple | deque):
@@ -50,18 +50,6 @@ def to_plain(value: Any) -> Any:
             return {key: to_plain(each) for key, each in value.items()}
         return [[to_plain(key), to_plain(each)] for key, each in value.items()]
     raise TypeError(f"{type(value).__name__} has no form as plain data")
-
-
-@cache
-def _names(kind: Any) -> tuple[str, ...] | None:
-    """The fields of a dataclass, of ours or the standard library's; None for another class."""
-    if is_dataclass(kind):
-        return fields(kind)
-    if hasattr(kind, "__dataclass_fields__"):
-        import dataclasses  # only for those who use it: it takes long
-
-        return tuple(each.name for each in dataclasses.fields(kind))
-    return None
 
 
 def from_plain(kind: Any, data: Any, where: str = "", like: Any = None) -> Any:
@@ -81,7 +69,7 @@ def _reader(kind: Any) -> _Reader:
     """What makes a value of that type from data, what to call it, and one like it. Made once: lists may be long."""
     if kind is Any:
         return _like
-    if _names(kind) is not None:
+    if isinstance(kind, type) and names_of(kind) is not None:
         return partial(_record, kind)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
@@ -172,7 +160,7 @@ def _optional(arguments: tuple[Any, ...]) -> _Reader:
 @cache
 def _fields(kind: Any) -> dict[str, _Reader]:
     hints = typing.get_type_hints(kind)
-    return {name: _reader(hints[name]) for name in _names(kind) or ()}
+    return {name: _reader(hints[name]) for name in names_of(kind) or ()}
 
 
 def _record(kind: Any, data: Any, where: str, like: Any) -> Any:
