@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
+
+from polyvisor.dataclass import dataclass
 
 _MAGIC = b"070701"
 _HEADER_SIZE = 110

@@ -21,11 +21,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from polyvisor.cachedir import cache_root
+from polyvisor.dataclass import dataclass
 
 from .errors import ImageError, storage_errors
 from .progress import Progress
