@@ -137,7 +137,7 @@ def test_gdb_goes_backwards(client: Client) -> None:
 # Labs
 
 
-def test_a_lab_is_dataclassed_and_replayed(tmp_path: Path) -> None:
+def test_a_lab_is_recorded_and_replayed(tmp_path: Path) -> None:
     (tmp_path / "chatter.elf").write_bytes(chatter(rounds=20))
     machines = "".join(
         f"[machine.{name}]\nprogram = 'chatter.elf'\nmemory = '16M'\nnetworks = ['lan']\n" for name in "ab"

@@ -273,7 +273,7 @@ def test_the_debug_register_is_seen_even_while_the_program_is_started() -> None:
         assert (found.reason, found.value) == ("debug", 0)
 
 
-def test_sound_is_dataclassed(c64: C64, tmp_path: Path) -> None:
+def test_sound_is_recorded(c64: C64, tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     tone = {0xD418: 15, 0xD405: 0, 0xD406: 0xF0, 0xD400: 0x25, 0xD401: 0x11, 0xD404: 0x11}
     c64.record(path)

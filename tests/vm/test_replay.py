@@ -290,7 +290,7 @@ def test_events_that_cannot_be_are_refused(recording: Path, tmp_path: Path, even
     assert "\n" not in str(caught.value)
 
 
-def test_only_what_can_be_repeated_is_dataclassed(tmp_path: Path) -> None:
+def test_only_what_can_be_repeated_is_recorded(tmp_path: Path) -> None:
     for config, message in (
         (VirtConfig(memory=16 << 20), "only machines in virtual time"),
         (VirtConfig(memory=16 << 20, virtual_time=True), "seeded entropy"),
