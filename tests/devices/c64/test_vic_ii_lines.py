@@ -195,15 +195,65 @@ def test_a_sprite_follows_a_bad_line_without_a_gap(vic: Vic) -> None:
     assert vic.bus_low(0x33) == list(range(12, 60))
 
 
-def test_ntsc_lines_have_65_cycles() -> None:
-    vic = Vic(model=vic_ii.NTSC)
-    vic.write(0x15, 1)
-    vic.write(1, 0x33)
-    assert vic.bus_low(0x33) == [*range(12, 55), *range(57, 62)]
-    vic.jump(262)
-    vic.to(263, 2)
-    assert (vic.cpu.vic_line, vic.cpu.vic_frames, vic.cpu.vic_raster) == (0, 1, 0)
-    vic.close()
+@pytest.fixture
+def ntsc() -> Iterator[Vic]:
+    made = Vic(model=vic_ii.NTSC)
+    yield made
+    made.close()
+
+
+def test_ntsc_lines_have_65_cycles(ntsc: Vic) -> None:
+    ntsc.write(0x15, 1)
+    ntsc.write(1, 0x33)
+    assert ntsc.bus_low(0x33) == [*range(12, 55), *range(56, 61)]
+    ntsc.jump(262)
+    ntsc.to(263, 2)
+    assert (ntsc.cpu.vic_line, ntsc.cpu.vic_frames, ntsc.cpu.vic_raster) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("sprites", [0x01, 0x80, 0x08, 0xFF])
+def test_sprites_of_ntsc_have_the_bus_a_cycle_later_than_those_of_pal(ntsc: Vic, sprites: int) -> None:
+    for sprite in range(8):
+        ntsc.write(2 * sprite + 1, 0x31)
+    ntsc.write(0x15, sprites)
+    found = set(ntsc.bus_low(0x31)) | {cycle + 65 for cycle in ntsc.bus_low(0x32) if cycle < 20}
+    wanted: set[int] = set()
+    for sprite in range(8):
+        if sprites >> sprite & 1:
+            wanted |= set(range(56 + 2 * sprite, 61 + 2 * sprite))
+    assert found - set(range(1, 20)) == wanted
+
+
+def test_the_x_coordinate_of_ntsc_stands_for_a_cycle(ntsc: Vic) -> None:
+    found = []
+    for cycle in (1, 14, 61, 62, 63, 64, 65):
+        ntsc.to(0x31, cycle)
+        ntsc.cpu.vic_pen_latched = 0
+        vic_ii.light_pen(ntsc.cpu, True)
+        vic_ii.light_pen(ntsc.cpu, False)
+        found.append(2 * ntsc.read(0x13))
+    # The first is that of section 3.4, "First X coo. of a line"; a latch has the upper eight bits of nine.
+    assert found == [0x19C, 0x004, 0x17C, 0x184, 0x184, 0x18C, 0x194]
+
+
+def test_raster_interrupts_of_ntsc(ntsc: Vic) -> None:
+    ntsc.write(0x1A, 1)
+    ntsc.write(0x12, 0x40)
+    assert ntsc.event() == (0x33, 12)  # a Bad Line comes first
+    ntsc.write(0x11, 0x0B)
+    ntsc.cpu.vic_den_seen = 0
+    ntsc.to(0x31, 1)
+    assert ntsc.event() == (0x40, 1)
+    ntsc.to(0x3F, 65)
+    assert ntsc.cpu.irq_lines == 0
+    ntsc.to(0x40, 1)
+    assert ntsc.cpu.irq_lines == 2 and ntsc.cpu.irq_since == ntsc.clock(0x40, 1)
+    ntsc.write(0x19, 1)
+    ntsc.write(0x11, 0x8B)
+    ntsc.write(0x12, 262 & 0xFF)
+    assert ntsc.event() == (262, 1)
+    ntsc.write(0x12, 263 & 0xFF)  # there is none
+    assert vic_ii.next_event(ntsc.cpu) == 2**64 - 1
 
 
 @pytest.mark.parametrize("sprites", [0, 0x81])

@@ -42,6 +42,8 @@ def compare_raster(cpu) -> None:
 @function
 def column(cpu, cycle: u32) -> u32:
     """The X coordinate of the eight pixels that leave the chip in a cycle."""
+    if cycle >= model(cpu).stands:
+        return (cycle - 16) * 8
     if cycle >= 15:
         return (cycle - 15) * 8
     return u32(model(cpu).first_x) + (cycle - 1) * 8

@@ -1,7 +1,9 @@
 """How the models of the VIC-II differ: when in a line things happen, and how many lines there are.
 
 Cycles of a line are numbered from 1, as in the article. Sources: C. Bauer, "The MOS 6567/6569 video controller (VIC-II)
-and its application in the Commodore 64", sections 3.4 and 3.6.3.
+and its application in the Commodore 64", sections 3.4 and 3.6.3. Its diagram of the 6567R8 has the sprites' accesses a
+cycle late; measurements by D. Kahlin's test programs, which also say where that chip's X coordinate stands still, are
+as here.
 """
 
 from dataclasses import dataclass
@@ -24,17 +26,17 @@ class Model:
     dma_check: int
     """The first of the two cycles that look for sprites which begin."""
     display_check: int
+    first_pointer: int
+    """The cycle that reads the pointer of sprite 0; that of the next is read two cycles later, and so on."""
     first_visible: int
     visible_lines: int
-
-    @property
-    def first_pointer(self) -> int:
-        """The cycle that reads the pointer of sprite 0; that of the next is read two cycles later, and so on."""
-        return self.cycles - 5
+    stands: int = 64
+    """The cycle whose X coordinates are those of the one before."""
 
 
-PAL = Model("6569", 312, 63, 504, 0x188, 55, 58, 16, 272)
-NTSC = Model("6567R8", 263, 65, 512, 0x190, 56, 59, 41, 235)
+PAL = Model("6569", 312, 63, 504, 0x188, 55, 58, 58, 16, 272)
+NTSC = Model("6567R8", 263, 65, 512, 0x190, 56, 59, 59, 41, 235, stands=63)
+"""Its lines have eight pixels more than there are X coordinates."""
 
 
 @function

@@ -110,7 +110,7 @@ def read_sprite(cpu) -> None:
     first = u32(model(cpu).first_pointer)
     slot = cpu.vic_cycle - first
     if cpu.vic_cycle < first:
-        slot = cpu.vic_cycle + (model(cpu).cycles - model(cpu).first_pointer)
+        slot = cpu.vic_cycle + (model(cpu).cycles - first)
     sprite = slot >> 1
     if sprite < 8 and (u32(cpu.vic_sprite_dma) >> sprite) & 1 != 0:
         free = cpu.vic_ba_cycles >= 4
