@@ -25,7 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from polyvisor.adl.assembler import assemble
-from polyvisor.boards.c64.machine import CLOCK, Commodore64
+from polyvisor.boards.c64.machine import Commodore64
+from polyvisor.boards.c64.model import PAL
 from polyvisor.boards.c64.roms import free_roms
 from polyvisor.engine.bare import TIERS, BareMachine
 from polyvisor.isa.mos6502 import mos6510
@@ -56,7 +57,7 @@ PICTURE = (
     " sta $d000,x\n dex\n bpl 1b\n" + WORK.format(each="inc $d020")
 )
 ORIGIN = 0xC000
-SECOND = CLOCK
+SECOND = PAL.clock
 
 
 def alone(tier: str) -> Callable[[int], float]:

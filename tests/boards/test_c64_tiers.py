@@ -94,10 +94,12 @@ def busy_program(seed: int) -> bytes:
     return assemble(mos6510, text, 0x1000).bytes
 
 
-def machine(tier: str, program: bytes) -> Commodore64:
+def machine(tier: str, program: bytes, model: str = "pal") -> Commodore64:
     """One with a program that is about to start."""
     roms = free_roms()
-    made = Commodore64(basic=roms.basic, kernal=roms.kernal, characters=roms.characters, tier=tier)
+    made = Commodore64(
+        basic=roms.basic, kernal=roms.kernal, characters=roms.characters, tier=tier, model=model
+    )
     made.memory.write(0x1000, program)
     made.state.pc = 0x1000
     return made
@@ -115,10 +117,10 @@ def state(machine: Commodore64) -> tuple[dict[str, Any], bytes]:
     return {k: v for k, v in values.items() if not k.endswith("_due")}, machine.memory.read(0, 0x4_7000)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_interpreter_is_the_description(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "model"), [(0, "pal"), (1, "pal"), (2, "pal"), (3, "ntsc"), (4, "ntsc")])
+def test_the_interpreter_is_the_description(seed: int, model: str) -> None:
     program = busy_program(seed)
-    native, reference = machine("interpreter", program), machine("reference", program)
+    native, reference = machine("interpreter", program, model), machine("reference", program, model)
     for _ in range(3):
         native.run(1500)
         while reference.cycles < native.cycles:
@@ -132,10 +134,10 @@ def test_the_interpreter_is_the_description(seed: int) -> None:
     reference.close()
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_compiled_code_is_too(seed: int) -> None:
-    program = busy_program(seed + 100)
-    plain, compiled = machine("interpreter", program), machine("jit", program)
+@pytest.mark.parametrize(("seed", "model"), [(100, "pal"), (101, "pal"), (102, "ntsc")])
+def test_compiled_code_is_too(seed: int, model: str) -> None:
+    program = busy_program(seed)
+    plain, compiled = machine("interpreter", program, model), machine("jit", program, model)
     for _ in range(25):
         plain.run(100_000)
         compiled.run(plain.cycles - compiled.cycles)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from polyvisor.boards.c64.machine import CLOCK, FRAME, Commodore64
+from polyvisor.boards.c64.machine import Commodore64
+from polyvisor.boards.c64.model import PAL
 from polyvisor.cli.c64_play import Pace, Play, WindowPlay
 from polyvisor.cli.c64_terminal import Screen, Typist, block_cells, cells_of, keys_of, mean, strokes, text_cells
 from polyvisor.devices.c64.palette import COLOURS
@@ -25,7 +26,7 @@ def machine() -> Iterator[Commodore64]:
 
 def checks(width: int = 384, height: int = 272) -> Picture:
     """Columns of colours 0 to 15, in turn."""
-    return Picture(width, height, bytes(x % 16 for x in range(width)) * height)
+    return Picture(width, height, bytes(x % 16 for x in range(width)) * height, 35)
 
 
 @pytest.mark.parametrize(("columns", "lines"), [(384, 136), (400, 150), (80, 24), (20, 5), (3, 2), (1, 1), (200, 10)])
@@ -113,33 +114,33 @@ def test_the_cursor_keys_may_be_a_joystick(machine: Commodore64) -> None:
 
 def test_pace_does_not_drift_and_forgets_what_was_too_late() -> None:
     now = 100.0
-    pace = Pace(2.0, lambda: now)
+    pace = Pace(2.0, PAL.clock, lambda: now)
     assert pace.left(0) == 0
     for frame in range(1, 1000):
-        assert pace.left(frame * FRAME) == pytest.approx(frame * FRAME / CLOCK / 2 - (now - 100))
-        now = 100 + frame * FRAME / CLOCK / 2 + 0.001  # each wait takes a bit longer
+        assert pace.left(frame * PAL.frame) == pytest.approx(frame * PAL.frame / PAL.clock / 2 - (now - 100))
+        now = 100 + frame * PAL.frame / PAL.clock / 2 + 0.001  # each wait takes a bit longer
     now += 10
-    assert pace.left(1000 * FRAME) < -9
-    assert pace.left(1000 * FRAME) == 0
+    assert pace.left(1000 * PAL.frame) < -9
+    assert pace.left(1000 * PAL.frame) == 0
     assert pace.left(0) == 0  # back in time
-    assert Pace(None).left(1 << 40) == 0
+    assert Pace(None, PAL.clock).left(1 << 40) == 0
 
 
 def test_frames_are_so_long_on_average() -> None:
     with C64(history=0) as c64:
-        play = Play(c64, Pace(None), seconds=4)
+        play = Play(c64, Pace(None, PAL.clock), seconds=4)
         frames = 0
         while not play.is_over:
             play.frame()
             frames += 1
-        assert frames == -(-4 * CLOCK // FRAME) and 0 <= c64.elapsed - 4 * CLOCK < 100
+        assert frames == -(-4 * PAL.clock // PAL.frame) and 0 <= c64.elapsed - 4 * PAL.clock < 100
 
 
 def test_keys_of_the_window_are_keys_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pygame", exc_type=ImportError)
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     with C64(history=0) as c64:
-        played = WindowPlay(Play(c64, Pace(None), joystick=1))
+        played = WindowPlay(Play(c64, Pace(None, PAL.clock), joystick=1))
         rows, keyboard = c64.cpu.keyboard_rows, played._keyboard
         keyboard.down(KEYS["a"], timeout=0)
         assert int(rows[1]) == 1 << 2

@@ -80,6 +80,8 @@ def test_a_disk_starts_its_first_program(tmp_path: Path) -> None:
         (["--limit", "1"], "--limit goes with --debug-register"),
         (["--window", "--headless"], "not both"),
         (["--tier", "x", "--seconds", "1"], "--tier 'x': there are jit"),
+        (["--model", "secam", "--seconds", "1"], "--model 'secam': there are pal, ntsc"),
+        (["--restore", "none", "--model", "ntsc"], "without them"),
         (["--restore", "none", "--seconds", "1"], "none: there is no such snapshot"),
         (["--restore", "none", "a.prg"], "without them"),
         (["--keys", "ä", "--seconds", "1"], "'ä' is not in PETSCII"),
@@ -110,6 +112,15 @@ def test_a_machine_is_kept_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFix
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "is of a Commodore 64: polyvisor run c64 --restore" in error
+
+
+def test_a_machine_for_the_other_television(tmp_path: Path) -> None:
+    kept, png = tmp_path / "kept", tmp_path / "a.png"
+    for arguments in (["--model", "ntsc", "--save", str(kept)], ["--restore", str(kept), "--screenshot", str(png)]):
+        with pytest.raises(SystemExit) as ended:
+            app(["run", "c64", "--headless", "--seconds", "1", *arguments])
+        assert ended.value.code == 0
+    assert picture(png)[:2] == (384, 235)
 
 
 def test_options_before_the_name_are_told_where_they_go() -> None:

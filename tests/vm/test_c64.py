@@ -12,7 +12,8 @@ import pytest
 import polyvisor
 from polyvisor import C64, hooks
 from polyvisor.adl.assembler import assemble
-from polyvisor.boards.c64.machine import CLOCK, FRAME, Saved
+from polyvisor.boards.c64.machine import Saved
+from polyvisor.boards.c64.model import PAL
 from polyvisor.isa.mos6502 import mos6510
 from polyvisor.storage.commodore.d64 import D64
 
@@ -70,8 +71,8 @@ def test_it_is_typed_at_and_looked_at(c64: C64, tmp_path: Path) -> None:
 def test_time_is_the_machines(c64: C64) -> None:
     before = c64.elapsed
     c64.run(seconds=1.5, frames=2, cycles=1000)
-    assert 0 <= c64.elapsed - before - 1.5 * CLOCK - 2 * FRAME - 1000 < 100
-    assert c64.seconds == c64.elapsed / CLOCK
+    assert 0 <= c64.elapsed - before - 1.5 * PAL.clock - 2 * PAL.frame - 1000 < 100
+    assert c64.seconds == c64.elapsed / PAL.clock
 
 
 def test_a_closed_machine_says_so() -> None:
@@ -104,7 +105,7 @@ def test_rewinding_is_exact(c64: C64) -> None:
         moments.append(seen(c64))
         c64.write(0x0700 + number, number)
     for moment in (9, 8, 3):
-        c64.rewind((c64.elapsed - moments[moment][0]) / CLOCK)
+        c64.rewind((c64.elapsed - moments[moment][0]) / PAL.clock)
         # What was written at that very moment was written after it was looked at.
         now = seen(c64)
         assert now[0] == moments[moment][0] and now[2] == moments[moment][2]
@@ -133,7 +134,7 @@ def test_rewinding_passes_resets(c64: C64) -> None:
     c64.power_cycle()
     c64.run(seconds=0.5)
     assert "POKE" not in c64.text
-    c64.rewind((c64.elapsed - before) / CLOCK)
+    c64.rewind((c64.elapsed - before) / PAL.clock)
     assert "POKE 1024,1" in c64.text
 
 
@@ -285,4 +286,4 @@ def test_sound_is_recorded(c64: C64, tmp_path: Path) -> None:
         samples = memoryview(file.readframes(file.getnframes())).cast("h")
     second = samples[-44_100:]
     crossings = sum(a < 0 <= b for a, b in pairwise(second))
-    assert abs(crossings - 0x1125 * CLOCK / (1 << 24)) <= 2  # the frequency, by the data sheet
+    assert abs(crossings - 0x1125 * PAL.clock / (1 << 24)) <= 2  # the frequency, by the data sheet

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from polyvisor.boards.c64.machine import CLOCK, Stop
+from polyvisor.boards.c64.machine import Stop
+from polyvisor.boards.c64.model import MODELS, PAL
 from polyvisor.engine.bare import TIERS
 from polyvisor.vm.c64.machine import C64
 from polyvisor.vm.errors import VMError
@@ -49,6 +50,9 @@ def run_c64(
     roms: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The ROMs of a real machine; default: our own free ones.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help=f"Which television it is for: {', '.join(MODELS)}; default: {PAL.name}.")
+    ] = None,
     keys: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help=r"Type this first; \n is RETURN, {f1} and {shift home} are keys by name."),
@@ -88,20 +92,22 @@ def run_c64(
     no_autostart: Annotated[bool, typer.Option("--no-autostart", help="Mount FILE, but do not start it.")] = False,
     tier: Annotated[str, typer.Option(help=f"Engine: {', '.join(TIERS)}.")] = "jit",
 ) -> None:
-    """A Commodore 64 (PAL). In the terminal, Ctrl-A x quits, and Ctrl-A h shows the other keys."""
+    """A Commodore 64. In the terminal, Ctrl-A x quits, and Ctrl-A h shows the other keys."""
+    if model is not None and model not in MODELS:
+        raise fail(f"--model {model!r}: there are {', '.join(MODELS)}")
     if tier not in TIERS:
         raise fail(f"--tier {tier!r}: there are {', '.join(TIERS)}")
     if limit is not None and not debug_register:
         raise fail("--limit goes with --debug-register; --seconds ends any run")
     if window and headless:
         raise fail("give --window or --headless, not both")
-    if restore is not None and (software or roms or read_only or no_autostart or debug_register):
-        raise fail("a snapshot has its own software, ROMs and switches: give --restore without them")
+    if restore is not None and (software or roms or model or read_only or no_autostart or debug_register):
+        raise fail("a snapshot has its own software, ROMs, model and switches: give --restore without them")
     seen = window or (not headless and is_terminal())
     if not seen and seconds is None and not debug_register:
         raise fail("there is no terminal, so it would run for ever: give --seconds, --debug-register, or --window")
     try:
-        pace = Pace(parse_speed(speed if speed is not None else "1" if seen else "max"))
+        factor = parse_speed(speed if speed is not None else "1" if seen else "max")
         for path, option in ((screenshot, "--screenshot"), (sound, "--sound")):
             if path is not None:
                 check_writable(path, option)
@@ -115,13 +121,14 @@ def run_c64(
         else:
             made = C64(
                 software, roms=roms, autostart=not no_autostart, read_only=read_only, debug_register=debug_register,
-                history=history, tier=tier, progress=_progress,
+                history=history, tier=tier, model=model or PAL.name, progress=_progress,
             )  # fmt: skip
         with made as c64:
             _progress("")
             if sound is not None:
                 with told(sound, "--sound"):
                     c64.record(sound)
+            pace = Pace(factor, c64.machine.model.clock)
             stop = _play(c64, keys, pace, most, joystick, window, seen)
             if screenshot is not None:
                 with told(screenshot, "--screenshot"):
@@ -162,7 +169,7 @@ def _status(c64: C64, stop: Stop, debug: bool) -> int:
         print(f"polyvisor: the CPU is jammed at ${int(c64.cpu.pc):04x}", file=sys.stderr)
         return 1
     if debug:
-        spent = c64.elapsed / CLOCK
+        spent = c64.seconds
         print(f"polyvisor: nothing was written to $D7FF within {spent:.1f} seconds", file=sys.stderr)
         return 1
     return 0

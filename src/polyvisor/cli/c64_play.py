@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from polyvisor.boards.c64.machine import CLOCK, FRAME, Stop
+from polyvisor.boards.c64.machine import Stop
 from polyvisor.devices.c64.keyboard import HOST_KEYS
 from polyvisor.devices.c64.palette import COLOURS
 from polyvisor.devices.display import BYTES_PER_PIXEL, Display, Rect
@@ -46,11 +46,11 @@ Esc is RUN/STOP, page up RESTORE, Tab the C= key; F1 to F8, home, insert and del
 class Pace:
     """Keeps the machine's time in step with the host's, without adding up what single waits are off by.
 
-    ``speed``: the machine's seconds in one of the host's; None: as fast as it goes.
+    ``speed``: the machine's seconds in one of the host's; None: as fast as it goes. ``clock``: its cycles a second.
     """
 
-    def __init__(self, speed: float | None, now: Callable[[], float] = time.monotonic) -> None:
-        self._speed, self._now = speed, now
+    def __init__(self, speed: float | None, clock: int, now: Callable[[], float] = time.monotonic) -> None:
+        self._speed, self._clock, self._now = speed, clock, now
         self._began: tuple[float, int] | None = None
 
     def left(self, elapsed: int) -> float:
@@ -61,7 +61,7 @@ class Pace:
         if self._began is None or elapsed < self._began[1]:
             self._began = now, elapsed
         began, first = self._began
-        left = began + (elapsed - first) / CLOCK / self._speed - now
+        left = began + (elapsed - first) / self._clock / self._speed - now
         if left < -_LATEST:
             self._began = now, elapsed
         return left
@@ -84,26 +84,27 @@ class Play:
         """What is counted from here."""
         self._frames = 0
         self._began = self.c64.elapsed
+        self._model = self.c64.machine.model
         self.quit = False
 
     @property
     def is_over(self) -> bool:
         """Whether its time is over, or the user has had enough."""
-        over = self.seconds is not None and self.c64.elapsed - self._began >= self.seconds * CLOCK
+        over = self.seconds is not None and self.c64.elapsed - self._began >= self.seconds * self._model.clock
         return self.quit or over
 
     def frame(self) -> Stop:
         """Run for a frame; on average exactly for so long."""
         self._frames += 1
-        end = self._began + self._frames * FRAME
+        end = self._began + self._frames * self._model.frame
         if self.seconds is not None:
-            end = min(end, self._began + round(self.seconds * CLOCK))
+            end = min(end, self._began + round(self.seconds * self._model.clock))
         return self.c64.run(cycles=max(0, end - self.c64.elapsed))
 
     def begin_anew(self) -> None:
         """Time has gone on, or back, by other means than frames."""
         if self.seconds is not None:
-            self.seconds -= (self.c64.elapsed - self._began) / CLOCK
+            self.seconds -= (self.c64.elapsed - self._began) / self._model.clock
         self._began, self._frames = self.c64.elapsed, 0
         self.pace.begin()
 

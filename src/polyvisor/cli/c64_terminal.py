@@ -75,7 +75,7 @@ def block_cells(picture: Picture, columns: int, lines: int) -> list[list[Cell]]:
     left = top = 0
     if columns < width or 2 * lines < height:
         # The border is left out before points are.
-        left, top = (width - _INNER[0]) // 2, (height - _INNER[1]) // 2
+        left, top = (width - _INNER[0]) // 2, picture.above
         width, height = _INNER
     scale = max(width / columns, height / (2 * lines))
     if scale < 1:

@@ -10,7 +10,8 @@ import pytest
 
 from polyvisor.adl.assembler import assemble
 from polyvisor.boards.c64 import rom_files, software
-from polyvisor.boards.c64.machine import CLOCK, FRAME, Commodore64, Stop
+from polyvisor.boards.c64.machine import Commodore64, Stop
+from polyvisor.boards.c64.model import PAL
 from polyvisor.boards.c64.rom_files import RomError, reaching_drives, user_roms
 from polyvisor.boards.c64.roms import free_roms
 from polyvisor.devices.c64 import memory
@@ -395,9 +396,9 @@ def test_runs_are_the_same_however_they_are_cut(machine: Commodore64, tier: str)
     for parts in (1, 7, 300):
         other = Commodore64(tier=tier)
         other.restore(saved)
-        end = saved.elapsed + 10 * FRAME
+        end = saved.elapsed + 10 * PAL.frame
         for part in range(1, parts + 1):
-            other.run_to(saved.elapsed + part * 10 * FRAME // parts)
+            other.run_to(saved.elapsed + part * 10 * PAL.frame // parts)
         other.run_to(end)
         results.append((other.elapsed, other.memory.read(0, memory.COLOUR_RAM), int(other.state.pc)))
         other.close()
@@ -406,5 +407,5 @@ def test_runs_are_the_same_however_they_are_cut(machine: Commodore64, tier: str)
 
 def test_a_second_is_a_second(machine: Commodore64) -> None:
     before = machine.frames
-    machine.run(CLOCK)
+    machine.run(PAL.clock)
     assert machine.frames - before in (50, 51)

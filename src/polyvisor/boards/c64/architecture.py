@@ -11,6 +11,7 @@ from polyvisor.devices.c64.cia import Cia
 from polyvisor.devices.c64.sid import Sid
 from polyvisor.devices.c64.vic_ii import VicII, line, registers
 from polyvisor.devices.c64.vic_ii import events as vic_events
+from polyvisor.devices.c64.vic_ii.model import model
 from polyvisor.isa.mos6502 import Mos6510, mos6510
 from polyvisor.isa.mos6502.interrupts import next_look, take_interrupts
 from polyvisor.isa.mos6502.port import port_pins
@@ -24,7 +25,6 @@ PAGE_BITS = 8
 # In steps of so many cycles, chips that nobody looks at are brought up to date.
 LAZY = 20_000
 DEBUG = 0x7FF
-LINE = 63
 
 # Translation rules side by side: one for each level of LORAM, HIRAM and CHAREN.
 c64 = mos6510.variant("c64", contexts=8)
@@ -232,7 +232,7 @@ def deadline(cpu) -> u64:
     now = cpu.cycles()
     if cpu.c64_vic_due <= now:
         # What the CPU writes to memory, the VIC-II may see up to a line too early.
-        cpu.c64_vic_due = sooner(vic_events.next_event(cpu), cpu.vic_clock + LINE)
+        cpu.c64_vic_due = sooner(vic_events.next_event(cpu), cpu.vic_clock + model(cpu).cycles)
     if cpu.c64_cia_due[0] <= now:
         cpu.c64_cia_due[0] = cia.next_event(cpu, 0)
     if cpu.c64_cia_due[1] <= now:
@@ -246,4 +246,8 @@ def sooner(a: u64, b: u64) -> u64:
     return a if a < b else b
 
 
-__all__ = ["C64State", "c64"]
+# The same with the other VIC-II.
+c64_ntsc = c64.variant("c64_ntsc", features=c64.features | {"ntsc"})
+c64_ntsc.state(C64State)
+
+__all__ = ["C64State", "c64", "c64_ntsc"]

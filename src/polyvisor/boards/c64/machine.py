@@ -21,15 +21,12 @@ from polyvisor.storage.commodore.d64 import D64
 from polyvisor.storage.commodore.tape import Tape
 
 from . import expansion
-from .architecture import IO, c64
+from .architecture import IO
 from .drive import Drive, DrivePort, DriveState, PortState
+from .model import Model, model_named
 from .rom_files import reaching_drives
 from .roms import CHARACTERS_SIZE, SIZE, Roms, free_roms
 
-FRAME = 312 * 63
-"""Clock cycles of a frame (PAL)."""
-CLOCK = 985_248
-"""Clock cycles of a second (PAL)."""
 RAM_SIZE = 0x5_8000
 SAMPLE_RATE = 44_100
 DRIVE = 8
@@ -70,6 +67,8 @@ class Saved:
     path: str | None
     """The file that the disk is saved to."""
     read_only: bool
+    model: str
+    """Its name."""
 
     @property
     def elapsed(self) -> int:
@@ -78,18 +77,21 @@ class Saved:
 
 
 class Commodore64:
-    """The machine. ``basic``, ``kernal`` and ``characters`` are its ROMs, 8 KiB, 8 KiB and 4 KiB: else our own.
+    """The machine. ``model``: ``pal`` or ``ntsc``. ``basic``, ``kernal`` and ``characters`` are its ROMs, 8 KiB, 8 KiB
+    and 4 KiB: else our own.
 
     ``cartridge`` is in it for good; one with registers at $DF00 hides the drive. ``tier``: ``jit``, ``interpreter`` or
     ``reference``; ``debug``: a write to $D7FF ends a run, as test programs want. Raises ValueError for ROMs of another
-    size.
+    size, or a model that there is not.
     """
 
     def __init__(
         self, *, basic: bytes | None = None, kernal: bytes | None = None, characters: bytes | None = None,
         cartridge: Cartridge | None = None, tier: str = "jit", debug: bool = False,
-        progress: Callable[[str], None] | None = None,
+        model: str = "pal", progress: Callable[[str], None] | None = None,
     ) -> None:
+        self.model: Model = model_named(model)
+        """Which television it is for, and what follows from that: clock, lines, cycles of a frame."""
         self.roms = _whole(basic, kernal, characters)
         self.cartridge = cartridge
         self.tier, self.debug = tier, debug
@@ -105,7 +107,7 @@ class Commodore64:
         self.port = DrivePort([self.drive])
         # All that no chip and no cartridge answers for: the registers begin at $DE00.
         self.memory.add_device(IO + 0xE00, 0x200, self.port)
-        self._bare = BareMachine(c64, self.memory, tier=tier, pages=_CODE_PAGES, progress=progress)
+        self._bare = BareMachine(self.model.architecture, self.memory, tier=tier, pages=_CODE_PAGES, progress=progress)
         self.cpu = self._bare.cpu
         self.regions = self._bare.regions
         self.before = 0
@@ -177,7 +179,7 @@ class Commodore64:
     def set_registers(self, **values: int) -> None:
         """Set registers of the CPU, or of chips, by their declared names. Raises ValueError for what there is not."""
         for name in values:
-            if name not in c64.state_type.members:  # type: ignore[union-attr]
+            if name not in self.model.architecture.state_type.members:  # type: ignore[union-attr]
                 raise ValueError(f"there is no register {name!r}")
         self.change("set_registers", values)
 
@@ -228,6 +230,7 @@ class Commodore64:
         held = self.before > 0
         state.reset()
         self.cpu.retired = 0
+        self.model.set_rates(state)
         state.c64_debug = self.debug
         if held:
             # Who listens, and hands on the keyboard, are not the machine's.
@@ -309,7 +312,7 @@ class Commodore64:
 
     def run_frames(self, frames: int = 1) -> Stop:
         """Run until about so many frames later."""
-        return self.run(frames * FRAME)
+        return self.run(frames * self.model.frame)
 
     def run_until(self, condition: Callable[[], bool], frames: int = 500) -> bool:
         """Run, frame by frame, until a condition holds; gives whether it did within so many frames."""
@@ -354,12 +357,13 @@ class Commodore64:
             self.cycles, self.before, bytes(state.block[: state.size]), self.memory.read(0, RAM_SIZE),
             copy.deepcopy(self.port.state), copy.deepcopy(self.drive.state), cast(Tape | None, self.drive.tape),
             cast(str | None, self.drive.path), self.drive.read_only,
+            self.model.name,
         )  # fmt: skip
 
     def restore(self, saved: Saved) -> None:
-        """Be as a machine with the same ROMs was. Raises ValueError if it had other memory or registers."""
+        """Be as a machine with the same ROMs was. Raises ValueError if it was of another model, or had other memory."""
         state = self.state
-        if len(saved.memory) != RAM_SIZE or len(saved.registers) != state.size:
+        if saved.model != self.model.name or len(saved.memory) != RAM_SIZE or len(saved.registers) != state.size:
             raise ValueError("it is of a machine of another kind")
         self._write_changes(saved.memory)
         state.block[: state.size] = saved.registers
@@ -382,7 +386,9 @@ class Commodore64:
 
     def copy(self) -> Commodore64:
         """Another machine that goes on from here. What it writes on a disk is not saved to a file."""
-        made = Commodore64(**self.roms._asdict(), cartridge=self.cartridge, tier=self.tier, debug=self.debug)
+        made = Commodore64(
+            **self.roms._asdict(), cartridge=self.cartridge, tier=self.tier, debug=self.debug, model=self.model.name
+        )
         made.drive.saves = False
         made.restore(self.save())
         return made
@@ -395,7 +401,7 @@ class Commodore64:
 
     def picture(self) -> Picture:
         """The picture on the screen."""
-        return picture(self.memory)
+        return picture(self.memory, self.model.vic)
 
     def close(self) -> None:
         """Give back what it holds of the host."""

@@ -16,7 +16,7 @@ from polyvisor.storage.commodore.files import FileType
 from polyvisor.storage.commodore.petscii import from_unicode, screen_text
 from polyvisor.storage.commodore.tape import Tape, check_program
 
-from .machine import FRAME, Commodore64
+from .machine import Commodore64
 
 COLUMNS, LINES = 40, 25
 BASIC_START = 0x0801
@@ -28,7 +28,7 @@ _KEYS_WAITING, _KEY_BUFFER, _MOST_KEYS = 0xC6, 0x0277, 10
 _BUFFER_SIZE = 0x289
 _CURSOR_OFF, _CURSOR_COLUMN, _CURSOR_ROW, _SCREEN_PAGE = 0xCC, 0xD3, 0xD6, 0x288
 _PATIENCE = 1000
-"""Frames that the prompt, or a taker of keys, may take: twenty seconds."""
+"""Frames that the prompt, or a taker of keys, may take: some twenty seconds."""
 _LOADING = 30_000
 HOLD = 3
 """Frames that a key is held: the KERNAL looks at the keyboard sixty times a second."""
@@ -55,7 +55,7 @@ def at_prompt(machine: Commodore64) -> bool:
     """Whether BASIC's prompt waits: READY. above the cursor, which blinks at the beginning of its line."""
     peek = machine.peek
     row = peek(_CURSOR_ROW)
-    if machine.cycles < FRAME:
+    if machine.cycles < machine.model.frame:
         return False  # after a reset, what is on the screen is of the time before
     if peek(_CURSOR_OFF) or peek(_KEYS_WAITING) or peek(_CURSOR_COLUMN) or not 1 <= row < LINES:
         return False
@@ -71,7 +71,8 @@ def _waited(machine: Commodore64, condition: Callable[[], bool], frames: int) ->
 def wait_for_prompt(machine: Commodore64, frames: int = _PATIENCE) -> None:
     """Run until BASIC's prompt is there. Raises NotReadyError."""
     if not _waited(machine, lambda: at_prompt(machine), frames):
-        raise NotReadyError(f"there is no prompt after {frames / 50:g} seconds; the screen says:\n{_text(machine)}")
+        seconds = frames * machine.model.frame / machine.model.clock
+        raise NotReadyError(f"there is no prompt after {seconds:.0f} seconds; the screen says:\n{_text(machine)}")
 
 
 def _text(machine: Commodore64) -> str:
@@ -106,7 +107,7 @@ def _wait_for_taker(machine: Commodore64) -> None:
 
     def ready() -> bool:
         # After a reset, the buffer's size is 0 until the KERNAL has prepared keyboard and screen.
-        return machine.cycles >= FRAME and machine.peek(_KEYS_WAITING) == 0 != machine.peek(_BUFFER_SIZE)
+        return machine.cycles >= machine.model.frame and machine.peek(_KEYS_WAITING) == 0 != machine.peek(_BUFFER_SIZE)
 
     if not _waited(machine, ready, _PATIENCE):
         raise NotReadyError("nobody takes what is typed: is a program running that does not read the keyboard so?")

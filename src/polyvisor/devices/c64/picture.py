@@ -15,6 +15,7 @@ from .vic_ii.model import PAL, Model
 
 WIDTH = 384
 """Pixels of a line that are usually seen: 320 and 32 of the border on each side."""
+_WINDOW = 51  # its first line
 _FIRST = 104  # of a line in the frame buffer; X coordinate 24 is at 136 in all models
 _TABLES = tuple(bytes(COLOURS[value & 15] >> shift & 0xFF for value in range(256)) for shift in (16, 8, 0))
 
@@ -26,6 +27,8 @@ class Picture:
     width: int
     height: int
     pixels: bytes
+    above: int
+    """Rows of the border above the display window, the 200 rows that are text or graphics."""
 
     def rgb(self) -> bytes:
         """Three bytes for each pixel."""
@@ -52,4 +55,4 @@ def picture(memory: Memory, model: Model = PAL) -> Picture:
     for row in range(model.visible_lines):
         line = (model.first_visible + row) % model.lines
         rows.append(memory.read(FRAME_BUFFER + line * FRAME_STRIDE + _FIRST, WIDTH))
-    return Picture(WIDTH, model.visible_lines, b"".join(rows))
+    return Picture(WIDTH, model.visible_lines, b"".join(rows), _WINDOW - model.first_visible)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
-from polyvisor.boards.c64.machine import CLOCK, Commodore64, Saved
+from polyvisor.boards.c64.machine import Commodore64, Saved
 
 
 class Change(NamedTuple):
@@ -46,7 +46,7 @@ class History:
     @property
     def next_copy(self) -> int:
         """When the next copy is to be made, likewise."""
-        return self._copies[-1].elapsed + CLOCK
+        return self._copies[-1].elapsed + self._machine.model.clock
 
     def _changed(self, what: str, arguments: tuple[Any, ...]) -> None:
         if not self._repeating:
@@ -69,7 +69,8 @@ class History:
         machine = self._machine
         if not self.start <= elapsed <= machine.elapsed:
             raise ValueError(
-                f"cycle {elapsed} is not kept; there are {self.start} to {machine.elapsed}, of {CLOCK} a second"
+                f"cycle {elapsed} is not kept; there are {self.start} to {machine.elapsed},"
+                f" of {machine.model.clock} a second"
             )
         while self._copies[-1].elapsed > elapsed:
             self._copies.pop()

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from polyvisor.boards.c64.architecture import c64
 from polyvisor.boards.c64.machine import Commodore64
 from polyvisor.engine.hooks.declare import State
 from polyvisor.engine.hooks.events import values_of
@@ -85,7 +84,7 @@ class C64Hooks:
     def _callback(
         self, installed: Installed, function: Callable[[Any], object], kind: str
     ) -> Callable[..., None]:
-        names = values_of(c64, kind)
+        names = values_of(self._machine.model.architecture, kind)
 
         def call(cpu: int, *values: int) -> None:
             if not installed.removed:
@@ -95,5 +94,5 @@ class C64Hooks:
 
     def _apply(self, hooks: list[AddedHook]) -> None:
         if self._point is None:
-            self._point = HookPoint(c64, [self._machine.cpu], self._machine.regions)
+            self._point = HookPoint(self._machine.model.architecture, [self._machine.cpu], self._machine.regions)
         self._point.apply([each._installed for each in hooks])

@@ -19,8 +19,8 @@ from typing import Any
 
 from polyvisor.adl import READ, u32, u64
 from polyvisor.boards.c64 import software as hands
-from polyvisor.boards.c64.architecture import IO, c64
-from polyvisor.boards.c64.machine import CLOCK, FRAME, SAMPLE_RATE, Commodore64, Stop
+from polyvisor.boards.c64.architecture import IO
+from polyvisor.boards.c64.machine import SAMPLE_RATE, Commodore64, Stop
 from polyvisor.boards.c64.rom_files import user_roms
 from polyvisor.boards.c64.roms import Roms
 from polyvisor.boards.c64.software import NotReadyError
@@ -43,8 +43,9 @@ _SAMPLES_AT_ONCE = 16_384
 
 
 class C64:
-    """A Commodore 64 (PAL) with a drive, which runs when it is told to, for as long as it is told.
+    """A Commodore 64 with a drive, which runs when it is told to, for as long as it is told.
 
+    ``model``: ``pal`` or ``ntsc``, which decides on the VIC-II, the clock, and the mains' frequency.
     ``software``: a file (``.prg``, ``.d64``, ``.t64``, ``.crt``), or the bytes of a PRG file. It is mounted, and
     started unless ``autostart`` is False. ``roms``: a directory with the ROMs of a real machine, or `Roms`; else our
     own free ones. What is written on a disk is saved to its file, unless ``read_only``. ``debug_register``: a write to
@@ -57,7 +58,7 @@ class C64:
     def __init__(
         self, software: str | os.PathLike[str] | bytes | Medium | None = None, *,
         roms: str | os.PathLike[str] | Roms | None = None, autostart: bool = True, read_only: bool = False,
-        debug_register: bool = False, history: float = 30, tier: str = "jit",
+        debug_register: bool = False, history: float = 30, tier: str = "jit", model: str = "pal",
         progress: Callable[[str], None] | None = None,
     ) -> None:
         medium, path = _opened(software)
@@ -65,7 +66,9 @@ class C64:
             roms = user_roms(roms)
         found = roms._asdict() if roms is not None else {}
         cartridge = medium if isinstance(medium, Cartridge) else None
-        machine = Commodore64(**found, cartridge=cartridge, tier=tier, debug=debug_register, progress=progress)
+        machine = Commodore64(
+            **found, cartridge=cartridge, tier=tier, debug=debug_register, model=model, progress=progress
+        )
         self._begin(machine, history)
         try:
             if isinstance(medium, D64 | Tape):
@@ -93,7 +96,7 @@ class C64:
     def run(self, *, seconds: float = 0, frames: float = 0, cycles: int = 0) -> Stop:
         """Run for so long, of the machine's own time, and to the next jump; gives why it ended."""
         machine = self._running()
-        end = machine.elapsed + round(seconds * CLOCK) + round(frames * FRAME) + cycles
+        end = machine.elapsed + round(seconds * machine.model.clock) + round(frames * machine.model.frame) + cycles
         if machine.unseen is not None:
             found, machine.unseen = machine.unseen, None
             return found
@@ -118,7 +121,7 @@ class C64:
 
     def wait_until(self, condition: Callable[[], bool], seconds: float = 30, what: str = "it") -> None:
         """Run until a condition holds, which is looked at after each frame. Raises VMTimeoutError."""
-        end = self.machine.elapsed + round(seconds * CLOCK)
+        end = self.machine.elapsed + round(seconds * self.machine.model.clock)
         while not condition():
             if self.machine.elapsed >= end:
                 raise VMTimeoutError(f"{what} did not come within {seconds:g} seconds; the screen says:\n{self.text}")
@@ -132,13 +135,13 @@ class C64:
 
     @property
     def elapsed(self) -> int:
-        """Clock cycles since the power came; 985,248 are a second."""
+        """Clock cycles since the power came; a second has 985,248 of them, with NTSC 1,022,727."""
         return self._running().elapsed
 
     @property
     def seconds(self) -> float:
         """The same in seconds."""
-        return self.elapsed / CLOCK
+        return self.elapsed / self.machine.model.clock
 
     def reset(self) -> None:
         """As by a button: memory stays."""
@@ -235,7 +238,8 @@ class C64:
         machine = self.machine
         when = self._history.next_copy if self._history is not None else 1 << 63
         if self._sound is not None:
-            when = min(when, machine.elapsed + _SAMPLES_AT_ONCE * CLOCK // int(machine.state.sid_sample_rate))
+            rate = int(machine.state.sid_sample_rate)
+            when = min(when, machine.elapsed + _SAMPLES_AT_ONCE * machine.model.clock // rate)
         return max(when, machine.elapsed + 1)
 
     # Looking inside
@@ -257,10 +261,11 @@ class C64:
         if ram:
             return machine.memory.read(memory.RAM + address, length)
         view = machine.cpu.view
-        context = c64.hooks["data_context"](view)
+        hooks = machine.model.architecture.hooks
+        context = hooks["data_context"](view)
         out = bytearray()
         for each in range(address, address + length):
-            place = int(c64.hooks["translate"](view, u64(each), u32(READ), context)[0])
+            place = int(hooks["translate"](view, u64(each), u32(READ), context)[0])
             out += machine.memory.read(memory.RAM + each if IO <= place < memory.CARTRIDGE else place, 1)
         return bytes(out)
 
@@ -271,13 +276,13 @@ class C64:
     def disassemble(self, address: int | None = None, count: int = 10) -> list[str]:
         """The instructions from an address on, or from where the CPU is: a line for each, with address and bytes."""
         at = int(self.cpu.pc) if address is None else address
-        lines = []
+        architecture, lines = self.machine.model.architecture, []
         for _ in range(count):
             code = self.read(at, min(3, 0x10000 - at))
             word = int.from_bytes(code.ljust(3, b"\0"), "little")
-            found = c64.decode(word)
+            found = architecture.decode(word)
             length = found.encoding.length if found is not None else 1
-            text = c64.disassemble(word, at) or "?"
+            text = architecture.disassemble(word, at) or "?"
             lines.append(f"{at:04x}  {code[:length].hex(' '):9} {text}")
             at += length
             if at > 0xFFFF:
@@ -291,7 +296,7 @@ class C64:
         """How many seconds :meth:`rewind` can go back."""
         if self._history is None:
             return 0.0
-        return (self._running().elapsed - self._history.start) / CLOCK
+        return (self._running().elapsed - self._history.start) / self.machine.model.clock
 
     def rewind(self, seconds: float) -> None:
         """Go back in time, exactly: what the machine was so many of its own seconds ago, it is again.
@@ -301,7 +306,7 @@ class C64:
         if self._history is None:
             raise ValueError("there is no history: make the machine with history=SECONDS")
         machine = self._running()
-        wanted = machine.elapsed - round(seconds * CLOCK)
+        wanted = machine.elapsed - round(seconds * machine.model.clock)
         if seconds < 0 or wanted < self._history.start:
             raise ValueError(f"{seconds:g} seconds back: {self.kept_seconds:.2f} are kept")
         self._history.go_to(wanted)

@@ -10,9 +10,9 @@ from typing import Any
 
 import polyvisor
 from polyvisor.adl import DescriptionError, Field
-from polyvisor.boards.c64.architecture import c64
 from polyvisor.boards.c64.drive import COMMANDS, DriveState, PortState
 from polyvisor.boards.c64.machine import RAM_SIZE, Commodore64, Saved
+from polyvisor.boards.c64.model import PAL, Model, model_named
 from polyvisor.boards.c64.roms import CHARACTERS_SIZE, SIZE
 from polyvisor.devices.c64 import memory
 from polyvisor.engine.memory import PAGE_SIZE
@@ -27,7 +27,9 @@ from polyvisor.vm.snapshot.file import Section, SnapshotFile
 from polyvisor.vm.snapshot.writer import Writer, remove_stale
 
 BOARD = "c64"
-FORMAT = 1
+FORMAT = 2
+# Files of this format have no model: there was but one.
+_PAL_ONLY = 1
 
 
 @dataclass
@@ -37,6 +39,7 @@ class Contents:
     format: int
     tier: str
     debug: bool
+    model: str
     cycles: int
     before: int
     registers: dict[str, list[int]]
@@ -57,8 +60,9 @@ def save(machine: Commodore64, path: Path) -> None:
             runs = list(ram.merged(ram.nonzero(view, [(0, RAM_SIZE)])))
             section = writer.section(RAM_SIZE, PAGE_SIZE, runs, lambda offset, length: view[offset : offset + length])
             contents = Contents(
-                FORMAT, machine.tier, machine.debug, machine.cycles, machine.before, _registers(machine.state),
-                machine.port.state, machine.drive.state, machine.save().tape, machine.cartridge, section,
+                FORMAT, machine.tier, machine.debug, machine.model.name, machine.cycles, machine.before,
+                _registers(machine.state), machine.port.state, machine.drive.state, machine.save().tape,
+                machine.cartridge, section,
             )
             writer.finish({
                 "by": f"polyvisor {polyvisor.__version__}",
@@ -79,6 +83,8 @@ def restored(path: Path) -> Commodore64:
     if file.document.get("board") != BOARD:
         raise SnapshotError(f"{path}: is a snapshot of another machine than a Commodore 64")
     plain = file.document.get(BOARD)
+    if isinstance(plain, dict) and plain.get("format") == _PAL_ONLY:
+        plain |= {"format": FORMAT, "model": PAL.name}
     if isinstance(plain, dict) and plain.get("format") != FORMAT:
         raise SnapshotError(f"{path}: is of format {plain.get('format')}, and this polyvisor knows {FORMAT}")
     contents = file.take(Contents, BOARD)
@@ -92,11 +98,15 @@ def restored(path: Path) -> Commodore64:
             )
         }  # fmt: skip
         _check(contents)
-        made = Commodore64(**roms, cartridge=contents.cartridge, tier=contents.tier, debug=contents.debug)
+        model = model_named(contents.model)
+        made = Commodore64(
+            **roms, cartridge=contents.cartridge, tier=contents.tier, debug=contents.debug,
+            model=model.name,
+        )
         try:
             made.restore(Saved(
-                contents.cycles, contents.before, _block(contents.registers), content, contents.port, contents.drive,
-                contents.tape, None, False,
+                contents.cycles, contents.before, _block(model, contents.registers), content, contents.port,
+                contents.drive, contents.tape, None, False, model.name,
             ))  # fmt: skip
         except BaseException:
             made.close()
@@ -116,10 +126,10 @@ def _registers(state: Any) -> dict[str, list[int]]:
     return values
 
 
-def _block(registers: dict[str, list[int]]) -> bytes:
+def _block(model: Model, registers: dict[str, list[int]]) -> bytes:
     """The declared state as it is in memory. Raises ValueError, DescriptionError."""
-    assert c64.state_type is not None
-    state = c64.state_type()
+    assert model.architecture.state_type is not None
+    state = model.architecture.state_type()
     odd = sorted(set(registers) ^ set(state.members))
     if odd:
         raise ValueError(f"registers {', '.join(odd[:5])} are missing, or unknown")
