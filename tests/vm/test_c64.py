@@ -274,6 +274,35 @@ def test_the_debug_register_is_seen_even_while_the_program_is_started() -> None:
         assert (found.reason, found.value) == ("debug", 0)
 
 
+def test_sound_is_given_to_who_listens_and_to_the_recording(c64: C64, tmp_path: Path) -> None:
+    path, heard = tmp_path / "a.wav", bytearray()
+    c64.run(seconds=1.1)
+    c64.listen(heard.extend)
+    c64.record(path)
+    with pytest.raises(ValueError, match="somebody listens at 44100 samples a second; 22050 are another rate"):
+        c64.record(tmp_path / "b.wav", 22_050)
+    c64.record(path)
+    c64.type("poke 54296,15\n")
+    c64.run(seconds=1)
+    c64.write(0xD418, 0)
+    c64.stop_recording()
+    with wave.open(str(path)) as file:
+        recorded = file.readframes(file.getnframes())
+    assert bytes(heard) == recorded and max(memoryview(recorded).cast("h")) > 1000
+    # Before that, nobody listened, so the SID may have been 20,000 cycles behind.
+    c64.rewind(c64.seconds - 1.05)
+    before = len(heard)
+    c64.run(seconds=1)
+    assert -200 < len(heard) - before - 2 * 44_100 < 2000
+    c64.listen(None)
+    assert int(c64.cpu.sid_listening) == 0
+    before = len(heard)
+    c64.run(seconds=0.1)
+    assert len(heard) == before
+    with pytest.raises(ValueError, match="1000 samples a second"):
+        c64.listen(heard.extend, 1000)
+
+
 def test_sound_is_recorded(c64: C64, tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     tone = {0xD418: 15, 0xD405: 0, 0xD406: 0xF0, 0xD400: 0x25, 0xD401: 0x11, 0xD404: 0x11}

@@ -8,14 +8,16 @@ from typing import Annotated
 
 import typer
 
-from polyvisor.boards.c64.machine import Stop
+from polyvisor.boards.c64.machine import SAMPLE_RATE, Stop
 from polyvisor.boards.c64.model import MODELS, PAL
 from polyvisor.engine.bare import TIERS
 from polyvisor.vm.c64.machine import C64
 from polyvisor.vm.errors import VMError
+from polyvisor.vm.sound_card import SoundCard, SoundError
 from polyvisor.vm.window import WindowError
 
 from .c64_play import HELP, Pace, Play, TerminalPlay, WindowPlay, is_terminal
+from .c64_sound import Speaker
 from .desk import check_writable, told
 
 _DEBUG_LIMIT = 600.0
@@ -74,6 +76,12 @@ def run_c64(
         Path | None, typer.Option(metavar="FILE.png", help="When it has ended, save the picture.")
     ] = None,
     sound: Annotated[Path | None, typer.Option(metavar="FILE.wav", help="Write what is heard to this file.")] = None,
+    speaker: Annotated[
+        bool | None,
+        typer.Option(
+            "--speaker/--no-speaker", help="Play what is heard on the sound card; default: if there is a window."
+        ),
+    ] = None,
     debug_register: Annotated[
         bool,
         typer.Option("--debug-register", help="A write to $D7FF ends it: the exit status is 0 for $00, else 1."),
@@ -108,6 +116,9 @@ def run_c64(
         raise fail("there is no terminal, so it would run for ever: give --seconds, --debug-register, or --window")
     try:
         factor = parse_speed(speed if speed is not None else "1" if seen else "max")
+        if speaker and factor != 1:
+            raise ValueError("--speaker goes with the machine's own speed, which is --speed 1")
+        heard = speaker if speaker is not None else window and factor == 1
         for path, option in ((screenshot, "--screenshot"), (sound, "--sound")):
             if path is not None:
                 check_writable(path, option)
@@ -129,7 +140,8 @@ def run_c64(
                 with told(sound, "--sound"):
                     c64.record(sound)
             pace = Pace(factor, c64.machine.model.clock)
-            stop = _play(c64, keys, pace, most, joystick, window, seen)
+            play = Play(c64, pace, most, joystick, _speaker(pace) if heard else None)
+            stop = _play(play, keys, window, seen)
             if screenshot is not None:
                 with told(screenshot, "--screenshot"):
                     c64.picture().save(screenshot)
@@ -144,19 +156,33 @@ def run_c64(
     raise typer.Exit(status)
 
 
-def _play(
-    c64: C64, keys: str | None, pace: Pace, seconds: float | None, joystick: int | None, window: bool, seen: bool
-) -> Stop:
+def _speaker(pace: Pace) -> Speaker | None:
+    """The host's sound card; without one the machine is silent, and the user is told."""
+    try:
+        return Speaker(SoundCard(SAMPLE_RATE), pace)
+    except SoundError as error:
+        print(f"polyvisor: {error}; the machine is silent", file=sys.stderr)
+        return None
+
+
+def _play(play: Play, keys: str | None, window: bool, seen: bool) -> Stop:
     """Type what is to be typed, and run; gives why it ended."""
-    play = Play(c64, pace, seconds, joystick)
+    c64, speaker = play.c64, play.speaker
     try:
         if keys and c64.machine.unseen is None:
             c64.type(keys.replace("\\n", "\n"))
+            play.begin_anew()
+        if speaker is not None:
+            c64.listen(speaker.hear, SAMPLE_RATE)
         if window:
             return WindowPlay(play).run()
         return TerminalPlay(play).run() if seen else play.headless()
     except KeyboardInterrupt:
         return Stop("interrupted")
+    finally:
+        if speaker is not None:
+            c64.listen(None)
+            speaker.close()
 
 
 def _status(c64: C64, stop: Stop, debug: bool) -> int:

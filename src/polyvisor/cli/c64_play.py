@@ -21,6 +21,7 @@ from polyvisor.devices.keys import KEYS
 from polyvisor.vm.c64.machine import C64
 from polyvisor.vm.window import Window
 
+from .c64_sound import Speaker
 from .c64_terminal import ENTER, LEAVE, Screen, Typist, cells_of, strokes
 from .terminal import ESCAPE, raw_terminal
 
@@ -66,6 +67,11 @@ class Pace:
             self._began = now, elapsed
         return left
 
+    def later(self, seconds: float) -> None:
+        """Let the machine be so much later from now on, or earlier."""
+        if self._began is not None:
+            self._began = self._began[0] + seconds, self._began[1]
+
     def begin(self) -> None:
         """Begin anew, such as after a pause."""
         self._began = None
@@ -73,12 +79,13 @@ class Pace:
 
 @dataclass
 class Play:
-    """A machine that is played; ``seconds`` of its time at most. ``ends``: a jammed CPU ends it."""
+    """A machine that is played; ``seconds`` of its time at most; heard by ``speaker``."""
 
     c64: C64
     pace: Pace
     seconds: float | None = None
     joystick: int | None = None
+    speaker: Speaker | None = None
 
     def __post_init__(self) -> None:
         """What is counted from here."""
@@ -99,14 +106,25 @@ class Play:
         end = self._began + self._frames * self._model.frame
         if self.seconds is not None:
             end = min(end, self._began + round(self.seconds * self._model.clock))
-        return self.c64.run(cycles=max(0, end - self.c64.elapsed))
+        stop = self.c64.run(cycles=max(0, end - self.c64.elapsed))
+        if self.speaker is not None:
+            self.speaker.frame()
+            if stop.reason != "limit":
+                self.speaker.rest()
+        return stop
+
+    def rest(self) -> None:
+        """The machine stands still, until the next frame: time goes on without it."""
+        self.pace.begin()
+        if self.speaker is not None:
+            self.speaker.rest()
 
     def begin_anew(self) -> None:
         """Time has gone on, or back, by other means than frames."""
         if self.seconds is not None:
             self.seconds -= (self.c64.elapsed - self._began) / self._model.clock
         self._began, self._frames = self.c64.elapsed, 0
-        self.pace.begin()
+        self.rest()
 
     def headless(self) -> Stop:
         """Run until the end; gives why. What ends a run for good (`debug`, `jam`) ends it."""
@@ -208,7 +226,7 @@ class TerminalPlay:
                 return True
             case "p":
                 self._paused = not self._paused
-                self.play.pace.begin()
+                self.play.rest()
             case "s":
                 self._say(save_picture(self.c64))
             case "a" | "\x01":
@@ -226,6 +244,7 @@ class TerminalPlay:
 
     def _say(self, text: str) -> None:
         """Show a text instead of the picture until a key is pressed."""
+        self.play.rest()
         _write("\x1b[0m\x1b[2J\x1b[H" + text.strip("\n").replace("\n", "\r\n") + "\r\n\r\n(press a key)")
         select.select([0], [], [])
         os.read(0, 4096)

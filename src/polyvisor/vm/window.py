@@ -6,7 +6,6 @@ The library is optional (``pip install 'polyvisor[window]'``) and imported when 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -15,6 +14,8 @@ from polyvisor.devices.display import BYTES_PER_PIXEL, Cursor, Display, Frame
 from polyvisor.devices.edid import MAX_SIZE
 from polyvisor.devices.input import Keyboard, Tablet
 from polyvisor.devices.keys import BY_USAGE, KEYS
+
+from .sdl import load
 
 if TYPE_CHECKING:
     import pygame
@@ -42,7 +43,10 @@ class Window:
         title: str = "polyvisor",
     ) -> None:
         """Open the window. Raises WindowError if the library is missing, or there is no desktop."""
-        self._sdl = sdl = _load()
+        try:
+            self._sdl = sdl = load()
+        except ImportError as error:
+            raise WindowError(f"a window cannot be opened: {error}") from None
         self._display, self._keyboard, self._pointer, self._title = display, keyboard, pointer, title
         try:
             sdl.display.init()
@@ -187,20 +191,6 @@ class Window:
             else:
                 shape = sdl.image.frombuffer(_straight(cursor.pixels), (cursor.width, cursor.height), "BGRA")
                 sdl.mouse.set_cursor((cursor.hot_x, cursor.hot_y), shape)
-
-
-def _load() -> ModuleType:
-    """The library, set up for a machine's window. Raises WindowError."""
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    # Signals are the terminal's; a grab is for keys such as Alt-Tab above all.
-    os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")
-    os.environ.setdefault("SDL_GRAB_KEYBOARD", "1")
-    os.environ.setdefault("SDL_VIDEO_ALLOW_SCREENSAVER", "1")
-    try:
-        import pygame
-    except ImportError as error:
-        raise WindowError(f"a window needs pygame-ce: pip install 'polyvisor[window]' ({error})") from None
-    return pygame
 
 
 def _fill(sdl: ModuleType, picture: pygame.Surface | None, frame: Frame) -> pygame.Surface:

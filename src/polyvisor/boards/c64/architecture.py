@@ -22,8 +22,8 @@ from .expansion import EASYFLASH, NONE, Expansion, rom_place, write_io_1
 IO, OPEN = 0xD0000, 0xE0000
 LORAM, HIRAM, CHAREN = 1, 2, 4
 PAGE_BITS = 8
-# In steps of so many cycles, chips that nobody looks at are brought up to date.
-LAZY = 20_000
+# In steps of so many cycles, the SID is brought up to date if nobody looks at it; the other, if somebody listens.
+LAZY, HEARD = 20_000, 1000
 DEBUG = 0x7FF
 
 # Translation rules side by side: one for each level of LORAM, HIRAM and CHAREN.
@@ -221,7 +221,7 @@ def poll(cpu) -> None:
         cia.run(cpu, 0, now)
     if now >= cpu.c64_cia_due[1]:
         cia.run(cpu, 1, now)
-    if now - cpu.sid_clock >= LAZY:
+    if now >= sid_due(cpu):
         sid.run(cpu, now)
     take_interrupts(cpu)
 
@@ -238,7 +238,15 @@ def deadline(cpu) -> u64:
     if cpu.c64_cia_due[1] <= now:
         cpu.c64_cia_due[1] = cia.next_event(cpu, 1)
     chips = sooner(cpu.c64_vic_due, sooner(cpu.c64_cia_due[0], cpu.c64_cia_due[1]))
-    return sooner(next_look(cpu), sooner(chips, cpu.sid_clock + LAZY))
+    return sooner(next_look(cpu), sooner(chips, sid_due(cpu)))
+
+
+@function
+def sid_due(cpu) -> u64:
+    """When the SID is to be brought up to date."""
+    if cpu.sid_listening != 0:
+        return cpu.sid_clock + HEARD
+    return cpu.sid_clock + LAZY
 
 
 @function

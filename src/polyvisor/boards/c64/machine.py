@@ -221,6 +221,10 @@ class Commodore64:
             raise ValueError(f"{rate} samples a second; 4000 to 192000 are possible")
         self.change("set_registers", {"sid_listening": 1, "sid_sample_rate": rate})
 
+    def stop_listening(self) -> None:
+        """Let the SID make no samples any more, which takes time."""
+        self.change("set_registers", {"sid_listening": 0})
+
     def _reset(self) -> None:
         state, kept = self.state, {}
         for name in ("sid_listening", "sid_sample_rate", "sid_written"):

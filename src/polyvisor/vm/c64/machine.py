@@ -26,6 +26,7 @@ from polyvisor.boards.c64.roms import Roms
 from polyvisor.boards.c64.software import NotReadyError
 from polyvisor.devices.c64 import memory
 from polyvisor.devices.c64.picture import Picture
+from polyvisor.devices.c64.samples import Samples
 from polyvisor.devices.c64.wav import WavFile
 from polyvisor.storage.commodore.cartridge import Cartridge
 from polyvisor.storage.commodore.d64 import D64
@@ -88,6 +89,7 @@ class C64:
         self._seconds = history
         self._history = History(machine, history) if history > 0 else None
         self._sound: WavFile | None = None
+        self._heard: tuple[Callable[[bytes], None], Samples] | None = None
         self._closed = False
         machine.after_run.append(self._take_sound)
 
@@ -218,8 +220,7 @@ class C64:
     def record(self, path: str | os.PathLike[str], rate: int = SAMPLE_RATE) -> None:
         """Write what is heard from now on to a WAV file, until :meth:`stop_recording`. Raises OSError, ValueError."""
         self.stop_recording()
-        machine = self._running()
-        machine.listen(rate)
+        machine = self._listened(rate)
         self._sound = WavFile(Path(path), rate, machine.memory.read, int(machine.state.sid_written))
 
     def stop_recording(self) -> None:
@@ -228,16 +229,52 @@ class C64:
             self._take_sound()
             self._sound.close()
             self._sound = None
+            self._listen_no_more()
+
+    def listen(self, hear: Callable[[bytes], None] | None, rate: int = SAMPLE_RATE) -> None:
+        """Give ``hear`` what is heard from now on, as the machine runs: signed samples of 16 bits, in the host's order.
+
+        It is called whenever a run has ended, and in a long one now and then, on the thread that runs the machine.
+        None: nobody listens any more. Raises ValueError for an impossible rate, or another one than a recording has.
+        """
+        if hear is None:
+            if self._heard is not None:
+                self._heard = None
+                self._listen_no_more()
+            return
+        self._heard = None
+        machine = self._listened(rate)
+        self._heard = hear, Samples(machine.memory.read, int(machine.state.sid_written))
+
+    def _listened(self, rate: int) -> Commodore64:
+        """The machine, whose SID makes samples. Raises ValueError."""
+        machine = self._running()
+        if self._sound is not None or self._heard is not None:
+            present = int(machine.state.sid_sample_rate)
+            if rate != present:
+                raise ValueError(f"somebody listens at {present} samples a second; {rate} are another rate")
+        machine.listen(rate)
+        return machine
+
+    def _listen_no_more(self) -> None:
+        if self._sound is None and self._heard is None:
+            self.machine.stop_listening()
 
     def _take_sound(self) -> None:
+        written = int(self.machine.state.sid_written)
         if self._sound is not None:
-            self._sound.take(int(self.machine.state.sid_written))
+            self._sound.take(written)
+        if self._heard is not None:
+            hear, samples = self._heard
+            found = samples.take(written)
+            if found:
+                hear(found)
 
     def _next_look(self) -> int:
         """When something is to be done beside running, in cycles since the power came."""
         machine = self.machine
         when = self._history.next_copy if self._history is not None else 1 << 63
-        if self._sound is not None:
+        if self._sound is not None or self._heard is not None:
             rate = int(machine.state.sid_sample_rate)
             when = min(when, machine.elapsed + _SAMPLES_AT_ONCE * machine.model.clock // rate)
         return max(when, machine.elapsed + 1)
@@ -306,11 +343,15 @@ class C64:
         if self._history is None:
             raise ValueError("there is no history: make the machine with history=SECONDS")
         machine = self._running()
+        rate = int(machine.state.sid_sample_rate)
         wanted = machine.elapsed - round(seconds * machine.model.clock)
         if seconds < 0 or wanted < self._history.start:
             raise ValueError(f"{seconds:g} seconds back: {self.kept_seconds:.2f} are kept")
         self._history.go_to(wanted)
         machine.unseen = None
+        if self._sound is not None or self._heard is not None:
+            machine.listen(rate)  # who listens now may not have listened then
+            self._take_sound()
 
     def copy(self) -> C64:
         """Another machine that goes on from here by itself. It does not write to the file of a disk, nor have hooks."""
@@ -343,6 +384,7 @@ class C64:
         """Finish what is recorded, and give back what it holds of the host; it cannot be used any more."""
         if not self._closed:
             self.stop_recording()
+            self._heard = None
             self._closed = True
             self.machine.close()
 
