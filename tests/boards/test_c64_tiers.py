@@ -134,6 +134,22 @@ def test_the_interpreter_is_the_description(seed: int, model: str) -> None:
     reference.close()
 
 
+@pytest.mark.parametrize("tier", ["interpreter", "jit"])
+def test_a_read_waits_where_ba_fell_while_the_cpu_wrote(tier: str) -> None:
+    # Two writes at the end of an instruction, in other cycles of each line, and then one that only reads.
+    program = assemble(mos6510, "sei\n lda #$1b\n sta $d011\n1: inc $2000,x\n iny\n jmp 1b", 0x1000).bytes
+    native, reference = machine(tier, program), machine("reference", program)
+    for made in (native, reference):
+        made.set_registers(vic_line=0x2F, vic_raster=0x2F)
+    for _ in range(20):
+        native.run(90)
+        while reference.cycles < native.cycles:
+            reference.cpu.step()
+        assert reference.cycles == native.cycles
+    native.close()
+    reference.close()
+
+
 @pytest.mark.parametrize(("seed", "model"), [(100, "pal"), (101, "pal"), (102, "ntsc")])
 def test_compiled_code_is_too(seed: int, model: str) -> None:
     program = busy_program(seed)

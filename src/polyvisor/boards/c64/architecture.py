@@ -233,6 +233,9 @@ def deadline(cpu) -> u64:
     if cpu.c64_vic_due <= now:
         # What the CPU writes to memory, the VIC-II may see up to a line too early.
         cpu.c64_vic_due = sooner(vic_events.next_event(cpu), cpu.vic_clock + model(cpu).cycles)
+        if cpu.vic_ba_low != 0:
+            # It fell while the CPU wrote, which it may: the next read waits.
+            cpu.c64_vic_due = now
     if cpu.c64_cia_due[0] <= now:
         cpu.c64_cia_due[0] = cia.next_event(cpu, 0)
     if cpu.c64_cia_due[1] <= now:
