@@ -11,7 +11,7 @@ from polyvisor.adl import u64
 from polyvisor.adl.assembler import assemble
 from polyvisor.boards.c64.machine import Commodore64
 from polyvisor.boards.c64.roms import free_roms
-from polyvisor.devices.c64 import cia, sid, vic_ii
+from polyvisor.devices.c64 import cia, memory, sid, vic_ii
 from polyvisor.isa.mos6502 import mos6510
 
 # Sets up interrupts by the raster and both timers, then writes to chips and memory in a circle, and reads from them.
@@ -106,7 +106,7 @@ def machine(tier: str, program: bytes, model: str = "pal") -> Commodore64:
 
 
 def state(machine: Commodore64) -> tuple[dict[str, Any], bytes]:
-    """All there is, once every chip is up to date; but for when to ask chips next."""
+    """All there is, once every chip is up to date; but for when to ask chips next, and whom to ask before a store."""
     view, now = machine.cpu.view, u64(machine.cycles)
     view.retired = machine.cycles
     vic_ii.run(view, now)
@@ -114,7 +114,8 @@ def state(machine: Commodore64) -> tuple[dict[str, Any], bytes]:
     cia.run(view, 1, now)
     sid.run(view, now)
     values = machine.state.values()
-    return {k: v for k, v in values.items() if not k.endswith("_due")}, machine.memory.read(0, 0x4_7000)
+    asked = {name for name in values if name.endswith("_due") or name.startswith("c64_watched")}
+    return {k: v for k, v in values.items() if k not in asked}, machine.memory.read(0, 0x4_7000)
 
 
 @pytest.mark.parametrize(("seed", "model"), [(0, "pal"), (1, "pal"), (2, "pal"), (3, "ntsc"), (4, "ntsc")])
@@ -148,6 +149,60 @@ def test_a_read_waits_where_ba_fell_while_the_cpu_wrote(tier: str) -> None:
         assert reference.cycles == native.cycles
     native.close()
     reference.close()
+
+
+# Changes what is on the screen while it is drawn: characters or a bitmap, and the byte that is seen in idle state.
+RACE = """
+        sei
+        lda #{control}
+        sta $d011
+        lda #$18
+        sta $d018
+        lda #$08
+        sta $d016
+        lda #6
+        sta $d021
+        ldy #0
+loop:   ldx #0
+1:      tya
+        sta $2000,x
+        eor #$ff
+        sta $2140,x
+        sta $2800,x
+        inc $3fff
+        inc $05ff,x
+        iny
+        dex
+        bne 1b
+        jmp loop
+"""
+
+
+@pytest.mark.parametrize("control", [0x1B, 0x3B, 0x5B, 0x0B])
+def test_what_is_written_while_it_is_drawn_is_seen_by_the_cycle(control: int) -> None:
+    program = assemble(mos6510, RACE.format(control=control), 0x1000).bytes
+    native, reference, compiled = (machine(tier, program) for tier in ("interpreter", "reference", "jit"))
+    for made in (native, reference, compiled):
+        # All is open, so that what is read is seen.
+        made.set_registers(vic_line=0x2F, vic_raster=0x2F, vic_border=0, vic_border_vertical=0)
+        made.memory.write(0x0400, bytes(range(256)) * 4)
+        made.memory.write(memory.COLOUR_RAM, b"\x01" * 0x400)
+        made.memory.write(0x2000, bytes(range(256)) * 0x20)
+    for cycles in (700, 1100):
+        native.run(cycles)
+        compiled.run(native.cycles - compiled.cycles)
+        while reference.cycles < native.cycles:
+            reference.cpu.step()
+        assert reference.cycles == native.cycles == compiled.cycles
+        values, seen = state(native)
+        wanted, contents = state(reference)
+        assert {k: v for k, v in values.items() if v != wanted[k]} == {}
+        assert seen == contents == state(compiled)[1]
+    native.run(400_000)
+    compiled.run(native.cycles - compiled.cycles)
+    assert state(compiled) == state(native)
+    for made in (native, reference, compiled):
+        made.close()
 
 
 @pytest.mark.parametrize(("seed", "model"), [(100, "pal"), (101, "pal"), (102, "ntsc")])

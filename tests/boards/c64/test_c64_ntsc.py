@@ -123,7 +123,8 @@ def test_what_is_heard_has_the_pitch_of_the_clock(tmp_path: Path) -> None:
         c64.record(path)
         c64.run(seconds=2)
     with wave.open(str(path)) as file:
-        assert abs(file.getnframes() - 2 * 44_100) < 50
+        # The SID may have been 20,000 cycles behind when the recording began.
+        assert -50 < file.getnframes() - 2 * 44_100 < 950
         samples = memoryview(file.readframes(file.getnframes())).cast("h")
     crossings = sum(a < 0 <= b for a, b in pairwise(samples[-44_100:]))
     assert abs(crossings - 0x1125 * NTSC.clock / (1 << 24)) <= 2
@@ -144,13 +145,14 @@ def test_snapshots_copies_and_the_past_are_of_the_model(tmp_path: Path) -> None:
             pal.machine.restore(c64.machine.save())
 
 
-def test_snapshots_of_before_there_were_models_are_pal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshots_of_before_there_were_models_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = snapshot.to_plain
 
     def without_model(contents: object) -> object:
         made = plain(contents)
         assert isinstance(made, dict)
-        return {name: value for name, value in made.items() if name != "model"} | {"format": 1}
+        registers = {name: values for name, values in made["registers"].items() if "watched" not in name}
+        return {name: value for name, value in made.items() if name != "model"} | {"format": 1, "registers": registers}
 
     with C64() as c64:
         c64.run(frames=3)
@@ -159,6 +161,9 @@ def test_snapshots_of_before_there_were_models_are_pal(tmp_path: Path, monkeypat
             c64.save(tmp_path / "old")
         with C64.restore(tmp_path / "old") as other:
             assert other.machine.model is PAL and other.elapsed == c64.elapsed
+            c64.run(seconds=0.5)
+            other.run(cycles=c64.elapsed - other.elapsed)
+            assert other.machine.save().memory == c64.machine.save().memory
         with monkeypatch.context() as patch:
             patch.setattr(snapshot, "to_plain", lambda contents: plain(contents) | {"model": "secam"})  # type: ignore[operator]
             c64.save(tmp_path / "odd")

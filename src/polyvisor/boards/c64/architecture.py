@@ -17,9 +17,10 @@ from polyvisor.isa.mos6502.interrupts import next_look, take_interrupts
 from polyvisor.isa.mos6502.port import port_pins
 
 from .expansion import EASYFLASH, NONE, Expansion, rom_place, write_io_1
+from .watch import Watch, is_watched, watch
 
-# What is decoded next to memory: the I/O area, and places where nothing answers.
-IO, OPEN = 0xD0000, 0xE0000
+# What is decoded next to memory: the I/O area, places where nothing answers, and RAM whose stores the VIC-II waits for.
+IO, OPEN, WATCHED = 0xD0000, 0xE0000, 0xF0000
 LORAM, HIRAM, CHAREN = 1, 2, 4
 PAGE_BITS = 8
 # In steps of so many cycles, the SID is brought up to date if nobody looks at it; the other, if somebody listens.
@@ -32,7 +33,7 @@ c64.reasons += ["debug"]
 
 
 @c64.state
-class C64State(Mos6510, VicII, Cia, Sid, Expansion):
+class C64State(Mos6510, VicII, Cia, Sid, Expansion, Watch):
     """The whole machine's state but memory, and what is plugged in beside cartridges."""
 
     c64_debug = Field(u8, doc="1: a write to $D7FF ends the run")
@@ -84,6 +85,8 @@ def translate(cpu, vaddr: u64, access: u32, context: u32) -> tuple[u64, u32]:
         elif block == 8 or block == 9:
             if cpu.c64_exrom == 0 and loram and hiram:
                 found = rom_place(cpu, address, 0)
+    if access == WRITE and found < memory.COLOUR_RAM and is_watched(cpu, address):
+        found = WATCHED + address
     return found, u32(PAGE_BITS)
 
 
@@ -153,12 +156,15 @@ def read_device(cpu, paddr: u64, size: u64) -> tuple[u64, bool]:
 @c64.hook("write_device")
 def write_device(cpu, paddr: u64, size: u64, stored: u64) -> bool:
     """A write in the I/O area."""
+    now, value = cpu.cycles(), u8(stored)
+    if paddr >= WATCHED:
+        line.run(cpu, now)
+        cpu.phys_store(u8, memory.RAM + (paddr - WATCHED), value)
+        return True
     if paddr >= OPEN:
         return True
     offset = u32(paddr) & 0xFFF
     block = offset >> 8
-    value = u8(stored)
-    now = cpu.cycles()
     if block < 4:
         reach_vic(cpu, now)
         registers.write_register(cpu, offset & 0x3F, value)
@@ -195,7 +201,7 @@ def select_bank(cpu) -> None:
     a, _ = cia.pins(cpu, 1)
     bank = u32(~a & 3) << 14
     if bank != cpu.vic_bank:
-        line.run(cpu, cpu.cycles())
+        reach_vic(cpu, cpu.cycles())
         cpu.vic_bank = bank
 
 
@@ -231,11 +237,11 @@ def deadline(cpu) -> u64:
     """When a chip may do something that the CPU notices."""
     now = cpu.cycles()
     if cpu.c64_vic_due <= now:
-        # What the CPU writes to memory, the VIC-II may see up to a line too early.
         cpu.c64_vic_due = sooner(vic_events.next_event(cpu), cpu.vic_clock + model(cpu).cycles)
         if cpu.vic_ba_low != 0:
             # It fell while the CPU wrote, which it may: the next read waits.
             cpu.c64_vic_due = now
+        watch(cpu)
     if cpu.c64_cia_due[0] <= now:
         cpu.c64_cia_due[0] = cia.next_event(cpu, 0)
     if cpu.c64_cia_due[1] <= now:

@@ -28,8 +28,9 @@ from polyvisor.vm.snapshot.writer import Writer, remove_stale
 
 BOARD = "c64"
 FORMAT = 2
-# Files of this format have no model: there was but one.
-_PAL_ONLY = 1
+# Files of this format have no model, as there was but one, and none of these registers, which are found anew.
+_OLD = 1
+_NEW_REGISTERS = "c64_watched", "c64_watched_bank"
 
 
 @dataclass
@@ -83,7 +84,8 @@ def restored(path: Path) -> Commodore64:
     if file.document.get("board") != BOARD:
         raise SnapshotError(f"{path}: is a snapshot of another machine than a Commodore 64")
     plain = file.document.get(BOARD)
-    if isinstance(plain, dict) and plain.get("format") == _PAL_ONLY:
+    if isinstance(plain, dict) and plain.get("format") == _OLD and isinstance(plain.get("registers"), dict):
+        plain["registers"] |= {name: [0] for name in _NEW_REGISTERS}
         plain |= {"format": FORMAT, "model": PAL.name}
     if isinstance(plain, dict) and plain.get("format") != FORMAT:
         raise SnapshotError(f"{path}: is of format {plain.get('format')}, and this polyvisor knows {FORMAT}")
