@@ -151,7 +151,7 @@ def test_snapshots_of_before_there_were_models_are_read(tmp_path: Path, monkeypa
     def without_model(contents: object) -> object:
         made = plain(contents)
         assert isinstance(made, dict)
-        registers = {name: values for name, values in made["registers"].items() if "watched" not in name}
+        registers = {name: values for name, values in made["registers"].items() if name not in snapshot._NEW_REGISTERS}
         return {name: value for name, value in made.items() if name != "model"} | {"format": 1, "registers": registers}
 
     with C64() as c64:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -64,6 +65,52 @@ def test_an_x_that_no_line_has(vic: Vic, x: int) -> None:
     vic.sprite(0, x, Y, 1, BLOCK, DATA)
     vic.to(FIRST_LINE + 1, 1)
     assert 1 not in vic.pixels(FIRST_LINE, -112, 504)
+
+
+def shifted_out(data: int, pixels: int, shape: dict[int, tuple[int, int]]) -> str:
+    """What a sprite's shift register gives; ``shape``: MxMC and MxXE from a pixel on."""
+    shown, multicolour, wide = 0, 0, 0
+    # These say whether the next pixel begins a bit, and the next bit a pair.
+    bit_begins = pair_begins = True
+    out = []
+    for pixel in range(pixels):
+        if pixel in shape:
+            pair_begins = pair_begins or not multicolour
+            multicolour, wide = shape[pixel]
+        if bit_begins:
+            if not multicolour:
+                shown = data >> 22 & 2
+                pair_begins = True
+            elif pair_begins:
+                shown = data >> 22 & 3
+            if multicolour:
+                pair_begins = not pair_begins
+            data = data << 1 & 0xFFFFFF
+        bit_begins = not (bit_begins and wide)
+        out.append("6213"[shown])
+    return "".join(out)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_shape_changes_in_the_midst_of_a_row(vic: Vic, seed: int) -> None:
+    rng = random.Random(seed)
+    vic.write(0x25, 2)
+    vic.write(0x26, 3)
+    x, data = rng.randrange(96, 112), rng.randrange(1 << 24) | 1
+    vic.sprite(2, x, Y, 1, BLOCK, tuple(data.to_bytes(3, "big")))  # type: ignore[arg-type]
+    state = [rng.randrange(2), rng.randrange(2)]
+    shape = {0: (state[0], state[1])}
+    for number, register in ((0, 0x1C), (1, 0x1D)):
+        vic.write(register, state[number] << 2)
+    for cycle in range(26, 36):
+        if rng.random() < 0.5:
+            which = rng.randrange(2)
+            state[which] ^= 1
+            vic.write_at(FIRST_LINE, cycle, (0x1C, 0x1D)[which], state[which] << 2)
+            # What is written acts from the next cycle on, and that of X coordinate 0 is 15.
+            shape[max(8 * (cycle + 1 - 15) - x, 0)] = state[0], state[1]
+    vic.to(FIRST_LINE, 63)
+    assert vic.text(FIRST_LINE, x - 8, 72) == "6" * 8 + shifted_out(data, 64, shape), (x, shape)
 
 
 def test_multicolour_and_expansion(vic: Vic) -> None:

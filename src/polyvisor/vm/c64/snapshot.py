@@ -28,9 +28,12 @@ from polyvisor.vm.snapshot.writer import Writer, remove_stale
 
 BOARD = "c64"
 FORMAT = 2
-# Files of this format have no model, as there was but one, and none of these registers, which are found anew.
+# Files of this format have no model, as there was but one, and none of these registers. They are found anew; but a row
+# of a sprite that was being drawn is not.
 _OLD = 1
-_NEW_REGISTERS = "c64_watched", "c64_watched_bank"
+_NEW_REGISTERS = {
+    "c64_watched": [0], "c64_watched_bank": [0], "vic_sprite_laid": [0] * 8, "vic_sprite_since": [0] * 8,
+}
 
 
 @dataclass
@@ -85,7 +88,7 @@ def restored(path: Path) -> Commodore64:
         raise SnapshotError(f"{path}: is a snapshot of another machine than a Commodore 64")
     plain = file.document.get(BOARD)
     if isinstance(plain, dict) and plain.get("format") == _OLD and isinstance(plain.get("registers"), dict):
-        plain["registers"] |= {name: [0] for name in _NEW_REGISTERS}
+        plain["registers"] |= _NEW_REGISTERS
         plain |= {"format": FORMAT, "model": PAL.name}
     if isinstance(plain, dict) and plain.get("format") != FORMAT:
         raise SnapshotError(f"{path}: is of format {plain.get('format')}, and this polyvisor knows {FORMAT}")

@@ -4,7 +4,7 @@ from polyvisor.adl import Table, function, u8, u32
 
 from .interrupts import compare_raster, update_irq
 from .line import find_bad
-from .sprites import crunch, moved
+from .sprites import change_shape, crunch, moved
 from .state import (
     BORDER,
     CONTROL_1,
@@ -15,6 +15,8 @@ from .state import (
     POINTERS,
     RASTER,
     SPRITE_COLLISIONS,
+    SPRITE_MULTICOLOUR,
+    SPRITE_X_EXPAND,
     SPRITE_X_HIGH,
     SPRITE_Y_EXPAND,
 )
@@ -113,6 +115,12 @@ def set_y_expand(cpu, value: u8) -> None:
         crunch(cpu, ~value & ~cpu.vic_sprite_flop)
     cpu.vic_registers[SPRITE_Y_EXPAND] = value
     cpu.vic_sprite_flop = cpu.vic_sprite_flop | ~value
+
+
+@WRITES.entry(SPRITE_MULTICOLOUR, SPRITE_X_EXPAND)
+def set_shape(number, cpu, value: u8) -> None:
+    """How wide a sprite's pixels are, and of how many bits."""
+    change_shape(cpu, u32(number), value)
 
 
 @READS.entry(POINTERS)

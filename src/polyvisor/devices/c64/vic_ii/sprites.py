@@ -160,10 +160,10 @@ def doubled(bits: u64) -> u64:
 
 
 @function
-def start(cpu, sprite: u32, offset: u32) -> None:
-    """A sprite begins at a pixel of this column: lay out the bits of its pixels."""
+def lay_out(cpu, sprite: u32, bits: u32, skip: u32) -> None:
+    """Make the pixels of a row's bits, in the sprite's present mode and width, but for some of the first."""
     bit = u8(1) << sprite
-    data = u64(cpu.vic_sprite_data[sprite])
+    data = u64(bits)
     high, low = data, u64(0)
     if cpu.vic_registers[SPRITE_MULTICOLOUR] & bit != 0:
         high = data & 0xAAAAAA | (data & 0xAAAAAA) >> 1
@@ -172,10 +172,65 @@ def start(cpu, sprite: u32, offset: u32) -> None:
         high, low = doubled(high) << 16, doubled(low) << 16
     else:
         high, low = high << 40, low << 40
-    cpu.vic_sprite_high[sprite] = high >> offset
-    cpu.vic_sprite_low[sprite] = low >> offset
+    cpu.vic_sprite_high[sprite] = high << skip
+    cpu.vic_sprite_low[sprite] = low << skip
+    cpu.vic_sprite_laid[sprite] = bits
+
+
+@function
+def start(cpu, sprite: u32, offset: u32) -> None:
+    """A sprite begins at a pixel of this column: lay out the bits of its pixels."""
+    bit = u8(1) << sprite
+    lay_out(cpu, sprite, cpu.vic_sprite_data[sprite], u32(0))
+    cpu.vic_sprite_high[sprite] = cpu.vic_sprite_high[sprite] >> offset
+    cpu.vic_sprite_low[sprite] = cpu.vic_sprite_low[sprite] >> offset
+    cpu.vic_sprite_since[sprite] = (cpu.vic_clock << 3) + u64(offset)
     cpu.vic_sprite_running = cpu.vic_sprite_running | bit
     cpu.vic_sprite_waiting = cpu.vic_sprite_waiting & ~bit
+
+
+@function(inline=False)
+def change_shape(cpu, register: u32, value: u8) -> None:
+    """Write MxMC or MxXE: sprites that are being shown go on in their new mode or width from the next cycle.
+
+    The shift register goes on from where it is. A pixel that has begun is shown to its end, and while MxMC stays set, a
+    pair of bits is; where that becomes set, pairs are counted from there.
+    """
+    multicolour, wide = cpu.vic_registers[SPRITE_MULTICOLOUR], cpu.vic_registers[SPRITE_X_EXPAND]
+    changed = (cpu.vic_registers[register] ^ value) & cpu.vic_sprite_running
+    cpu.vic_registers[register] = value
+    pairs = multicolour & cpu.vic_registers[SPRITE_MULTICOLOUR]
+    for sprite in range(8):
+        if changed >> sprite & 1 != 0:
+            used, half = shifted(cpu, sprite, wide >> sprite & 1 != 0)
+            begun = u32(0)
+            if pairs >> sprite & 1 != 0:
+                begun = used & 1
+            skip = begun
+            if cpu.vic_registers[SPRITE_X_EXPAND] >> sprite & 1 != 0:
+                skip = begun << 1
+            high, low = cpu.vic_sprite_high[sprite], cpu.vic_sprite_low[sprite]
+            lay_out(cpu, u32(sprite), cpu.vic_sprite_laid[sprite] << (used - begun) & 0xFFFFFF, skip)
+            if half != 0:
+                # Of one pixel the second half is left.
+                cpu.vic_sprite_high[sprite] = cpu.vic_sprite_high[sprite] >> 1 | high & (1 << 63)
+                cpu.vic_sprite_low[sprite] = cpu.vic_sprite_low[sprite] >> 1 | low & (1 << 63)
+            cpu.vic_sprite_since[sprite] = (cpu.vic_clock << 3) + u64(half) - u64(skip)
+
+
+@function
+def shifted(cpu, sprite, wide: bool) -> tuple[u32, u32]:
+    """How many bits were begun to be shown since a row's pixels were laid out; 1 if of the last a half is left."""
+    now, since = cpu.vic_clock << 3, cpu.vic_sprite_since[sprite]
+    shown = u32(0)
+    if now > since:
+        shown = u32(now - since)
+    used, half = shown, u32(0)
+    if wide:
+        used, half = shown + 1 >> 1, shown & 1
+    if used > 24:
+        used = u32(24)
+    return used, half
 
 
 @function(inline=False)

@@ -65,3 +65,6 @@ class VicII:
     # Bits of what is yet to be shown, one for each pixel, from the left: 01 and 11 are the common colours, 10 its own.
     vic_sprite_high = Registers(u64, 8)
     vic_sprite_low = Registers(u64, 8)
+    # What these were made of, for when a sprite's mode or width changes in the midst of its row.
+    vic_sprite_laid = Registers(u32, 8, doc="the row's bits from where the pixels were laid out, 24 at most")
+    vic_sprite_since = Registers(u64, 8, doc="the number of the first of these pixels, of which a cycle has eight")
