@@ -90,11 +90,11 @@ def test_the_machine_follows_the_card(model: Model, speed: float) -> None:
     host = Host(speed)
     played = Played(host, model)
     levels = []
-    for _ in range(20_000):
+    for _ in range(7000):
         played.frame(late=rng.uniform(0, 0.004))
         levels.append(host.waiting)
     assert played.speaker.gaps == 0
-    # Six minutes in which the clocks come to be apart by up to 0.8 seconds: what waits stays the same.
+    # Two minutes in which the clocks come to be apart by 0.25 seconds: what waits stays the same.
     mean = sum(levels[2000:]) / len(levels[2000:]) / RATE
     assert 0.015 < mean < 0.045 and max(levels[500:]) < 0.08 * RATE
     begin = next(at for at, sample in enumerate(host.played) if sample)
@@ -102,21 +102,23 @@ def test_the_machine_follows_the_card(model: Model, speed: float) -> None:
     assert all(b == a + 1 or (a, b) == (27_999, 8000) for a, b in pairwise(sound))
 
 
-def test_a_machine_that_came_late_leaves_one_gap_and_goes_on_softly() -> None:
+@pytest.mark.parametrize("late", [0.15, 0.4])
+def test_a_machine_that_came_late_leaves_one_gap_and_goes_on_softly(late: float) -> None:
     host = Host()
     played = Played(host)
     for _ in range(200):
         played.frame()
-    played.frame(late=0.4)
-    before = len(host.played)
+    played.frame(late=late)
+    before, most = len(host.played), 0
     for _ in range(200):
         played.frame()
+        most = max(most, host.waiting)
     assert played.speaker.gaps == 1
     after = host.played[before:]
     begin = next(at for at, sample in enumerate(after) if sample)
     assert all(after[begin:]), "there is another gap"
     assert max(after[begin : begin + 30]) < 4000, "it begins at once"
-    assert len(host.queue) < 0.08 * RATE, "what was missed came all at once"
+    assert most < 0.08 * RATE, "what was missed came all at once"
 
 
 def test_a_host_that_is_often_late_has_more_waiting_and_no_more_gaps() -> None:
