@@ -60,11 +60,6 @@ class SoundCard:
         sdl.SDL_PauseAudioDevice(self._device, 0)
 
     @property
-    def at_once(self) -> int:
-        """How many samples the card takes from the queue at a time."""
-        return _AT_ONCE
-
-    @property
     def waiting(self) -> int:
         """Samples that the card has not taken yet."""
         if self._device == 0:
