@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from polyvisor.boards.virt import VirtConfig
-from polyvisor.vm.gdb import GdbServer
+from polyvisor.vm.gdb.harts import HartTarget
+from polyvisor.vm.gdb.server import GdbServer
 from polyvisor.vm.machine import Machine
 from support.gdb_client import Client
 from support.programs import DRAM, POWER_OFF, elf
@@ -43,7 +44,7 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
 
 @pytest.fixture
 def client(machine: Machine) -> Iterator[Client]:
-    server = GdbServer(machine, 0)
+    server = GdbServer(HartTarget(machine), 0)
     server.start()
     made = Client(server.port)
     machine.start()
@@ -55,9 +56,9 @@ def client(machine: Machine) -> Iterator[Client]:
 
 def test_a_server_leaves_nothing_open(machine: Machine) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
-    server = GdbServer(machine, 0)
+    server = GdbServer(HartTarget(machine), 0)
     server.close()
-    server = GdbServer(machine, 0)
+    server = GdbServer(HartTarget(machine), 0)
     server.start()
     made = Client(server.port)
     assert made.ask("?").startswith("T05")
@@ -158,7 +159,7 @@ def test_gdb_itself(tmp_path: Path) -> None:
     with Machine(VirtConfig(memory=16 << 20), lambda data: None) as machine:
         machine.board.load_program(program.read_bytes())
         machine.pause()
-        server = GdbServer(machine, 0)
+        server = GdbServer(HartTarget(machine), 0)
         server.start()
         machine.start()
         commands = [

@@ -10,7 +10,8 @@ import typer
 
 from polyvisor.boards.virt import TIERS
 from polyvisor.vm.errors import VMError
-from polyvisor.vm.gdb import GdbServer
+from polyvisor.vm.gdb.harts import HartTarget
+from polyvisor.vm.gdb.server import GdbServer
 from polyvisor.vm.replay.debug import ReplayTarget
 from polyvisor.vm.replay.format import Reader
 from polyvisor.vm.replay.replay import DivergenceError, Replay
@@ -118,7 +119,7 @@ def _replay_all(file: Path, names: list[str], check: bool, tier: str) -> int:
 def _debug(machine: Replay, port: int) -> None:
     """Serve gdb until it goes away."""
     target = ReplayTarget(machine)
-    server = GdbServer(target, port, once=True)
+    server = GdbServer(HartTarget(target), port, once=True)
     print(f"waiting for gdb: target remote :{server.port}", file=sys.stderr)
     server.start()
     try:

@@ -12,7 +12,8 @@ from typing import TextIO
 from polyvisor.vm import running
 from polyvisor.vm.control import ControlServer
 from polyvisor.vm.events import Event
-from polyvisor.vm.gdb import GdbServer
+from polyvisor.vm.gdb.harts import HartTarget
+from polyvisor.vm.gdb.server import GdbServer
 from polyvisor.vm.machine import Machine
 from polyvisor.vm.stats import collect
 from polyvisor.vm.trace import start_trace
@@ -113,7 +114,7 @@ class Session:
         if self.watched.trace is not None:
             start_trace(machine, self.watched.trace)
         if self.watched.gdb_port is not None:
-            self._debugger = GdbServer(machine, self.watched.gdb_port)
+            self._debugger = GdbServer(HartTarget(machine), self.watched.gdb_port)
             machine.pause()
             self._debugger.start()
             self.output.message(f"waiting for gdb: target remote :{self._debugger.port}\n")

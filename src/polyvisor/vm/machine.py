@@ -38,7 +38,6 @@ class Machine:
         self.exit_code: int | None = None
         self.reset_requested = False
         self.failure: BaseException | None = None
-        self.can_reverse = False
         self.history = ""
         self.on_close: list[Callable[[], None]] = []
         """Called by :meth:`close`, when nothing runs any more and all is still there."""

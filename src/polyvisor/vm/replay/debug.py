@@ -14,17 +14,16 @@ _LOOK = 0.05  # seconds
 
 
 class ReplayTarget:
-    """What :class:`~polyvisor.vm.gdb.GdbServer` asks of a machine, of a replay: that runs in a thread of this."""
+    """A replay as :class:`~polyvisor.vm.gdb.harts.HartTarget` wants a machine: it runs in a thread of this."""
 
     sealed = True
-    can_reverse = True
 
     def __init__(self, replay: Replay) -> None:
         self._replay = replay
         self._thread: threading.Thread | None = None
         self.on_break: Callable[[Hart], None] | None = None
         self.history = ""
-        """What the debugger is told of the recording's ends where the replay stopped."""
+        """``begin`` or ``end`` where the replay stopped at one of the recording's."""
         self.failure: BaseException | None = None
 
     @property
@@ -53,7 +52,7 @@ class ReplayTarget:
         except BaseException as error:
             self.failure = error
         if hart is None and (self._replay.ended or self.failure is not None):
-            self.history = "replaylog:end;"
+            self.history = "end"
             hart = self._replay.turn_of
         if hart is not None and self.on_break is not None:
             self.on_break(hart)
@@ -67,12 +66,12 @@ class ReplayTarget:
         self.history = ""
         found = self._replay.step_once()
         if found is None:
-            self.history = "replaylog:end;"
+            self.history = "end"
         return found or self._replay.turn_of
 
     def reverse_step(self) -> Hart:
         """One instruction back."""
-        self.history = "replaylog:begin;" if self._replay.count <= self._replay.first else ""
+        self.history = "begin" if self._replay.count <= self._replay.first else ""
         if self._replay.count > self._replay.first:
             self._replay.step(-1)
         return self._replay.turn_of
@@ -80,7 +79,7 @@ class ReplayTarget:
     def reverse_continue(self) -> Hart:
         """Back to a breakpoint, or to the beginning."""
         found = self._replay.reverse_continue()
-        self.history = "replaylog:begin;" if found is None else ""
+        self.history = "begin" if found is None else ""
         return found or self._replay.turn_of
 
     def stop(self) -> None:

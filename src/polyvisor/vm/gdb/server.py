@@ -1,6 +1,6 @@
 """A server for GDB's remote serial protocol (GDB manual, appendix E), on loopback.
 
-All-stop: when one hart stops, all do. Harts are threads, numbered from 1.
+All-stop: when one thread stops, all do. It numbers them from 1.
 """
 
 from __future__ import annotations
@@ -10,22 +10,16 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, runtime_checkable
 
-from polyvisor.adl import Trap
-from polyvisor.boards.virt import Virt
-from polyvisor.engine.hart import Hart
-from polyvisor.engine.memory import BusError
-from polyvisor.isa.riscv.debug import REGISTERS, TARGET_XML
+from polyvisor.vm.errors import VMError
 
-from .errors import VMError
-from .inspect import physical_pieces
+from .target import SIGINT, WATCHED, Halt, Target, TargetError, Watch
 
-_SIGINT, _SIGTRAP = 2, 5
 _INTERRUPT = b"\x03"
 _PACKET_SIZE = 0x4000
 _OK, _EMPTY = "OK", ""
+# The kinds of watchpoints by the number in their packets.
+_WATCHES = {"2": "write", "3": "read", "4": "access"}
 
 
 class _Closed(Exception):  # noqa: N818  (not an error: the debugger went away)
@@ -40,45 +34,11 @@ def _wait(*descriptors: int) -> set[int]:
     return {descriptor for descriptor, _ in poller.poll()}
 
 
-class Target(Protocol):
-    """The machine that is debugged: a :class:`~polyvisor.vm.machine.Machine`, or a replay."""
-
-    can_reverse: bool
-    sealed: bool
-    """Whether registers and memory may not be changed."""
-    history: str
-    """What is to be added to the reply when it has stopped, of the ends of a recording."""
-    on_break: Callable[[Hart], None] | None
-
-    @property
-    def board(self) -> Virt:
-        """Its harts and memory."""
-
-    def pause(self) -> None:
-        """Make all harts stand still."""
-
-    def resume(self) -> None:
-        """Let them run."""
-
-    def stop(self) -> None:
-        """End it."""
-
-    def step(self, hart: Hart) -> Hart:
-        """Execute an instruction, if possible of ``hart``; gives the hart that did."""
-
-    def set_breakpoints(self, addresses: Iterable[int]) -> None:
-        """Where harts stop; while all stand still. Raises ValueError."""
-
-
-@runtime_checkable
-class ReversibleTarget(Protocol):
-    """One that can go back; each gives the hart it is at."""
-
-    def reverse_step(self) -> Hart:
-        """One instruction back."""
-
-    def reverse_continue(self) -> Hart:
-        """Back to a breakpoint, or to the beginning."""
+def _number(text: str) -> int:
+    """A number in a packet, which has no sign. Raises ValueError."""
+    if text.startswith("-"):
+        raise ValueError(f"{text} is below 0")
+    return int(text, 16)
 
 
 class GdbServer:
@@ -88,26 +48,24 @@ class GdbServer:
     machine does not run on. Raises OSError where the port is taken.
     """
 
-    def __init__(self, machine: Target, port: int = 1234, once: bool = False) -> None:
-        self._machine = machine
+    def __init__(self, target: Target, port: int = 1234, once: bool = False) -> None:
+        self._target = target
         self._once = once
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self._wake_read, self._wake_write = os.pipe()
         self._waking = threading.Lock()
         self._closing = False
-        self._stopped_hart: Hart | None = None
+        self._halted: Halt | None = None
+        self._last = Halt(0)
         self._breakpoints: set[int] = set()
+        self._watches: set[Watch] = set()
         self._running = True
         self._current = 0
         self._buffer = b""
         self._connection: socket.socket | None = None
         self._acknowledge = True
         self._thread = threading.Thread(target=self._serve, name="gdb", daemon=True)
-
-    @property
-    def _harts(self) -> Sequence[Hart]:
-        return self._machine.board.harts
 
     def wait(self) -> None:
         """Wait until there is nobody left to serve."""
@@ -116,7 +74,7 @@ class GdbServer:
 
     def start(self) -> None:
         """Begin to serve."""
-        self._machine.on_break = self._on_break
+        self._target.on_halt = self._on_halt
         self._thread.start()
 
     def close(self) -> None:
@@ -134,12 +92,13 @@ class GdbServer:
                 os.close(self._wake_write)
             self._wake_write = -1
 
-    def _on_break(self, hart: Hart) -> None:
-        """A hart reached a breakpoint, in its thread."""
-        self._stopped_hart = hart
+    def _on_halt(self, halt: Halt) -> bool:
+        """A thread stopped by itself; called by any of the machine's. Gives whether a debugger hears of it."""
+        self._halted = halt
         with self._waking:
             if self._wake_write >= 0:
                 os.write(self._wake_write, b"x")
+        return self._connection is not None
 
     # The connection
 
@@ -152,16 +111,18 @@ class GdbServer:
             connection, _ = self._listener.accept()
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connection, self._buffer, self._acknowledge = connection, b"", True
-            self._halt()
-            with contextlib.suppress(_Closed, OSError):
+            with contextlib.suppress(_Closed, OSError, TargetError):
+                self._halt()
+                self._last = Halt(self._current)
                 self._converse()
             connection.close()
             self._connection = None
-            self._set_breakpoints(set())
+            self._clear()
             if self._once:
                 return
-            if not self._closing:
-                self._go()
+            with contextlib.suppress(TargetError):  # it has ended
+                if not self._closing:
+                    self._go()
 
     def _converse(self) -> None:
         """Answer packets until the debugger goes away."""
@@ -173,7 +134,7 @@ class GdbServer:
                 reply = self._answer(packet)
             except (ValueError, IndexError, KeyError, UnicodeError):
                 reply = "E01"
-            except (BusError, Trap, VMError):
+            except (TargetError, VMError):
                 reply = "E14"
             if reply is not None:
                 self._send(reply)
@@ -187,7 +148,7 @@ class GdbServer:
                 self._buffer = self._buffer[1:]
                 if self._running:
                     self._halt()
-                    self._send(self._stop_reply(_SIGINT, self._harts[self._current]))
+                    self._send(self._arrive(Halt(self._current, SIGINT)))
                 continue
             start, end = self._buffer.find(b"$"), self._buffer.find(b"#")
             if 0 <= start < end and len(self._buffer) >= end + 3:
@@ -221,11 +182,10 @@ class GdbServer:
                 self._buffer += data
 
     def _report_stop(self) -> None:
-        hart, self._stopped_hart = self._stopped_hart, None
-        if hart is not None and self._running:
+        halt, self._halted = self._halted, None
+        if halt is not None and self._running:
             self._halt()
-            self._current = hart.hart_id
-            self._send(self._stop_reply(_SIGTRAP, hart))
+            self._send(self._arrive(halt))
 
     def _send(self, text: str) -> None:
         body = text.encode("latin-1")
@@ -239,77 +199,86 @@ class GdbServer:
 
     def _halt(self) -> None:
         if self._running:
-            self._machine.pause()
+            self._target.pause()
             self._running = False
 
     def _go(self) -> None:
         self._running = True
-        self._stopped_hart = None
-        self._machine.resume()
+        self._halted = None
+        self._target.resume()
+
+    def _clear(self) -> None:
+        """Take out what the debugger has put in."""
+        with contextlib.suppress(TargetError, VMError):
+            self._set_breakpoints(set())
+            self._set_watches(set())
 
     def _set_breakpoints(self, addresses: set[int]) -> None:
         if addresses != self._breakpoints:
-            self._machine.set_breakpoints(addresses)
+            self._target.set_breakpoints(addresses)
             self._breakpoints = addresses
 
-    def _stop_reply(self, signal: int, hart: Hart) -> str:
-        return f"T{signal:02x}thread:{hart.hart_id + 1:x};{self._machine.history}"
-
-    def _step(self) -> str:
-        return self._arrive(self._machine.step(self._harts[self._current]))
+    def _set_watches(self, watches: set[Watch]) -> None:
+        if watches != self._watches:
+            self._target.set_watches(watches)
+            self._watches = watches
 
     def _reverse(self, kind: str) -> str:
         """Reverse step and reverse continue (GDB manual, "Packets", bs and bc)."""
-        if not isinstance(self._machine, ReversibleTarget):
+        if not self._target.can_reverse or kind not in ("bs", "bc"):
             return _EMPTY
-        if kind == "bs":
-            return self._arrive(self._machine.reverse_step())
-        return self._arrive(self._machine.reverse_continue())
+        return self._arrive(self._target.reverse_step() if kind == "bs" else self._target.reverse_continue())
 
-    def _arrive(self, hart: Hart) -> str:
-        self._current = hart.hart_id
-        return self._stop_reply(_SIGTRAP, hart)
+    def _arrive(self, halt: Halt) -> str:
+        """The machine has stopped here; gives what is said of it."""
+        self._last, self._current = halt, halt.thread
+        return self._stop_reply()
+
+    def _stop_reply(self) -> str:
+        halt = self._last
+        watch = f"{WATCHED[halt.watch[0]]}:{halt.watch[1]:x};" if halt.watch is not None else ""
+        history = f"replaylog:{halt.history};" if halt.history else ""
+        return f"T{halt.signal:02x}thread:{halt.thread + 1:x};{watch}{history}"
 
     # Packets
 
     def _answer(self, packet: str) -> str | None:
         """The reply to a packet; None if there is none (yet). An empty one means "not supported"."""
-        kind, rest = packet[0], packet[1:]
+        kind, rest, target = packet[:1], packet[1:], self._target
         match kind:
             case "?":
-                return self._stop_reply(_SIGTRAP, self._harts[self._current])
+                return self._stop_reply()
             case "g":
-                return "".join(self._read_register(n) for n in range(33))
-            case "G" | "P" | "M" if self._machine.sealed:
+                return "".join(self._read_register(n) for n in range(target.general))
+            case "G" | "P" | "M" if target.sealed:
                 return "E01"
-            case "c" | "s" if rest and self._machine.sealed:
+            case "c" | "s" if rest and target.sealed:
                 return "E01"
             case "G":
-                for n in range(min(33, len(rest) // 16)):
-                    self._write_register(n, rest[16 * n : 16 * n + 16])
+                self._write_registers(bytes.fromhex(rest))
                 return _OK
             case "p":
-                return self._read_register(int(rest, 16))
+                return self._read_register(_number(rest))
             case "P":
                 number, value = rest.split("=")
-                self._write_register(int(number, 16), value)
+                self._write_register(_number(number), bytes.fromhex(value))
                 return _OK
             case "m":
-                address, length = (int(part, 16) for part in rest.split(","))
-                return self._read_memory(address, min(length, _PACKET_SIZE // 2)).hex()
+                address, length = (_number(part) for part in rest.split(","))
+                return target.read_memory(self._current, address, min(length, _PACKET_SIZE // 2)).hex()
             case "M":
                 where, data = rest.split(":")
-                self._write_memory(int(where.split(",")[0], 16), bytes.fromhex(data))
+                target.write_memory(self._current, _number(where.split(",")[0]), bytes.fromhex(data))
                 return _OK
             case "c":
                 if rest:
-                    self._harts[self._current].state.pc = int(rest, 16)
+                    target.go_on_at(self._current, _number(rest))
                 self._go()
                 return None
             case "s":
                 if rest:
-                    self._harts[self._current].state.pc = int(rest, 16)
-                return self._step()
+                    target.go_on_at(self._current, _number(rest))
+                return self._arrive(target.step(self._current))
             case "b":
                 return self._reverse(packet)
             case "Z" | "z":
@@ -317,11 +286,11 @@ class GdbServer:
             case "H":
                 return self._choose(rest[1:])
             case "T":
-                return _OK if 1 <= int(rest, 16) <= len(self._harts) else "E01"
+                return _OK if 1 <= int(rest, 16) <= len(self._target.threads) else "E01"
             case "D":
                 return _OK
             case "k":
-                self._machine.stop()
+                target.stop()
                 raise _Closed
             case "v":
                 return self._resume(packet)
@@ -339,7 +308,7 @@ class GdbServer:
             if word[:1] in ("s", "S"):
                 if thread not in ("", "-1"):
                     self._choose(thread)
-                return self._step()
+                return self._arrive(self._target.step(self._current))
         self._go()
         return None
 
@@ -347,70 +316,68 @@ class GdbServer:
         number = int(thread, 16)
         if number in (-1, 0):
             return _OK
-        if not 1 <= number <= len(self._harts):
+        if not 1 <= number <= len(self._target.threads):
             return "E01"
         self._current = number - 1
         return _OK
 
     def _breakpoint(self, insert: bool, rest: str) -> str:
-        kind, address, *_ = rest.split(",")
-        if kind not in ("0", "1"):
+        """Breakpoints and watchpoints (GDB manual, "Packets", Z0 to Z4)."""
+        kind, address, length, *_ = rest.split(",")
+        if kind in ("0", "1"):
+            where = {_number(address)}
+            self._set_breakpoints(self._breakpoints | where if insert else self._breakpoints - where)
+            return _OK
+        if kind not in _WATCHES or not self._target.can_watch:
             return _EMPTY
-        where = {int(address, 16)}
-        self._set_breakpoints(self._breakpoints | where if insert else self._breakpoints - where)
+        watch = {Watch(_WATCHES[kind], _number(address), _number(length))}
+        self._set_watches(self._watches | watch if insert else self._watches - watch)
         return _OK
 
     def _query(self, packet: str) -> str:
         name, _, rest = packet.partition(":")
         match name:
             case "qSupported":
-                reverse = "ReverseStep+;ReverseContinue+;" if self._machine.can_reverse else ""
+                reverse = "ReverseStep+;ReverseContinue+;" if self._target.can_reverse else ""
                 return f"PacketSize={_PACKET_SIZE:x};{reverse}qXfer:features:read+;QStartNoAckMode+;vContSupported+"
             case "QStartNoAckMode":
                 self._acknowledge = False
                 return _OK
             case "qXfer" if rest.startswith("features:read:target.xml:"):
-                offset, length = (int(part, 16) for part in rest.rsplit(":", 1)[1].split(","))
-                part = TARGET_XML[offset : offset + length]
-                return ("m" if offset + length < len(TARGET_XML) else "l") + part
+                offset, length = (_number(part) for part in rest.rsplit(":", 1)[1].split(","))
+                text = self._target.description
+                return ("m" if offset + length < len(text) else "l") + text[offset : offset + length]
             case "qAttached":
                 return "1"
             case "qC":
                 return f"QC{self._current + 1:x}"
             case "qfThreadInfo":
-                return "m" + ",".join(f"{h.hart_id + 1:x}" for h in self._harts)
+                return "m" + ",".join(f"{number + 1:x}" for number in range(len(self._target.threads)))
             case "qsThreadInfo":
                 return "l"
         if packet.startswith("qThreadExtraInfo,"):
-            hart = self._harts[int(packet.split(",")[1], 16) - 1]
-            return f"hart {hart.hart_id}, {'started' if hart.started else 'stopped'}".encode().hex()
+            number = _number(packet.split(",")[1])
+            return self._target.threads[number - 1].encode().hex() if number >= 1 else "E01"
+        if packet.startswith("qRcmd,"):
+            said = self._target.command(bytes.fromhex(packet[6:]).decode())
+            return _EMPTY if said is None else said.encode().hex() or _OK
         return _EMPTY
 
-    # Registers and memory of the current hart
+    # Registers of the current thread
 
     def _read_register(self, number: int) -> str:
-        state = self._harts[self._current].state
-        _, member, index = REGISTERS[number]
-        value = int(getattr(state, member)) if index is None else int(getattr(state, member)[index])
-        return value.to_bytes(8, "little").hex()
+        size = self._target.sizes[number]
+        return self._target.read_register(self._current, number).to_bytes(size, "little").hex()
 
-    def _write_register(self, number: int, digits: str) -> None:
-        state = self._harts[self._current].state
-        value = int.from_bytes(bytes.fromhex(digits), "little")
-        _, member, index = REGISTERS[number]
-        if index is None:
-            setattr(state, member, value)
-        else:
-            getattr(state, member)[index] = value
+    def _write_register(self, number: int, data: bytes) -> None:
+        if len(data) != self._target.sizes[number]:
+            raise ValueError(f"register {number} with {len(data)} bytes")
+        self._target.write_register(self._current, number, int.from_bytes(data, "little"))
 
-    def _pieces(self, address: int, length: int) -> list[tuple[int, int]]:
-        return list(physical_pieces(self._harts[self._current], address, length))
-
-    def _read_memory(self, address: int, length: int) -> bytes:
-        memory = self._machine.board.memory
-        return b"".join(memory.read(*piece) for piece in self._pieces(address, length))
-
-    def _write_memory(self, address: int, data: bytes) -> None:
-        for physical, length in self._pieces(address, len(data)):
-            self._machine.board.memory.write(physical, data[:length])
-            data = data[length:]
+    def _write_registers(self, data: bytes) -> None:
+        """All that `g` gives, or as many of them as there are bytes for."""
+        for number, size in enumerate(self._target.sizes[: self._target.general]):
+            if len(data) < size:
+                return
+            self._write_register(number, data[:size])
+            data = data[size:]

@@ -1,0 +1,1 @@
+"""Debuggers: GDB's remote serial protocol, and what it asks of a machine of any kind."""
