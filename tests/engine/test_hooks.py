@@ -354,6 +354,39 @@ def test_callbacks(bench):
     assert counted.read("count") == 600
 
 
+def test_a_callback_stops_behind_its_instruction(bench):
+    made = bench(loop("    sd s3, 0(s2)\n    ld a5, 0(s2)\n    amoadd.d a6, s3, (s2)\n    mv a7, s3\n    nop", 300))
+    stopping = [True]
+
+    def on_access(hart, *values):
+        if stopping[0]:
+            made.cpu.stop_behind()
+
+    place = made.program.symbols["loop"]
+    made.add(("write", on_access), at=range(DATA, DATA + 1))
+    made.add(("read", on_access), at=range(DATA, DATA + 1))
+    seen = []
+    for _ in range(30):
+        assert made.cpu.run(1_000_000).kind == "stop"
+        seen.append((int(made.cpu.state.pc) - place, int(made.cpu.state.x[19])))
+    if made.regions is not None:
+        made.compile()
+        for _ in range(30):
+            assert made.cpu.run(1_000_000).kind == "stop"
+            seen.append((int(made.cpu.state.pc) - place, int(made.cpu.state.x[19])))
+    assert seen == [(4 + 4 * (n % 3), 300 - n // 3) for n in range(len(seen))]
+    # The instruction that a breakpoint is passed with, too.
+    made.cpu.set_breakpoints([place])
+    assert made.cpu.run(1_000_000).kind == "breakpoint"
+    assert made.cpu.run(1_000_000).kind == "stop" and int(made.cpu.state.pc) == place + 4
+    made.cpu.set_breakpoints([])
+    # A single step ends there, and leaves no stop behind.
+    assert [made.cpu.step().kind for _ in range(8)] == ["step"] * 8
+    stopping[0] = False
+    found = made.cpu.run(1_000_000)
+    assert (found.kind, found.reason) == ("leave", "wfi")
+
+
 def test_an_error_in_a_callback_ends_the_run(bench):
     made = bench(loop("    sd s3, 0(s2)"))
 

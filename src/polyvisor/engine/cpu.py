@@ -71,6 +71,7 @@ class Cpu:
         self.exits: Counter[str] = Counter()  # returns from native code and calls of devices, by cause
         self.failure: BaseException | None = None
         self.reasons: dict[int, str] = {}
+        self._stopped_behind = False  # since the last step began
         self._scratch = pages.private_slot(code.cross)
         self._step_slot = pages.private_slot(code.stopped)
         self._read = _READ(self._device_read)
@@ -271,6 +272,7 @@ class Cpu:
     def step(self) -> Exit:
         """Execute one instruction, or take a trap or interrupt that is due."""
         engine = self.engine
+        self._stopped_behind = False
         stop_at, page = int(engine.stop_at), int(self.state.pc) >> self.architecture.page_bits
         engine.stop_at = at.NO_TAG
         while True:
@@ -295,7 +297,9 @@ class Cpu:
         if not self._virtual:
             self.engine.stop_at = stop_at
         self.engine.limit = 0
-        return None if found.kind == "step" else found
+        if found.kind == "step":
+            return Exit("stop") if self._stopped_behind else None
+        return found
 
     def _enter(self, entry: Any) -> None:
         entry(self.address)
@@ -317,9 +321,12 @@ class Cpu:
             case at.EXIT_LEAVE:
                 left = int(engine.left)
                 engine.left = engine.waits = 0
+                if engine.hook_stops:  # it has stopped where it was to
+                    engine.hook_stops = engine.stop = 0
                 self.exits[self._reason(left)] += 1
                 return Exit("leave", self._reason(left))
             case at.EXIT_STOP:
+                engine.hook_stops = 0
                 return Exit("stop")
             case at.EXIT_LIMIT:
                 return Exit("limit")
@@ -341,6 +348,16 @@ class Cpu:
         """Ask it to return from :meth:`run` soon; from any thread."""
         self.engine.stop = 1
         self.poke()
+
+    def stop_behind(self) -> None:
+        """Called by a hook's callback for an access: :meth:`run` returns (`stop`) behind the instruction that made it.
+
+        A single step ends there anyway.
+        """
+        self._stopped_behind = True
+        if not self.engine.stepping:
+            self.engine.hook_stops = 1
+            self.stop()
 
     def poke(self) -> None:
         """Ask it to look at its interrupts soon; from any thread."""

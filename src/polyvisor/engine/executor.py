@@ -77,6 +77,9 @@ class Executor(Protocol):
 
     def stop(self) -> None: ...
 
+    def stop_behind(self) -> None:
+        """Called by a hook's callback for an access: `run` returns (`stop`) behind the instruction that made it."""
+
     def poke(self) -> None: ...
 
     def wait(self) -> None:
@@ -109,7 +112,7 @@ class ReferenceExecutor:
         self.view = reference_cpu(architecture, memory, None, lambda: self.clock)
         self.state = self.view
         self.view.on_signal = self.poke
-        self._stop = False
+        self._stop = self._stop_behind = False
         self._wake = threading.Event()
         self.breakpoints: frozenset[int] = frozenset()
 
@@ -149,6 +152,9 @@ class ReferenceExecutor:
             reason = self.view.step()
             if reason is not None:
                 return Exit("leave", reason)
+            if self._stop_behind:
+                self._stop_behind = False
+                return Exit("stop")
             if self.breakpoints and int(self.view.pc) in self.breakpoints:
                 return Exit("breakpoint")
         return Exit("limit")
@@ -199,11 +205,16 @@ class ReferenceExecutor:
 
     def step(self) -> Exit:
         reason = self.view.step()
+        self._stop_behind = False
         return Exit("step") if reason is None else Exit("leave", reason)
 
     def stop(self) -> None:
         self._stop = True
         self._wake.set()
+
+    def stop_behind(self) -> None:
+        """See :meth:`polyvisor.engine.cpu.Cpu.stop_behind`."""
+        self._stop_behind = True
 
     def poke(self) -> None:
         """End a sleep; while it runs, it polls before every instruction."""

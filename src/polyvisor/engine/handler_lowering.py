@@ -56,7 +56,7 @@ class HandlerEmitter(HelperEmitter):
         self._jumps = "set_next_pc" in effects.does
         self._syncs = (
             not effects.writes.isdisjoint(watched)
-            or not effects.does.isdisjoint({"leave", "flush_tlb", "flush_tlb_page", "flush_code"})
+            or not effects.does.isdisjoint({"leave", "flush_tlb", "flush_tlb_page", "flush_code", "hook_call"})
         )
 
     @staticmethod
@@ -192,8 +192,18 @@ class HandlerEmitter(HelperEmitter):
                 self._changed = True
             if not inner.does.isdisjoint({"cycle", "stall"}):
                 self._recount()
+            if "hook_call" in inner.does:
+                self._obey()
         elif op.opcode in _CHANGING:
             self._changed = True
+        if op.opcode == "hook_call":
+            self._obey()
+
+    def _obey(self) -> None:
+        """Where a callback asked to stop: look around behind this instruction."""
+        asked = self.assign(f"icmp ne i8 {self.read_field('hook_stops', 'i8')}, 0")
+        before = self.assign("load i1, ptr %sync")
+        self.line(f"store i1 {self.assign(f'or i1 {before}, {asked}')}, ptr %sync")
 
     def begin_block(self, block: ssa.Block) -> None:
         self._changed = self._changed_at_entry[block.number]

@@ -156,6 +156,7 @@ class EngineState(State):
     hook_start = Field(u64, doc="address of the handler that runs what is hooked to the start of instructions")
     hook_table = Field(u64, doc="address of the handlers' addresses that it goes on with")
     hook_index = Field(u32, doc="which of them")
+    hook_stops = Field(u8, doc="1: a callback asked to stop behind the instruction that called it")
     hook_data = Registers(u64, HOOK_DATA * MAX_HOOKS, doc="of each installed function")
 
 

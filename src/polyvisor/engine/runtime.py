@@ -170,6 +170,9 @@ def find_code(cpu, arch, layout) -> u64:
             cpu.exit_argument = u64(1)
             cpu.exit_reason = u32(EXIT_STEP)
             return u64(0)
+    if arch.clocked and not resuming:
+        # The entry of an interrupt accesses memory, and the state may have been put here from outside.
+        enter_contexts(cpu, arch, layout)
     if "poll" in arch.hooks and not resuming:
         cpu.next_pc = cpu.pc
         if attempt(arch.hooks["poll"], cpu):

@@ -97,6 +97,9 @@ class _StartEmitter(HandlerEmitter):
         body = self.body()
         return f'define preserve_nonecc void @"{self.symbol}"({HANDLER_ARGUMENTS}) nounwind {{\nentry:\n{body}}}\n'
 
+    def _obey(self) -> None:
+        """A callback may ask to stop behind the access that it is told of, and there is none."""
+
     def emit_return(self, values: object) -> None:
         number = self.assign(f"zext i32 {self.read_field('hook_index', 'i32')} to i64")
         table = self.assign(f"inttoptr i64 {self.read_field('hook_table')} to ptr")

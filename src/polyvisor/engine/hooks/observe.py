@@ -29,6 +29,7 @@ class Observer:
         self._layout = Layout(architecture)
         self._compiler = Compiler(architecture, self._layout.members)
         self._jumps: dict[int, bool] = {}
+        self._entering = False  # a trap: what that reads and writes is no instruction's
         self._by_kind: dict[str, list[_Call]] = {}
         for function, use in functions:
             call = _Call(function, use, hart, _State(function.owner, hart))
@@ -40,6 +41,7 @@ class Observer:
 
     def begins(self, cpu: Any) -> None:
         """An instruction begins."""
+        self._entering = False
         self._call(cpu, "instruction", {"address": u64(int(cpu.pc))})
 
     def ends(self, cpu: Any, instruction: Instruction) -> None:
@@ -58,6 +60,8 @@ class Observer:
         self._call(cpu, "block", {"address": u64(int(cpu.next_pc))})
 
     def _access(self, cpu: Any, kind: str, address: Int, value: Int) -> None:
+        if self._entering:
+            return
         size = u32(type(value).bits // 8)
         self._call(cpu, kind, {"address": u64(int(address)), "value": u64(int(value)), "size": size})
 
@@ -71,6 +75,7 @@ class Observer:
 
     def traps(self, cpu: Any, values: Sequence[int]) -> None:
         """A trap is about to be entered."""
+        self._entering = True
         types = values_of(self._architecture, "trap")
         self._call(cpu, "trap", {name: t(v) for (name, t), v in zip(types.items(), values, strict=False)})
         abi = self._architecture.system_call
