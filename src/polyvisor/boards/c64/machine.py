@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
+from polyvisor.adl import Architecture, Field
 from polyvisor.devices.c64 import keyboard, memory
 from polyvisor.devices.c64.picture import Picture, picture
 from polyvisor.engine.bare import BareMachine
@@ -20,8 +21,7 @@ from polyvisor.storage.commodore.cartridge import Cartridge, Hardware
 from polyvisor.storage.commodore.d64 import D64
 from polyvisor.storage.commodore.tape import Tape
 
-from . import expansion
-from .architecture import IO
+from . import cpu_memory, expansion
 from .drive import Drive, DrivePort, DriveState, PortState
 from .model import Model, model_named
 from .rom_files import reaching_drives
@@ -42,12 +42,22 @@ _KINDS = {
 }  # fmt: skip
 
 
+class Access(NamedTuple):
+    """A read or a write of a byte: ``kind`` is ``read`` or ``write``, and ``pc`` where the instruction is."""
+
+    kind: str
+    address: int
+    value: int
+    pc: int
+
+
 class Stop(NamedTuple):
-    """Why a run ended: ``limit``, ``breakpoint``, ``stop`` (asked to), ``jam``, or ``debug`` with the byte that was
-    written to $D7FF."""
+    """Why a run ended: ``limit``, ``breakpoint``, ``watchpoint`` with the ``access``, ``stop`` (asked to), ``jam``, or
+    ``debug`` with the byte that was written to $D7FF; after a single step, ``step``; on the way back, ``begin``."""
 
     reason: str
     value: int = 0
+    access: Access | None = None
 
 
 @dataclass
@@ -106,7 +116,7 @@ class Commodore64:
         self.drive = Drive(DRIVE)
         self.port = DrivePort([self.drive])
         # All that no chip and no cartridge answers for: the registers begin at $DE00.
-        self.memory.add_device(IO + 0xE00, 0x200, self.port)
+        self.memory.add_device(cpu_memory.DRIVE_PORT, 0x200, self.port)
         self._bare = BareMachine(self.model.architecture, self.memory, tier=tier, pages=_CODE_PAGES, progress=progress)
         self.cpu = self._bare.cpu
         self.regions = self._bare.regions
@@ -116,6 +126,7 @@ class Commodore64:
         """Called with what is changed from outside, before it is."""
         self.after_run: list[Callable[[], None]] = []
         """Called whenever a run has ended."""
+        self._asked: Stop | None = None
         self.unseen: Stop | None = None
         """What ended a run that somebody else had begun, such as who waits for the prompt."""
         self._reset()
@@ -160,6 +171,11 @@ class Commodore64:
         if self.on_change is not None:
             self.on_change(what, arguments)
         getattr(self, f"_{what}")(*arguments)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """When something is due is not what it was: ask before anything is executed, which is not done after steps."""
+        self.cpu.turn_state = self.cpu.turn_state[0], False
 
     def reset(self) -> None:
         """As by a button at the expansion port: memory stays as it is."""
@@ -176,11 +192,22 @@ class Commodore64:
             raise ValueError(f"there is no RAM at ${address:x} for {len(data)} bytes")
         self.change("poke", address, data)
 
+    def store(self, address: int, value: int | bytes) -> None:
+        """Write one byte, or several, as the CPU would: to chips and banks too. Raises ValueError behind $FFFF."""
+        data = bytes([value]) if isinstance(value, int) else bytes(value)
+        if not 0 <= address <= 0x10000 - len(data):
+            raise ValueError(f"there is nothing at ${address:x} for {len(data)} bytes; addresses are $0 to $ffff")
+        self.change("store", address, data)
+
     def set_registers(self, **values: int) -> None:
-        """Set registers of the CPU, or of chips, by their declared names. Raises ValueError for what there is not."""
-        for name in values:
-            if name not in self.model.architecture.state_type.members:  # type: ignore[union-attr]
-                raise ValueError(f"there is no register {name!r}")
+        """Set registers of the CPU, or of chips, by their declared names, or all flags as ``p``.
+
+        Raises ValueError for what there is not, and for a value that does not fit.
+        """
+        for name, value in values.items():
+            bits = _bits(self.model.architecture, name)
+            if not 0 <= int(value) < 1 << bits:
+                raise ValueError(f"{name}={int(value)} does not fit into {bits} bits")
         self.change("set_registers", values)
 
     def key(self, name: str, down: bool = True) -> None:
@@ -263,6 +290,9 @@ class Commodore64:
     def _poke(self, address: int, data: bytes) -> None:
         self.memory.write(memory.RAM + address, data)
 
+    def _store(self, address: int, data: bytes) -> None:
+        cpu_memory.store(self, address, data)
+
     def _set_registers(self, values: dict[str, int]) -> None:
         for name, value in values.items():
             setattr(self.state, name, value)
@@ -302,14 +332,25 @@ class Commodore64:
     def _run(self, end: int) -> Stop:
         while self.elapsed < end:
             found = self.cpu.run(end - self.elapsed)
+            asked, self._asked = self._asked, None
             if found.kind == "leave":
                 return self._left(found.reason)
+            if asked is not None:
+                return asked
             # The engine returns for events of the chips too, and passes a breakpoint where it goes on.
             if found.kind == "breakpoint" or int(self.state.pc) in self.cpu.breakpoints:
                 return Stop("breakpoint")
             if found.kind == "stop":
                 return Stop("stop")
         return Stop("limit")
+
+    def end_run(self, stop: Stop) -> None:
+        """Called by a hook's callback for an access: the run, or step, ends behind its instruction, and gives this.
+
+        Of several calls in one instruction, the last counts.
+        """
+        self._asked = stop
+        self.cpu.stop_behind()
 
     def _left(self, reason: str) -> Stop:
         return Stop(reason, int(self.state.c64_debug_value) if reason == "debug" else 0)
@@ -334,14 +375,28 @@ class Commodore64:
 
         Whatever would end a run does not end this one, but for a CPU that is jammed.
         """
+        for _ in self.stops_to(elapsed):
+            pass
+
+    def stops_to(self, elapsed: int) -> Iterator[Stop]:
+        """The same; says at which breakpoints and watchpoints the machine comes by, when it is there."""
+        ends = ("breakpoint", "watchpoint")
         while self.elapsed < elapsed - _APPROACH:
             before = self.elapsed
-            self._run(elapsed - _APPROACH)
+            found = self._run(elapsed - _APPROACH)
+            if found.reason in ends:
+                yield found
+            if found.reason == "watchpoint" and int(self.state.pc) in self.cpu.breakpoints:
+                yield Stop("breakpoint")
             if self.elapsed == before:
                 break
         while self.elapsed < elapsed:
             before = self.elapsed
-            self.step()
+            found = self.step()
+            if found.reason in ends:
+                yield found
+            if int(self.state.pc) in self.cpu.breakpoints:
+                yield Stop("breakpoint")
             if self.elapsed == before:
                 break
 
@@ -350,7 +405,10 @@ class Commodore64:
         found = self.cpu.step()
         while found.kind == "stop":  # left over from someone who asked it to
             found = self.cpu.step()
-        return self._left(found.reason) if found.kind == "leave" else Stop("step")
+        asked, self._asked = self._asked, None
+        if found.kind == "leave":
+            return self._left(found.reason)
+        return asked if asked is not None else Stop("step")
 
     # The same machine at another time
 
@@ -375,6 +433,7 @@ class Commodore64:
         self.port.state = copy.deepcopy(saved.port)
         self.drive.restore(copy.deepcopy(saved.drive), saved.tape, saved.path, saved.read_only)
         self.cpu.flush()
+        self._look_again()
 
     def _write_changes(self, wanted: bytes) -> None:
         """Write memory, and leave alone what is the same already: code that was decoded from it stays."""
@@ -399,6 +458,10 @@ class Commodore64:
 
     # Looking in
 
+    def look(self, address: int, length: int = 1) -> bytes:
+        """Memory as the CPU would read it now, chips included, without any effect. Raises ValueError behind $FFFF."""
+        return cpu_memory.look(self, address, length)
+
     def peek(self, address: int) -> int:
         """A byte of RAM, whatever is in front of it."""
         return self.memory.read(memory.RAM + address, 1)[0]
@@ -410,6 +473,17 @@ class Commodore64:
     def close(self) -> None:
         """Give back what it holds of the host."""
         self._bare.close()
+
+
+def _bits(architecture: Architecture, name: str) -> int:
+    """The size of a register. Raises ValueError if there is none of that name."""
+    if name in ("pc", "p"):
+        return architecture.address_bits if name == "pc" else 8
+    assert architecture.state_type is not None
+    member = architecture.state_type.members.get(name)
+    if not isinstance(member, Field):
+        raise ValueError(f"there is no register {name!r}" if member is None else f"{name!r} is more than one register")
+    return member.type.bits
 
 
 def _whole(basic: bytes | None, kernal: bytes | None, characters: bytes | None) -> Roms:

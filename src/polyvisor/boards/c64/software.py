@@ -178,6 +178,28 @@ def start(machine: Commodore64, program: bytes) -> None:
     type_text(machine, "RUN\n" if address == BASIC_START else f"SYS{address}\n")
 
 
+def first_instruction(medium: D64 | Tape | Cartridge) -> int | None:
+    """Where the program that :func:`autostart` starts begins, as far as its file says.
+
+    That is its address, or in a BASIC program what the first line has behind SYS. None where ROMs are, or nothing is.
+    """
+    program = b""
+    if isinstance(medium, Tape):
+        program = medium.programs[0][1]
+    elif isinstance(medium, D64):
+        found = next((entry for entry in medium.entries() if entry.type is FileType.PRG), None)
+        program = medium.read(found) if found is not None else b""
+    if len(program) < 3:
+        return None
+    address = int.from_bytes(program[:2], "little")
+    if address == BASIC_START:
+        sys = re.match(rb"....[ :]*\x9e[ (]*([0-9]{1,5})", program[2:], re.DOTALL)
+        if sys is None:
+            return None
+        address = int(sys[1])
+    return address if address < 0xA000 or 0xC000 <= address < 0xD000 else None
+
+
 def start_from_drive(machine: Commodore64, name: str = "*") -> None:
     """Wait for the prompt, load a program from the drive by its name, and RUN it. Raises NotReadyError, ValueError."""
     wait_for_prompt(machine)
