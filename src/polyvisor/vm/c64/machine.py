@@ -17,9 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from polyvisor.adl import READ, u32, u64
 from polyvisor.boards.c64 import software as hands
-from polyvisor.boards.c64.architecture import IO
 from polyvisor.boards.c64.machine import SAMPLE_RATE, Commodore64, Stop
 from polyvisor.boards.c64.rom_files import user_roms
 from polyvisor.boards.c64.roms import Roms
@@ -37,10 +35,13 @@ from polyvisor.vm.errors import StoppedError, VMError, VMTimeoutError
 from . import snapshot
 from .history import History
 from .hooks import C64Hooks
+from .watch import Watchpoint
 
 Medium = D64 | Tape | Cartridge
 # The ring of samples has some 0.7 s at the usual rate: it is emptied in time.
 _SAMPLES_AT_ONCE = 16_384
+# Frames in which SYS, or RUN, comes to the program.
+_STARTING = 100
 
 
 class C64:
@@ -51,7 +52,8 @@ class C64:
     started unless ``autostart`` is False. ``roms``: a directory with the ROMs of a real machine, or `Roms`; else our
     own free ones. What is written on a disk is saved to its file, unless ``read_only``. ``debug_register``: a write to
     $D7FF ends a run. ``history``: so many of the last seconds are kept for :meth:`rewind`; 0 for none. ``tier``:
-    ``jit``, ``interpreter`` or ``reference``.
+    ``jit``, ``interpreter`` or ``reference``. ``halted``: what is started stands before its first instruction, if it
+    says where that is (machine code does; a BASIC program has been RUN).
 
     Raises ValueError (ImageError, RomError) for what cannot be used, VMTimeoutError if a program cannot be started.
     """
@@ -60,7 +62,7 @@ class C64:
         self, software: str | os.PathLike[str] | bytes | Medium | None = None, *,
         roms: str | os.PathLike[str] | Roms | None = None, autostart: bool = True, read_only: bool = False,
         debug_register: bool = False, history: float = 30, tier: str = "jit", model: str = "pal",
-        progress: Callable[[str], None] | None = None,
+        progress: Callable[[str], None] | None = None, halted: bool = False,
     ) -> None:
         medium, path = _opened(software)
         if roms is not None and not isinstance(roms, Roms):
@@ -75,8 +77,16 @@ class C64:
             if isinstance(medium, D64 | Tape):
                 machine.insert(medium, path if isinstance(medium, D64) else None, read_only=read_only)
             if medium is not None and autostart:
+                first = hands.first_instruction(medium) if halted else None
+                if first is not None:
+                    machine.cpu.set_breakpoints([first])
                 with _timeouts():
                     hands.autostart(machine, medium)
+                if first is not None:
+                    machine.run_until(lambda: machine.unseen is not None, _STARTING)
+                    machine.cpu.set_breakpoints(())
+                    if machine.unseen == Stop("breakpoint"):
+                        machine.unseen = None
         except BaseException:
             self.close()
             raise
@@ -108,14 +118,14 @@ class C64:
                 return found
         return Stop("limit")
 
-    def step(self, count: int = 1) -> Stop:
-        """Execute so many instructions; the entry of an interrupt counts as one."""
-        found = Stop("step")
-        for _ in range(count):
-            found = self._running().step()
-            if found.reason != "step":
-                break
-        return found
+    def run_to_stop(self, seconds: float | None = None) -> Stop:
+        """Run until something ends it, such as a breakpoint or a watchpoint; ``limit`` after so many seconds."""
+        end = None if seconds is None else self.elapsed + round(seconds * self.machine.model.clock)
+        while end is None or self.elapsed < end:
+            found = self.run(cycles=self.machine.model.clock if end is None else end - self.elapsed)
+            if found.reason != "limit":
+                return found
+        return Stop("limit")
 
     def wait_for(self, text: str, seconds: float = 30) -> None:
         """Run until a text is on the screen. Raises VMTimeoutError after so many seconds of the machine's time."""
@@ -131,9 +141,71 @@ class C64:
             if found.reason != "limit" and not condition():
                 raise VMError(f"the run ended ({found.reason}) before {what} came; the screen says:\n{self.text}")
 
+    # Debugging
+
     def break_at(self, *addresses: int) -> None:
         """Let runs end before these addresses are executed, and before no others. Raises ValueError for too many."""
+        for address in addresses:
+            if not 0 <= address <= 0xFFFF:
+                raise ValueError(f"a breakpoint at ${address:x}: addresses are $0 to $ffff")
         self._running().cpu.set_breakpoints(addresses)
+
+    @property
+    def breakpoints(self) -> list[int]:
+        """The addresses that :meth:`break_at` was given last, in order."""
+        return sorted(self._running().cpu.breakpoints)
+
+    def watch(self, addresses: int | range, kind: str = "write") -> Watchpoint:
+        """Let runs end behind each instruction that writes to an address, or one of a range; ``kind``: ``write``,
+        ``read``, or ``access`` for both.
+
+        The run's `Stop` has the ``access``. What the CPU does by itself is none: instructions are fetched, and
+        interrupts push. Raises ValueError.
+        """
+        where = range(addresses, addresses + 1) if isinstance(addresses, int) else addresses
+        return Watchpoint(self._running(), self.hooks, where, kind)
+
+    def step(self, count: int = 1) -> Stop:
+        """Execute so many instructions, up to a watched access; the entry of an interrupt counts as one."""
+        machine, found = self._running(), Stop("step")
+        for _ in range(count):
+            found = machine.step()
+            if machine.elapsed >= self._next_look():
+                for look in machine.after_run:
+                    look()
+            if found.reason != "step":
+                break
+        return found
+
+    def reverse_step(self, count: int = 1) -> Stop:
+        """So many instructions back in time, exactly; ``begin`` where the past does not go back so far.
+
+        What came later is forgotten, as by :meth:`rewind`. Raises ValueError without a history.
+        """
+        with self._past() as history:
+            return Stop("step" if count < 1 or history.step_back(count) else "begin")
+
+    def reverse_continue(self) -> Stop:
+        """Back in time to the last breakpoint, or to the beginning of the last instruction with a watched access;
+        ``begin`` if there is none in the past that is kept. Likewise.
+        """
+        with self._past() as history:
+            return history.back_to_stop() or Stop("begin")
+
+    @contextmanager
+    def _past(self) -> Iterator[History]:
+        """For going back. Raises ValueError if there is no history."""
+        if self._history is None:
+            raise ValueError("there is no history: make the machine with history=SECONDS")
+        machine = self._running()
+        rate = int(machine.state.sid_sample_rate)
+        yield self._history
+        machine.unseen = None
+        if self._sound is not None or self._heard is not None:
+            machine.listen(rate)  # who listens now may not have listened then
+            self._take_sound()
+
+    # Time
 
     @property
     def elapsed(self) -> int:
@@ -291,24 +363,24 @@ class C64:
         self._running().set_registers(**registers)
 
     def read(self, address: int, length: int = 1, *, ram: bool = False) -> bytes:
-        """Memory as the CPU sees it now, ROMs included; where the chips are, and with ``ram``, the RAM there."""
+        """Memory as the CPU would read it now, ROMs and chips included, without any effect; with ``ram``, RAM only.
+
+        Raises ValueError behind $FFFF.
+        """
         machine = self._running()
+        if not ram:
+            return machine.look(address, length)
         if not 0 <= address <= address + length <= 0x10000:
             raise ValueError(f"${address:x} to ${address + length - 1:x}: addresses are $0 to $ffff")
-        if ram:
-            return machine.memory.read(memory.RAM + address, length)
-        view = machine.cpu.view
-        hooks = machine.model.architecture.hooks
-        context = hooks["data_context"](view)
-        out = bytearray()
-        for each in range(address, address + length):
-            place = int(hooks["translate"](view, u64(each), u32(READ), context)[0])
-            out += machine.memory.read(memory.RAM + each if IO <= place < memory.CARTRIDGE else place, 1)
-        return bytes(out)
+        return machine.memory.read(memory.RAM + address, length)
 
     def write(self, address: int, data: bytes | int) -> None:
-        """Change RAM. Raises ValueError outside of it."""
+        """Change RAM, also where a ROM or a chip is in front of it. Raises ValueError outside of it."""
         self._running().poke(address, data)
+
+    def poke(self, address: int, data: bytes | int) -> None:
+        """Write as the CPU would: ``poke(0xD020, 0)`` makes the border black. Raises ValueError behind $FFFF."""
+        self._running().store(address, data)
 
     def disassemble(self, address: int | None = None, count: int = 10) -> list[str]:
         """The instructions from an address on, or from where the CPU is: a line for each, with address and bytes."""
@@ -329,6 +401,11 @@ class C64:
     # The past, and other machines
 
     @property
+    def keeps_history(self) -> bool:
+        """Whether it can go back in time at all."""
+        return self._history is not None
+
+    @property
     def kept_seconds(self) -> float:
         """How many seconds :meth:`rewind` can go back."""
         if self._history is None:
@@ -340,18 +417,12 @@ class C64:
 
         What came later is forgotten. Raises ValueError for what is not kept any more.
         """
-        if self._history is None:
-            raise ValueError("there is no history: make the machine with history=SECONDS")
         machine = self._running()
-        rate = int(machine.state.sid_sample_rate)
-        wanted = machine.elapsed - round(seconds * machine.model.clock)
-        if seconds < 0 or wanted < self._history.start:
-            raise ValueError(f"{seconds:g} seconds back: {self.kept_seconds:.2f} are kept")
-        self._history.go_to(wanted)
-        machine.unseen = None
-        if self._sound is not None or self._heard is not None:
-            machine.listen(rate)  # who listens now may not have listened then
-            self._take_sound()
+        with self._past() as history:
+            back = round(seconds * machine.model.clock) if 0 <= seconds <= machine.elapsed else machine.elapsed + 1
+            if back > machine.elapsed - history.start:
+                raise ValueError(f"{seconds:g} seconds back: {self.kept_seconds:.2f} are kept")
+            history.go_to(machine.elapsed - back)
 
     def copy(self) -> C64:
         """Another machine that goes on from here by itself. It does not write to the file of a disk, nor have hooks."""
