@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +13,10 @@ import typer
 from polyvisor.boards.c64.machine import SAMPLE_RATE, Stop
 from polyvisor.boards.c64.model import MODELS, PAL
 from polyvisor.engine.bare import TIERS
+from polyvisor.vm.c64.debugger import C64Target
 from polyvisor.vm.c64.machine import C64
 from polyvisor.vm.errors import VMError
+from polyvisor.vm.gdb.server import GdbServer
 from polyvisor.vm.sound_card import SoundCard, SoundError
 from polyvisor.vm.window import WindowError
 
@@ -98,6 +102,12 @@ def run_c64(
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Change nothing on the disk.")] = False,
     no_autostart: Annotated[bool, typer.Option("--no-autostart", help="Mount FILE, but do not start it.")] = False,
+    gdb: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT", min=0, max=65535, help="Wait for a debugger before the program's first instruction."
+        ),
+    ] = None,
     tier: Annotated[str, typer.Option(help=f"Engine: {', '.join(TIERS)}.")] = "jit",
 ) -> None:
     """A Commodore 64. In the terminal, Ctrl-A x quits, and Ctrl-A h shows the other keys."""
@@ -109,10 +119,12 @@ def run_c64(
         raise fail("--limit goes with --debug-register; --seconds ends any run")
     if window and headless:
         raise fail("give --window or --headless, not both")
+    if keys and gdb is not None:
+        raise fail("--keys are typed before a debugger comes, and the program would run: give it or --gdb, not both")
     if restore is not None and (software or roms or model or read_only or no_autostart or debug_register):
         raise fail("a snapshot has its own software, ROMs, model and switches: give --restore without them")
     seen = window or (not headless and is_terminal())
-    if not seen and seconds is None and not debug_register:
+    if not seen and seconds is None and not debug_register and gdb is None:
         raise fail("there is no terminal, so it would run for ever: give --seconds, --debug-register, or --window")
     try:
         factor = parse_speed(speed if speed is not None else "1" if seen else "max")
@@ -126,21 +138,21 @@ def run_c64(
         if debug_register:
             allowed = limit if limit is not None else _DEBUG_LIMIT
             most = allowed if most is None else min(most, allowed)
-        history = _HISTORY if seen else 0
+        history = _HISTORY if seen or gdb is not None else 0
         if restore is not None:
             made = C64.restore(restore, history=history)
         else:
             made = C64(
                 software, roms=roms, autostart=not no_autostart, read_only=read_only, debug_register=debug_register,
-                history=history, tier=tier, model=model or PAL.name, progress=_progress,
+                history=history, tier=tier, model=model or PAL.name, progress=_progress, halted=gdb is not None,
             )  # fmt: skip
-        with made as c64:
+        with made as c64, _debugger(c64, gdb) as debugged:
             _progress("")
             if sound is not None:
                 with told(sound, "--sound"):
                     c64.record(sound)
             pace = Pace(factor, c64.machine.model.clock)
-            play = Play(c64, pace, most, joystick, _speaker(pace) if heard else None)
+            play = Play(c64, pace, most, joystick, _speaker(pace) if heard else None, *debugged)
             stop = _play(play, keys, window, seen)
             if screenshot is not None:
                 with told(screenshot, "--screenshot"):
@@ -154,6 +166,28 @@ def run_c64(
     except (OSError, ValueError, VMError, WindowError) as error:
         raise fail(_one_line(error)) from None
     raise typer.Exit(status)
+
+
+@contextmanager
+def _debugger(c64: C64, port: int | None) -> Iterator[tuple[C64Target | None, str]]:
+    """What a debugger has of the machine, and where it can come. Raises OSError with a line for the user."""
+    if port is None:
+        yield None, ""
+        return
+    target = C64Target(c64)
+    try:
+        server = GdbServer(target, port)
+    except OSError as error:
+        target.close()
+        raise OSError(f"--gdb {port}: {error.strerror}") from None
+    try:
+        notice = f"waiting for gdb: target remote :{server.port}"
+        print(notice, file=sys.stderr, flush=True)
+        server.start()
+        yield target, notice
+    finally:
+        target.close()
+        server.close()
 
 
 def _speaker(pace: Pace) -> Speaker | None:

@@ -18,6 +18,7 @@ from polyvisor.devices.c64.palette import COLOURS
 from polyvisor.devices.display import BYTES_PER_PIXEL, Display, Rect
 from polyvisor.devices.input import EV_KEY, Event, Keyboard
 from polyvisor.devices.keys import KEYS
+from polyvisor.vm.c64.debugger import C64Target
 from polyvisor.vm.c64.machine import C64
 from polyvisor.vm.window import Window
 
@@ -30,6 +31,8 @@ PICTURES = 25
 # Behind by more than this, in seconds, time that was lost stays so.
 _LATEST = 0.25
 _BACK = 5
+# Seconds to wait, at most and in a window, where the machine stands still.
+_SHORT, _SOON = 0.05, 0.01
 # A chain of bytes that a key sends comes at once; one that is cut is completed within this.
 _AT_ONCE = 0.005
 HELP = f"""
@@ -86,6 +89,9 @@ class Play:
     seconds: float | None = None
     joystick: int | None = None
     speaker: Speaker | None = None
+    debugged: C64Target | None = None
+    notice: str = ""
+    """What the user is told while no debugger has come."""
 
     def __post_init__(self) -> None:
         """What is counted from here."""
@@ -98,15 +104,18 @@ class Play:
     def is_over(self) -> bool:
         """Whether its time is over, or the user has had enough."""
         over = self.seconds is not None and self.c64.elapsed - self._began >= self.seconds * self._model.clock
-        return self.quit or over
+        return self.quit or over or (self.debugged is not None and self.debugged.killed)
 
     def frame(self) -> Stop:
-        """Run for a frame; on average exactly for so long."""
+        """Run for a frame; on average exactly for so long. `paused`: a debugger has it."""
         self._frames += 1
         end = self._began + self._frames * self._model.frame
         if self.seconds is not None:
             end = min(end, self._began + round(self.seconds * self._model.clock))
-        stop = self.c64.run(cycles=max(0, end - self.c64.elapsed))
+        cycles = max(0, end - self.c64.elapsed)
+        stop = self.c64.run(cycles=cycles) if self.debugged is None else self.debugged.run(cycles)
+        if stop.reason == "paused":
+            self.begin_anew()
         if self.speaker is not None:
             self.speaker.frame()
             if stop.reason != "limit":
@@ -130,6 +139,9 @@ class Play:
         """Run until the end; gives why. What ends a run for good (`debug`, `jam`) ends it."""
         while not self.is_over:
             found = self.frame()
+            if found.reason == "paused" and self.debugged is not None:
+                self.debugged.serve(_SHORT)
+                continue
             if found.reason != "limit":
                 return found
             left = self.pace.left(self.c64.elapsed)
@@ -151,7 +163,7 @@ class TerminalPlay:
         self._typist = Typist(self.c64.machine, play.joystick)
         self._size = (0, 0)
         self._drawn = 0.0
-        self._escaped = self._paused = False
+        self._escaped = self._paused = self._noticed = False
 
     def run(self) -> Stop:
         """Until the user has had enough, or it is over; gives why. The terminal is put back however that ends."""
@@ -160,14 +172,16 @@ class TerminalPlay:
             while not self.play.is_over:
                 if not self._paused and stop.reason != "jam":
                     stop = self.play.frame()
-                    self._typist.frame()
+                    if stop.reason != "paused":
+                        self._typist.frame()
                     if stop.reason == "debug":
                         return stop
-                left = 0.05 if self._paused or stop.reason == "jam" else self.play.pace.left(self.c64.elapsed)
+                still = self._paused or stop.reason in ("jam", "paused")
+                left = _SHORT if still else self.play.pace.left(self.c64.elapsed)
                 # A host that is too slow shows less, but not nothing.
                 if time.monotonic() - self._drawn >= (1 / PICTURES if left >= 0 else 4 / PICTURES):
                     self._draw()
-                    left = 0.05 if self._paused else self.play.pace.left(self.c64.elapsed)
+                    left = _SHORT if still else self.play.pace.left(self.c64.elapsed)
                 if self._read(max(0.0, left)) and stop.reason == "jam":
                     stop = Stop("limit")
             return stop
@@ -178,14 +192,20 @@ class TerminalPlay:
             self._size = size
             self._screen.forget()
         self._drawn = time.monotonic()
-        _write(self._screen.draw(cells_of(self.c64.machine, *size)))
+        text = self._screen.draw(cells_of(self.c64.machine, *size))
+        waiting = self.play.debugged is not None and self.play.debugged.waiting
+        if waiting:
+            text += f"\x1b[0m\x1b[H{self.play.notice[: size[0]]}"
+        elif self._noticed:
+            self._screen.forget()
+        self._noticed = waiting
+        _write(text)
 
     def _read(self, seconds: float) -> bool:
         """Wait so long at most; do what the user wants meanwhile. Gives whether the machine was begun anew."""
         end, anew = time.monotonic() + seconds, False
         while True:
-            readable, _, _ = select.select([0], [], [], max(0.0, end - time.monotonic()))
-            if not readable:
+            if not self._wait(end):
                 return anew
             data = os.read(0, 4096)
             if not data:
@@ -199,6 +219,20 @@ class TerminalPlay:
             anew = self._take(data) or anew
             if self.play.quit:
                 return anew
+
+    def _wait(self, end: float | None) -> bool:
+        """Wait for a key until then, and serve a debugger meanwhile; False: none came, or the machine is to run on."""
+        debugged = self.play.debugged
+        others = [] if debugged is None else [debugged.descriptor]
+        while True:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            readable, _, _ = select.select([0, *others], [], [], left)
+            if 0 in readable or not readable:
+                return bool(readable)
+            assert debugged is not None
+            debugged.serve()
+            if end is not None and not debugged.stands_still:
+                return False
 
     def _take(self, data: bytes) -> bool:
         anew, rest = False, []
@@ -246,7 +280,7 @@ class TerminalPlay:
         """Show a text instead of the picture until a key is pressed."""
         self.play.rest()
         _write("\x1b[0m\x1b[2J\x1b[H" + text.strip("\n").replace("\n", "\r\n") + "\r\n\r\n(press a key)")
-        select.select([0], [], [])
+        self._wait(None)
         os.read(0, 4096)
         self._screen.forget()
         self.play.pace.begin()
@@ -326,14 +360,15 @@ class WindowPlay:
                     stop = self.play.frame()
                     if stop.reason == "debug":
                         return stop
-                left = 0.05 if stop.reason == "jam" else self.play.pace.left(self.c64.elapsed)
-                if left >= 0 or time.monotonic() - drawn > 0.1:
+                still = stop.reason in ("jam", "paused")
+                left = _SOON if still else self.play.pace.left(self.c64.elapsed)
+                if (left >= 0 and not still) or time.monotonic() - drawn > 0.1:
                     self._draw()
                     drawn = time.monotonic()
                 if not self._window.step(min(max(left, 0.001), 0.1)):
                     return stop
                 left = self.play.pace.left(self.c64.elapsed)
-                if left > 0:
+                if left > 0 and not still:
                     time.sleep(min(left, 0.1))
             return stop
         finally:
