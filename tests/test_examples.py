@@ -26,6 +26,7 @@ LAST_LINES = {
     "search": "both machines are the same again: True",
     "screenshot": "640 by 400 pixels: {result}",
     "c64_picture": "384 by 272 pixels, 16 colours: {result}",
+    "c64_who_writes": "c019  e6 fb     inc $fb",
     "hook_counters": "plausible: True",
     "hook_syscalls": "openat: True",
     "hook_profile": "written to {result}",
