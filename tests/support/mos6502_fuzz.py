@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from polyvisor.adl import WRITE, Field, u8, u32, u64
+from polyvisor.dataclass import replace
 from polyvisor.engine.codepages import CodePages
 from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.memory import Memory

@@ -9,13 +9,14 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from polyvisor.adl import WRITE
+from polyvisor.dataclass import replace
 from polyvisor.engine.codepages import CodePages
 from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.memory import Memory
