@@ -13,8 +13,8 @@ from polyvisor.devices.c64.vic_ii import VicII, line, registers
 from polyvisor.devices.c64.vic_ii import events as vic_events
 from polyvisor.devices.c64.vic_ii.model import model
 from polyvisor.isa.mos6502 import Mos6510, mos6510
+from polyvisor.isa.mos6502.bus import port_pins
 from polyvisor.isa.mos6502.interrupts import next_look, take_interrupts
-from polyvisor.isa.mos6502.port import port_pins
 
 from .expansion import EASYFLASH, NONE, Expansion, rom_place, write_io_1
 from .watch import Watch, is_watched, watch

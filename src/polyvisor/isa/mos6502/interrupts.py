@@ -7,42 +7,31 @@ MCS6500 Family Hardware Manual, section 1.4; Visual6502's "6502 Timing States" a
 
 from polyvisor.adl import Trap, function, u8, u16, u32, u64
 
-from .architecture import mos6502
+from .architecture import NEVER, mos6502, status
 from .bus import fetch, push, read_word
-from .flags import status
 
 NMI_VECTOR, RESET_VECTOR, IRQ_VECTOR = 0xFFFA, 0xFFFC, 0xFFFE
 IRQ, NMI, NOTHING_THERE = 1, 2, 3
-NEVER = 2**64 - 1
-
-
-# The lines, as other parts of a machine pull them. ``device`` is a bit; ``cycle`` is the number of the clock cycle,
-# from 0, in which the level changes.
 
 
 @function
 def set_irq(cpu, device: u8, low: bool, cycle: u64) -> None:
-    """Pull the IRQ line down, or let it go."""
-    if low:
-        if cpu.irq_lines == 0:
-            cpu.irq_since = cycle
-        cpu.irq_lines = cpu.irq_lines | device
-    else:
-        if cpu.irq_lines == device:
-            cpu.irq_until = cycle
-        cpu.irq_lines = cpu.irq_lines & ~device
+    """Pull the IRQ line down for a device (a bit), or let it go, in the clock cycle of that number (from 0)."""
+    before = cpu.irq_lines
+    cpu.irq_lines = before | device if low else before & ~device
+    if low and before == 0:
+        cpu.irq_since = cycle
+    if not low and before == device:
+        cpu.irq_until = cycle
 
 
 @function
 def set_nmi(cpu, device: u8, low: bool, cycle: u64) -> None:
-    """Pull the NMI line down, or let it go: the interrupt is where it falls."""
-    if low:
-        if cpu.nmi_lines == 0:
-            cpu.nmi_pending = u8(1)
-            cpu.nmi_since = cycle
-        cpu.nmi_lines = cpu.nmi_lines | device
-    else:
-        cpu.nmi_lines = cpu.nmi_lines & ~device
+    """The same for the NMI line: the interrupt is where it falls."""
+    before = cpu.nmi_lines
+    cpu.nmi_lines = before | device if low else before & ~device
+    if low and before == 0:
+        cpu.nmi_pending, cpu.nmi_since = u8(1), cycle
 
 
 @mos6502.hook("poll")
@@ -50,14 +39,10 @@ def take_interrupts(cpu) -> None:
     """Enter an interrupt that the instruction which has just ended saw."""
     now = cpu.cycles()
     if cpu.vectored != now:
-        seen = now - 2
-        if cpu.branched == now:
-            seen = now - 3
+        seen = now - 3 if cpu.branched == now else now - 2
         if cpu.nmi_pending != 0 and cpu.nmi_since <= seen:
             raise Trap(NMI)
-        masked = cpu.i
-        if cpu.i_changed == now:
-            masked = cpu.i_before
+        masked = cpu.i_before if cpu.i_changed == now else cpu.i
         # Of a line that was let go in the last cycle, the CPU does not know yet.
         low = cpu.irq_lines != 0 or seen < cpu.irq_until
         if low and masked == 0 and cpu.irq_since <= seen:

@@ -1,120 +1,119 @@
-"""The opcodes of NMOS that the manual does not list (see `operations` for the source)."""
+"""The opcodes of NMOS that the manual does not list: mostly two operations at once.
 
-from functools import partial
+Source: C. Meisl and others, "No More Secrets", NMOS 6510 Unintended Opcodes.
+"""
 
-from polyvisor.adl import Function, function, u8, u16, u64, unlikely
+from polyvisor.adl import READ, u8, u16, u64, unlikely
 
-from . import operations as op
-from .architecture import mos6502
-from .bus import fetch, idle, read, read_word, write
-from .forms import add, changes, implied, reads, writes
-from .memory import x, y
-from .modes import (
-    ABSOLUTE,
-    ABSOLUTE_X,
-    ABSOLUTE_Y,
-    IMMEDIATE,
-    INDIRECT_X,
-    INDIRECT_Y,
-    ZERO_PAGE,
-    ZERO_PAGE_X,
-    ZERO_PAGE_Y,
-)
-from .registers import nothing
+from .architecture import nz
+from .bus import write
+from .forms import instruction
+from .instructions import add, combine, compare, nop, shift_left, shift_right, step
 
-for name, operation, base in (
-    ("slo", op.slo, 0x00), ("rla", op.rla, 0x20), ("sre", op.sre, 0x40), ("rra", op.rra, 0x60), ("dcp", op.dcp, 0xC0),
-    ("isc", op.isc, 0xE0),
-):  # fmt: skip
-    modes = INDIRECT_X, ZERO_PAGE, ABSOLUTE, INDIRECT_Y, ZERO_PAGE_X, ABSOLUTE_Y, ABSOLUTE_X
-    places = 0x03, 0x07, 0x0F, 0x13, 0x17, 0x1B, 0x1F
-    changes(mos6502, name, operation, {base + place: mode for place, mode in zip(places, modes, strict=True)})
+# What ANE and LXA, whose outcome depends on the chip, mix in.
+MAGIC = 0xEE
 
 
-@function
-def a_and_x(cpu) -> u8:
+@instruction("slo", "07:zp 17:zp,x 0f:abs 1f:abs,x 1b:abs,y 03:(zp,x) 13:(zp),y", shift_left, False, combine, "or")
+@instruction("rla", "27:zp 37:zp,x 2f:abs 3f:abs,x 3b:abs,y 23:(zp,x) 33:(zp),y", shift_left, True, combine, "and")
+@instruction("sre", "47:zp 57:zp,x 4f:abs 5f:abs,x 5b:abs,y 43:(zp,x) 53:(zp),y", shift_right, False, combine, "xor")
+@instruction("rra", "67:zp 77:zp,x 6f:abs 7f:abs,x 7b:abs,y 63:(zp,x) 73:(zp),y", shift_right, True, add, False)
+@instruction("dcp", "c7:zp d7:zp,x cf:abs df:abs,x db:abs,y c3:(zp,x) d3:(zp),y", step, 0xFF, compare, "a")
+@instruction("isc", "e7:zp f7:zp,x ef:abs ff:abs,x fb:abs,y e3:(zp,x) f3:(zp),y", step, 1, add, True)
+def both(cpu, value: u8, change, how, use, what) -> u8:
+    changed = change(cpu, value, how)
+    use(cpu, changed, what)
+    return changed
+
+
+@instruction("lax", "a7:zp b7:zp,y af:abs bf:abs,y a3:(zp,x) b3:(zp),y")
+def lax(cpu, value: u8) -> None:
+    cpu.x = value
+    cpu.a = nz(cpu, value)
+
+
+@instruction("sax", "87:zp 97:zp,y 8f:abs 83:(zp,x)")
+def sax(cpu) -> u8:
     return cpu.a & cpu.x
 
 
-writes(mos6502, "sax", a_and_x, {0x83: INDIRECT_X, 0x87: ZERO_PAGE, 0x8F: ABSOLUTE, 0x97: ZERO_PAGE_Y})
-
-read_by = partial(reads, mos6502)
-read_by(
-    "lax", op.lax,
-    {0xA3: INDIRECT_X, 0xA7: ZERO_PAGE, 0xAF: ABSOLUTE, 0xB3: INDIRECT_Y, 0xB7: ZERO_PAGE_Y, 0xBF: ABSOLUTE_Y},
-)  # fmt: skip
-read_by("las", op.las, {0xBB: ABSOLUTE_Y})
-read_by("anc", op.anc, {0x0B: IMMEDIATE, 0x2B: IMMEDIATE})
-read_by("alr", op.alr, {0x4B: IMMEDIATE})
-read_by("arr", op.arr, {0x6B: IMMEDIATE})
-read_by("ane", op.ane, {0x8B: IMMEDIATE})
-read_by("lxa", op.lxa, {0xAB: IMMEDIATE})
-read_by("sbx", op.sbx, {0xCB: IMMEDIATE})
-read_by("usbc", op.sbc, {0xEB: IMMEDIATE})
-read_by(
-    "nop", op.nop,
-    dict.fromkeys((0x80, 0x82, 0x89, 0xC2, 0xE2), IMMEDIATE) | dict.fromkeys((0x04, 0x44, 0x64), ZERO_PAGE)
-    | dict.fromkeys((0x14, 0x34, 0x54, 0x74, 0xD4, 0xF4), ZERO_PAGE_X) | {0x0C: ABSOLUTE}
-    | dict.fromkeys((0x1C, 0x3C, 0x5C, 0x7C, 0xDC, 0xFC), ABSOLUTE_X),
-)  # fmt: skip
-implied(mos6502, "nop", nothing, 0x1A, 0x3A, 0x5A, 0x7A, 0xDA, 0xFA)
+@instruction("las", "bb:abs,y")
+def las(cpu, value: u8) -> None:
+    cpu.s = value & cpu.s
+    lax(cpu, cpu.s)
 
 
-# Stores of a value and the address's high byte, plus one: where the address crosses a page, that value becomes its high
-# byte.
+@instruction("anc", "0b:# 2b:#")
+def anc(cpu, value: u8) -> None:
+    combine(cpu, value, "and")
+    cpu.c = cpu.a >> 7
 
 
-@function
-def store_high(cpu, base: u16, index: u8, value: u8) -> None:
-    target = base + u16(index)
-    wrong = base & 0xFF00 | target & 0xFF
-    read(cpu, wrong)
-    value = value & u8(base >> 8) + 1
-    if unlikely(wrong != target):
-        target = u16(value) << 8 | target & 0xFF
-    write(cpu, target, value)
+@instruction("alr", "4b:#")
+def alr(cpu, value: u8) -> None:
+    cpu.a = shift_right(cpu, cpu.a & value, False)
 
 
-def high(opcode: int, name: str, stored: Function, index: str) -> None:
-    """Add such a store, with an address of two bytes."""
-
-    @function
-    def execute(cpu, operand: u16) -> None:
-        fetch(cpu, 0)
-        fetch(cpu, 1)
-        fetch(cpu, 2)
-        store_high(cpu, operand, getattr(cpu, index), stored(cpu))
-        if name == "tas":
-            cpu.s = cpu.a & cpu.x
-
-    add(mos6502, opcode, f"{name} {{operand:word}},{index}", execute, 2)
-
-
-@function
-def sha_indirect(cpu, operand: u8) -> None:
-    fetch(cpu, 0)
-    fetch(cpu, 1)
-    store_high(cpu, read_word(cpu, u16(operand), u16(operand + 1)), cpu.y, a_and_x(cpu))
+@instruction("arr", "6b:#")
+def arr(cpu, value: u8) -> None:
+    both = cpu.a & value
+    result = nz(cpu, both >> 1 | cpu.c << 7)
+    cpu.v = (result ^ result << 1) >> 6 & 1
+    cpu.c = result >> 6 & 1
+    if cpu.d != 0:
+        if (both & 0x0F) + (both & 0x01) > 5:
+            result = result & 0xF0 | result + 6 & 0x0F
+        cpu.c = u8(u16(both & 0xF0) + u16(both & 0x10) > 0x50)
+        if cpu.c != 0:
+            result = result + 0x60
+    cpu.a = result
 
 
-high(0x9F, "sha", a_and_x, "y")
-high(0x9E, "shx", x, "y")
-high(0x9C, "shy", y, "x")
-high(0x9B, "tas", a_and_x, "y")
-add(mos6502, 0x93, "sha ({operand:byte}),y", sha_indirect, 1)
+@instruction("sbx", "cb:#")
+def sbx(cpu, value: u8) -> None:
+    both = cpu.a & cpu.x
+    cpu.c = u8(both >= value)
+    cpu.x = nz(cpu, both - value)
 
 
-# The CPU hangs until it is reset.
+@instruction("ane", "8b:#")
+def ane(cpu, value: u8) -> None:
+    cpu.a = nz(cpu, (cpu.a | MAGIC) & cpu.x & value)
 
 
-@function
+@instruction("lxa", "ab:#")
+def lxa(cpu, value: u8) -> None:
+    lax(cpu, (cpu.a | MAGIC) & value)
+
+
+@instruction("sha", "9f:abs,y 93:(zp),y", "ax", "y")
+@instruction("shx", "9e:abs,y", "x", "y")
+@instruction("shy", "9c:abs,x", "y", "x")
+@instruction("tas", "9b:abs,y", "s", "y")
+def store_high(cpu, address: u16, stored, index) -> None:
+    """Store a value and the high byte plus one, which becomes the high byte where the index crosses a page."""
+    if stored == "s":
+        cpu.s = sax(cpu)
+    base = address - u16(getattr(cpu, index))
+    value = (sax(cpu) if stored == "ax" else getattr(cpu, stored)) & u8(base >> 8) + 1
+    if unlikely(base & 0xFF00 != address & 0xFF00):
+        address = u16(value) << 8 | address & 0xFF
+    write(cpu, address, value)
+
+
+instruction("usbc", "eb:#", True)(add)
+instruction("nop", "1a 3a 5a 7a da fa")(nop)
+
+
+@instruction("nop", "0c:abs 1c:abs,x 3c:abs,x 5c:abs,x 7c:abs,x dc:abs,x fc:abs,x")
+@instruction("nop", "80:# 82:# 89:# c2:# e2:# 04:zp 44:zp 64:zp 14:zp,x 34:zp,x 54:zp,x 74:zp,x d4:zp,x f4:zp,x")
+def ignore(cpu, value: u8) -> None:
+    pass
+
+
+@instruction("jam", "02 12 22 32 42 52 62 72 92 b2 d2 f2")
 def jam(cpu) -> None:
-    fetch(cpu, 0)
-    fetch(cpu, 1)
-    idle(cpu, u16(0xFFFF))
+    """The CPU hangs until it is reset."""
+    cpu.cycle(READ, u64(0xFFFF))
     cpu.next_pc = u64(cpu.pc)
     cpu.leave("jam")
-
-
-for opcode in (0x02, 0x12, 0x22, 0x32, 0x42, 0x52, 0x62, 0x72, 0x92, 0xB2, 0xD2, 0xF2):
-    add(mos6502, opcode, "jam", jam)
