@@ -78,6 +78,5 @@ def set_status(cpu, value: u8) -> None:
 @function
 def nz(cpu, value: u8) -> u8:
     """N and Z tell of a value, which is given back."""
-    cpu.n = value
-    cpu.z = value
+    cpu.n, cpu.z = value, value
     return value
