@@ -94,3 +94,5 @@ def write_port(cpu, address: u16, value: u8) -> None:
     else:
         cpu.port_data = value
     cpu.port_kept = cpu.port_kept & ~cpu.port_direction | cpu.port_data & cpu.port_direction
+    # Instructions are fetched from the RAM below: so it has what is read here (in hardware: what was on the bus last).
+    cpu.store(u16, u64(0), u16(cpu.port_direction) | u16(port_pins(cpu)) << 8)
