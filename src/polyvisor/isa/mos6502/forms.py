@@ -99,7 +99,7 @@ def execute(cpu, operation, constants, mode, operand) -> None:
     elif operation.hints["return"] is not u8:
         operation(cpu, read(cpu, resolve(cpu, mode, operand, False)), *constants)
     else:
-        address = resolve(cpu, mode, operand, not cpu.has("cmos") or operation.name == "step")
+        address = resolve(cpu, mode, operand, not cpu.has("cmos") or operation.name == "step")  # INC, DEC
         value = read(cpu, address)
         if cpu.has("cmos"):
             read(cpu, address)

@@ -22,7 +22,7 @@ def load(cpu, value: u8, register) -> None:
 @instruction("stx", "86:zp 96:zp,y 8e:abs", "x")
 @instruction("sty", "84:zp 94:zp,x 8c:abs", "y")
 def store(cpu, register) -> u8:
-    return getattr(cpu, register) if register else u8(0)
+    return getattr(cpu, register) if register else u8(0)  # STZ, of CMOS
 
 
 @instruction("and", "29:# 25:zp 35:zp,x 2d:abs 3d:abs,x 39:abs,y 21:(zp,x) 31:(zp),y", "and")
