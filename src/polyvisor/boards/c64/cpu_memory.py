@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from polyvisor.adl import READ, WRITE, u8, u16, u32, u64
 from polyvisor.devices.c64 import memory
 from polyvisor.engine.reference import reference_cpu
-from polyvisor.isa.mos6502.port import read_port, write_port
+from polyvisor.isa.mos6502.bus import read_port, write_port
 
 from .architecture import IO, PAGE_BITS
 
