@@ -57,6 +57,7 @@ class CodePages:
         self._arena, offset = aligned_memory(limit * size)
         self._first = ctypes.addressof(ctypes.c_char.from_buffer(self._arena)) + offset
         self._used = 0
+        self._prepared = 0  # slots, from the first, whose records are made
         self._active: list[tuple[int, int]] = []  # where each used slot's address is kept, and its page's flags
         self._template = self._records(code.decode)
         self._keep: list[Any] = []
@@ -126,9 +127,10 @@ class CodePages:
                     executor.drop_writes()
             if not slot.value:
                 address = self._first + self._used * self.layout.slot_size
+                if self._used == self._prepared:
+                    self._prepare_one()
                 self._used += 1
                 self._active.append((place, flag))
-                ctypes.memmove(address, self._template, len(self._template))
                 self._write_header(address, host, flag, physical & ~(self.layout.page_size - 1))
                 slot.value = address
                 if self.on_activate is not None:
@@ -137,6 +139,19 @@ class CodePages:
                 header = slot.value + self.layout.header_offset
                 ctypes.c_uint64.from_address(header + at.HEADER_WRITES).value = 0
             self.activations += 1
+
+    def prepare(self, ahead: int) -> None:
+        """Make the records of so many pages before they are wanted: the first touch of memory takes the host long."""
+        more = True
+        while more:
+            with self.lock:
+                more = self._prepared < min(self._used + ahead, self.limit)
+                if more:
+                    self._prepare_one()
+
+    def _prepare_one(self) -> None:
+        ctypes.memmove(self._first + self._prepared * self.layout.slot_size, self._template, len(self._template))
+        self._prepared += 1
 
     def close(self) -> None:
         """Give the records' memory back to the host. No CPU may run from them any more."""
@@ -169,7 +184,7 @@ class CodePages:
         if self.on_discard is not None:
             self.on_discard(True)
         self._active.clear()
-        self._used = 0
+        self._used = self._prepared = 0
         self.discards += 1
 
     def decode_again(self, cpu: Any) -> None:
