@@ -87,7 +87,7 @@ def test_no_window_without_its_library(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr.strip() == (
-        "polyvisor: a window needs pygame-ce: pip install 'polyvisor[window]' (not here)"
+        "polyvisor: a window cannot be opened: pygame-ce is missing: pip install 'polyvisor[window]' (not here)"
     )
 
 

@@ -490,7 +490,7 @@ def test_a_region_is_entered_at_places_that_are_decoded_later(make):
         addi a1, a1, 1
         andi a2, a1, 1023
         bnez a2, skip
-        li a3, 50
+        li a3, 500
     inner:
         addi a4, a4, 1
         addi a3, a3, -1

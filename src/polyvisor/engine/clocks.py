@@ -67,9 +67,9 @@ def due_at(cpu, arch) -> u64:
 
 @engine()
 def bound_regions(cpu) -> None:
-    """Let regions look around where others do, and leave the end of a turn to the interpreter."""
-    last = cpu.stop_at - REGION_INSTRUCTIONS if cpu.stop_at > REGION_INSTRUCTIONS else u64(0)
-    cpu.region_limit = cpu.limit if cpu.limit < last else last
+    """Let regions look around about where others do, and leave the end of a turn to the interpreter."""
+    limit = cpu.limit + REGION_INSTRUCTIONS
+    cpu.region_limit = limit if limit < cpu.stop_at else cpu.stop_at
 
 
 @engine()

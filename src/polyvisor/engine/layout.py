@@ -61,7 +61,7 @@ def reason_number(reason: str) -> int:
     return zlib.crc32(reason.encode()) | 1
 
 
-# The most instructions in a region: no way through one is longer before it looks at `region_limit` again.
+# The most instructions in a region: no way through one is longer before it looks whether it may go on.
 REGION_INSTRUCTIONS = 320
 MAX_BREAKPOINTS = 64
 # User functions that can be installed at a time; each has four u64 of its own: the address of its state, and for
@@ -81,7 +81,7 @@ class EngineState(State):
     )
     event_at = Field(u64, doc="a clocked CPU polls after the instruction in which `retired` reaches this")
     limit = Field(u64, doc="taken jumps look for work when `retired` reaches this; 0: at once")
-    region_limit = Field(u64, doc="regions execute below this: the limit, or well before `stop_at` if that is sooner")
+    region_limit = Field(u64, doc="regions never come this far: to `stop_at`, or far behind the limit")
     stop_at = Field(u64, reset=NO_TAG, doc="return when this many instructions were executed")
     break_at = Field(u64, reset=NO_TAG, doc="return, as for `stop`, when this many instructions were executed")
     slice = Field(u64, reset=1 << 14, doc="instructions between looks at the clock")

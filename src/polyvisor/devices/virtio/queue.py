@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from operator import add, itemgetter
 from typing import NamedTuple
 
-from polyvisor.dataclass import dataclass
+from polyvisor.dataclass import dataclass, field
 from polyvisor.engine.memory import Memory
 
 MAX_QUEUE_SIZE = 32768
@@ -52,28 +52,22 @@ class QueueError(Exception):
     """The driver broke a rule of the virtqueue: the device needs a reset (2.1.2)."""
 
 
+@dataclass
 class Chain:
-    """A buffer the driver made available. All segments are RAM and none is empty.
+    """A buffer the driver made available. All segments are RAM and none is empty."""
 
-    ``head`` is what names it when it is given back: the index of its first descriptor, or in a packed ring its buffer
-    ID. The device may read ``readable`` and write ``writable``, in order. ``slots``: entries it takes in a packed ring.
-    """
-
-    __slots__ = ("head", "readable", "slots", "writable")
-
-    def __init__(
-        self, head: int, readable: list[Segment] | None = None, writable: list[Segment] | None = None, slots: int = 1
-    ) -> None:
-        self.head = head
-        self.readable = readable if readable is not None else []
-        self.writable = writable if writable is not None else []
-        self.slots = slots
+    head: int
+    """What names it when it is given back: the index of its first descriptor, or in a packed ring its buffer ID."""
+    readable: list[Segment] = field(default_factory=list)
+    """What the device may read, in order."""
+    writable: list[Segment] = field(default_factory=list)
+    """What the device may write, in order."""
+    slots: int = 1
+    """Entries it takes in a packed ring."""
 
 
 class LongChain(Chain):
     """One of many segments, all in the RAM that the queue is in."""
-
-    __slots__ = ("pairs",)
 
     def __init__(self, head: int, readable: list[Segment], writable: list[Segment], pairs: bytes) -> None:
         super().__init__(head, readable, writable)

@@ -530,14 +530,16 @@ class RegionEmitter(InstructionEmitter):
             self.lines.append("sure:")
         if self.clocked:
             return self._clocked_entry()
-        # What was asked for since is noticed when the region is left: at the limit, at the latest.
-        self.line(f"%end = load atomic i64, ptr {self.place('region_limit')} monotonic, align 8")
-        self.branch(self.assign("icmp ult i64 %icount, %end"), "room", "near", True)
+        # The most it can execute before it looks again. What was asked for since is noticed when the region is left.
+        most = sum(len(block.steps) for block in self.plan.blocks.values())
+        self.line(f"%bound = load atomic i64, ptr {self.place('region_limit')} monotonic, align 8")
+        self.line(f"%end = sub i64 %bound, {most}")
+        self.line("%left = sub i64 %end, %icount")
+        self.branch(self.assign("icmp sgt i64 %left, 0"), "room", "near", True)
         self.lines.append("near:")
         self._refuse("short")
         self.lines.append("room:")
         self.write_field("region_entries", self.assign(f"add i64 {self.read_field('region_entries')}, 1"))
-        self.line("%left = sub i64 %end, %icount")
         self.line("store i64 %left, ptr %left.0")
         return self._enter_blocks()
 
