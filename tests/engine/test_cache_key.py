@@ -17,3 +17,4 @@ def test_packages_that_are_only_called_count() -> None:
 def test_others_do_not() -> None:
     names = {package.__name__ for package in _packages(_modules(rv64))}
     assert names == {"polyvisor.adl", "polyvisor.engine", "polyvisor.isa.riscv"}
+    assert rv64.package == "polyvisor.isa.riscv"  # which is taken at its word

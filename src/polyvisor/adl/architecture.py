@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from polyvisor.dataclass import dataclass, field, fields
@@ -148,27 +150,67 @@ class Architecture:
 
     def __post_init__(self) -> None:
         self._functions: list[Function] = []
-        # What was described, in that order, and what of it was not parsed yet.
-        self._described: list[Description] = []
-        self._pending: deque[Description] = deque()
+        # What was described, in that order, by which module, and what of it was not parsed yet.
+        self._described: list[tuple[str, Description]] = []
+        self._pending: deque[tuple[str, Description]] = deque()
         self._inherited = 0  # instructions that are another architecture's
         self._lock = threading.RLock()
+        # Modules with more of it, and what is set aside until those are imported; see `described_in`.
+        self.package: str | None = None
+        self._parts: tuple[str, ...] = ()
+        self._unread: tuple[str, ...] = ()
+        self._set_aside: dict[str, Any] = {}
         self._instructions: list[Instruction] = []
         self._kinds: dict[str, Kind] = {}
         self._pseudo: dict[str, list[Pseudo]] = {}
         self._tree: Node | None = None
         self._by_name: dict[str, list[Instruction]] = {}
 
+    def described_in(self, package: str, *modules: str) -> None:
+        """The rest of the description is in these modules of a package: they are imported when it is looked at.
+
+        A process that runs compiled code never does, so state, reasons and the system call must not be among it.
+        Instructions come in the order of the modules, whichever somebody imports before. All that the description
+        consists of must be in the package.
+        """
+        self.package = package
+        self._parts = self._unread = tuple(f"{package}.{module}" for module in modules)
+        self._set_aside = {name: self.__dict__.pop(name) for name in ("hooks", "modifiers")}
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self.__dict__.get("_set_aside", {}):
+            raise AttributeError(f"an architecture has no {name}")
+        with self._lock:
+            self._read()
+            # Still aside: it is this thread that reads, and a module that describes what belongs there.
+            return self._set_aside[name] if name in self._set_aside else self.__dict__[name]
+
+    def _read(self) -> None:
+        """Import what was not yet."""
+        with self._lock:
+            if not self._unread:
+                return
+            modules, self._unread = self._unread, ()
+            for name in modules:
+                import_module(name)
+            rank = {name: number for number, name in enumerate(self._parts)}
+            self._functions.sort(key=lambda function: rank.get(function.python.__module__, -1))
+            self._described.sort(key=lambda described: rank.get(described[0], -1))
+            self._pending = deque(self._described)
+            self.__dict__ |= self._set_aside
+            self._set_aside = {}
+
     def _parse(self) -> None:
         """Parse what is pending. It stays so if that fails, and others wait until all is there."""
+        self._read()
         with self._lock:
             while self._pending:
-                self._pending[0](self)
+                self._pending[0][1](self)
                 self._pending.popleft()
 
-    def _describe(self, description: Description) -> None:
-        self._described.append(description)
-        self._pending.append(description)
+    def _describe(self, module: str, description: Description) -> None:
+        self._described.append((module, description))
+        self._pending.append((module, description))
 
     def variant(self, name: str, **changes: Any) -> Architecture:
         """An architecture that has all that this one has now, for more to be described.
@@ -176,13 +218,14 @@ class Architecture:
         ``changes`` are arguments of the class. An instruction with the same fixed bits as an inherited one replaces
         it, and so does a hook of the same name; both have the state that is declared last.
         """
+        self._read()
         own = {name: getattr(self, name) for name in fields(self)}
         own |= {"hooks": dict(self.hooks), "reasons": list(self.reasons), "modifiers": dict(self.modifiers)}
         made = Architecture(**{**own, "name": name, **changes})
         made._functions = list(self._functions)
-        for description in self._described:
-            made._describe(description)
-        made._pending.append(Architecture._mark_inherited)
+        for each in self._described:
+            made._describe(*each)
+        made._pending.append(("", Architecture._mark_inherited))
         return made
 
     def _mark_inherited(self) -> None:
@@ -191,26 +234,27 @@ class Architecture:
     @property
     def instructions(self) -> list[Instruction]:
         """All instructions, in the order of the description."""
-        if self._pending:
+        if self._pending or self._unread:
             self._parse()
         return self._instructions
 
     @property
     def kinds(self) -> dict[str, Kind]:
         """How operands are written, by the kind's name."""
-        if self._pending:
+        if self._pending or self._unread:
             self._parse()
         return self._kinds
 
     @property
     def pseudo(self) -> dict[str, list[Pseudo]]:
         """Instructions of the assembler only, by mnemonic."""
-        if self._pending:
+        if self._pending or self._unread:
             self._parse()
         return self._pseudo
 
     def functions(self) -> list[Function]:
         """The functions that describe it: of instructions and hooks. Nothing is parsed for that."""
+        self._read()
         return [*self._functions, *self.hooks.values()]
 
     def state(self, cls: S) -> S:
@@ -233,7 +277,7 @@ class Architecture:
             made = Kind(name, tuple(names), dict(aliases or {}), pc, signed, shift, width, default, prefix, after)
             architecture._kinds[name] = made
 
-        self._describe(parse)
+        self._describe(_module_of_caller(), parse)
 
     def pseudo_instruction(self, syntax: str, expansion: str | Callable[..., str]) -> None:
         """Define an instruction of the assembler only; see :class:`~polyvisor.adl.assembly.Pseudo`."""
@@ -244,7 +288,7 @@ class Architecture:
             parsed = parse_syntax(syntax, architecture.default_kinds)
             architecture._pseudo.setdefault(parsed.mnemonic, []).append(Pseudo(parsed, expansion))
 
-        self._describe(parse)
+        self._describe(_module_of_caller(), parse)
 
     def instruction(
         self, pattern: str, syntax: str, *, where: str = "", extension: str = ""
@@ -259,7 +303,10 @@ class Architecture:
         def register(python: Callable[..., Any]) -> Function:
             described = python if isinstance(python, Function) else Function(python)
             self._functions.append(described)
-            self._describe(lambda architecture: architecture._add(described, pattern, syntax, where, extension))
+            self._describe(
+                described.python.__module__,
+                lambda architecture: architecture._add(described, pattern, syntax, where, extension),
+            )
             return described
 
         return register
@@ -299,7 +346,7 @@ class Architecture:
 
     def _hook(self, name: str, python: Callable[..., Any]) -> Function:
         made = python if isinstance(python, Function) else Function(python, inline=False)
-        self.hooks[name] = made
+        (self._set_aside if "hooks" in self._set_aside else self.__dict__)["hooks"][name] = made
         return made
 
     def hook(self, name: str) -> Callable[[Callable[..., Any]], Function]:
@@ -311,7 +358,7 @@ class Architecture:
     @property
     def tree(self) -> Node:
         """The decode tree over ``instructions``."""
-        if self._pending:
+        if self._pending or self._unread:
             self._parse()
         if self._tree is None:
             from .encoding import decode_tree
@@ -348,7 +395,7 @@ class Architecture:
 
     def named(self, name: str) -> list[Instruction]:
         """The instructions with that mnemonic (several, where it has several encodings)."""
-        if self._pending:
+        if self._pending or self._unread:
             self._parse()
         return self._by_name.get(name, [])
 
@@ -358,6 +405,11 @@ class Architecture:
         if found is None:
             return None
         return found.syntax.format(found.operand_values(word), self.kinds, address)
+
+
+def _module_of_caller() -> str:
+    """Where the method was called that asks."""
+    return str(sys._getframe(2).f_globals.get("__name__", ""))
 
 
 def _check_condition(text: str, names: set[str]) -> None:

@@ -98,7 +98,11 @@ def _packages(modules: Iterable[str]) -> list[Any]:
     """The packages (or modules' packages) of what describes an architecture, and the compiler's own."""
     names = {name.rpartition(".")[0] or name for name in modules}
     found = [import_module(n) for n in sorted(names)]
-    return [polyvisor.adl, polyvisor.engine, *(m for m in found if hasattr(m, "__path__"))]
+    return [*_compiler_packages(), *(m for m in found if hasattr(m, "__path__"))]
+
+
+def _compiler_packages() -> list[Any]:
+    return [polyvisor.adl, polyvisor.engine]
 
 
 def _loose_sources(modules: Iterable[str]) -> str:
@@ -143,10 +147,11 @@ def cache_key(architecture: Architecture) -> str:
 
 
 def _make_key(architecture: Architecture) -> str:
-    modules = _modules(architecture)
-    parts = [
-        architecture.name, compiler_version(), host_cpu(),
-        sources_digest(_packages(modules)), _loose_sources(modules),
-    ]
+    if architecture.package is not None:
+        packages, loose = [*_compiler_packages(), import_module(architecture.package)], ""
+    else:
+        modules = _modules(architecture)
+        packages, loose = _packages(modules), _loose_sources(modules)
+    parts = [architecture.name, compiler_version(), host_cpu(), sources_digest(packages), loose]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return f"{architecture.name}-{digest[:32]}"

@@ -1,6 +1,8 @@
 """The RV64 architecture object and how its operands are written."""
 
-from polyvisor.adl import Architecture, u32, u64
+from polyvisor.adl import Architecture, SystemCall, u32, u64
+
+from .causes import ECALL_USER
 
 X_NAMES = (
     "zero ra sp gp tp t0 t1 t2 s0 s1 a0 a1 a2 a3 a4 a5 a6 a7 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11 t3 t4 t5 t6".split()
@@ -19,6 +21,10 @@ rv64 = Architecture(
     page_bits=12,
     contexts=4,
     prime_adds=8,
+    padding=("nop", "c.nop"),
+    reasons=["wfi", "sbi"],
+    # The Linux ABI: ecall from user mode, the number in a7, arguments in a0 to a5, the result in a0.
+    system_call=SystemCall(ECALL_USER, "x", 17, (10, 11, 12, 13, 14, 15), 10),
     default_kinds={"rd": "x", "rs1": "x", "rs2": "x", "rs3": "x", "csr": "csr", "rm": "rm"},
 )
 rv64.kind("x", X_NAMES, aliases={**{f"x{i}": i for i in range(32)}, "fp": 8})

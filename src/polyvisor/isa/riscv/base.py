@@ -5,7 +5,7 @@ Immediates are sign-extended to the width of a register before they are used, lo
 
 from functools import partial
 
-from polyvisor.adl import SystemCall, Trap, i8, i16, i32, i64, sext, u8, u16, u32, u64
+from polyvisor.adl import Trap, i8, i16, i32, i64, sext, u8, u16, u32, u64
 
 from . import sbi
 from .architecture import rv64
@@ -333,10 +333,6 @@ def ecall(cpu):
             cpu.leave("sbi")
     else:
         raise Trap(u64(cpu.privilege) + ECALL_USER, 0)
-
-
-# The RISC-V Linux ABI: ecall from user mode, the number in a7, arguments in a0 to a5, the result in a0.
-rv64.system_call = SystemCall(ECALL_USER, "x", 17, (10, 11, 12, 13, 14, 15), 10)
 
 
 @instruction("000000000001 00000 000 00000 1110011", "ebreak")

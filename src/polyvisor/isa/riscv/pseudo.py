@@ -9,9 +9,6 @@ from .architecture import rv64
 if TYPE_CHECKING:
     from polyvisor.adl.assembly import Place
 
-rv64.padding = ("nop", "c.nop")
-
-
 # Modifiers of symbols: %hi and %lo are the parts of an absolute address, for lui and an instruction with a 12-bit
 # immediate; %pcrel_lo names the auipc that has the %pcrel_hi.
 

@@ -6,8 +6,6 @@ specification. The platform serves what is not here. CPUs are numbered as harts 
 
 from polyvisor.adl import function, u8, u64
 
-from .architecture import rv64
-
 TIME, IPI, RFENCE = 0x54494D45, 0x735049, 0x52464E43
 _ALL = 2**64 - 1
 _INVALID_PARAM, _INVALID_ADDRESS = 2**64 - 3, 2**64 - 5
@@ -84,6 +82,3 @@ def served(cpu) -> bool:
             return answer(cpu, u64(_INVALID_ADDRESS))
         return remote_fence(cpu, mask, base)
     return False
-
-
-rv64.reasons += ["sbi"]

@@ -95,6 +95,3 @@ def wfi(cpu):
     if cpu.privilege == 0 or (cpu.privilege == 1 and cpu.mstatus & TW != 0):
         illegal(cpu)
     cpu.wait("wfi")
-
-
-rv64.reasons += ["wfi"]
