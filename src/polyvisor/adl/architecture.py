@@ -234,21 +234,21 @@ class Architecture:
     @property
     def instructions(self) -> list[Instruction]:
         """All instructions, in the order of the description."""
-        if self._pending or self._unread:
+        if self._pending or self._set_aside:
             self._parse()
         return self._instructions
 
     @property
     def kinds(self) -> dict[str, Kind]:
         """How operands are written, by the kind's name."""
-        if self._pending or self._unread:
+        if self._pending or self._set_aside:
             self._parse()
         return self._kinds
 
     @property
     def pseudo(self) -> dict[str, list[Pseudo]]:
         """Instructions of the assembler only, by mnemonic."""
-        if self._pending or self._unread:
+        if self._pending or self._set_aside:
             self._parse()
         return self._pseudo
 
@@ -358,7 +358,7 @@ class Architecture:
     @property
     def tree(self) -> Node:
         """The decode tree over ``instructions``."""
-        if self._pending or self._unread:
+        if self._pending or self._set_aside:
             self._parse()
         if self._tree is None:
             from .encoding import decode_tree
@@ -395,7 +395,7 @@ class Architecture:
 
     def named(self, name: str) -> list[Instruction]:
         """The instructions with that mnemonic (several, where it has several encodings)."""
-        if self._pending or self._unread:
+        if self._pending or self._set_aside:
             self._parse()
         return self._by_name.get(name, [])
 

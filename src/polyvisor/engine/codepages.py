@@ -140,7 +140,7 @@ class CodePages:
                 ctypes.c_uint64.from_address(header + at.HEADER_WRITES).value = 0
             self.activations += 1
 
-    def prepare(self, ahead: int) -> None:
+    def prepare(self, ahead: int = 64) -> None:
         """Make the records of so many pages before they are wanted: the first touch of memory takes the host long."""
         more = True
         while more:

@@ -49,8 +49,6 @@ _JUMPY, _MAX_REMAKES = 24, 6
 # Seconds between looks at the samples: while they lead to something; while there are some; and at most. This thread
 # shares the interpreter's lock with the devices.
 _INTERVAL, _STEADY, _LONGEST = 0.005, 0.04, 0.2
-# Pages whose records are made before they are wanted.
-_AHEAD = 64
 # There may be a thousand copies of a machine: one that has executed no more than this since the last look, such as one
 # that only keeps time, is not looked at.
 _LONGEST_OF_MANY, _IDLE_OF_MANY = 2.0, 2_000_000
@@ -211,7 +209,7 @@ class Regions:
                     continue
                 looked_at = retired
             if not self._idle:
-                self.pages.prepare(_AHEAD)
+                self.pages.prepare()
             before = self.stats.asked, self.stats.installed
             sampled = self.look()
             if before != (self.stats.asked, self.stats.installed):
