@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from polyvisor.builder.builtin import RECIPE
 from polyvisor.builder.recipe import File, Recipe, User, read_recipe
-from polyvisor.cli.main import app
+from polyvisor.cli.main import make_app
 from polyvisor.cli.recipes import recipe_from
 from polyvisor.images import ImageError
 
@@ -183,5 +183,5 @@ def test_options_make_a_recipe_or_add_to_one(tmp_path: Path) -> None:
     ],
 )
 def test_the_command_says_in_one_line_what_is_wrong(arguments: list[str], message: str) -> None:
-    result = CliRunner().invoke(app, ["image", "build", *arguments])
+    result = CliRunner().invoke(make_app(()), ["image", "build", *arguments])
     assert result.exit_code == 1 and message in result.stderr and len(result.stderr.splitlines()) == 1

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from polyvisor.cli.disk import parse_size
-from polyvisor.cli.main import app
+from polyvisor.cli.main import make_app
 from polyvisor.devices.virtio.block import BlockDevice
 from polyvisor.storage.commodore.d64 import D64
 from polyvisor.storage.commodore.files import FileType
@@ -23,7 +23,7 @@ from support.disks import fill, needs_qemu_img, qemu_img, read, write
 
 def call(*arguments: object, status: int = 0) -> str:
     """Run ``polyvisor disk``; gives what it printed, of an error the line on standard error."""
-    done = CliRunner().invoke(app, ["disk", *map(str, arguments)])
+    done = CliRunner().invoke(make_app(()), ["disk", *map(str, arguments)])
     assert done.exit_code == status, done.output
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -153,7 +153,7 @@ def test_check_repairs_counts(tmp_path: Path) -> None:
 )
 def test_mistakes_get_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
     (tmp_path / "there").write_bytes(bytes(1024))
-    done = CliRunner().invoke(app, ["disk", *(each.format(tmp=tmp_path) for each in arguments)])
+    done = CliRunner().invoke(make_app(()), ["disk", *(each.format(tmp=tmp_path) for each in arguments)])
     assert done.exit_code in (1, 2) and isinstance(done.exception, SystemExit)
     assert words in done.stderr and done.stderr.count("\n") == 1 and done.stderr.startswith("polyvisor: ")
     assert [each.name for each in tmp_path.iterdir()] == ["there"]

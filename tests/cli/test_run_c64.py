@@ -20,7 +20,7 @@ from test_run_display import picture
 
 import polyvisor.cli.c64 as c64_command
 from polyvisor.adl.assembler import assemble
-from polyvisor.cli.main import app
+from polyvisor.cli.main import make_app
 from polyvisor.isa.mos6502 import mos6510
 from polyvisor.storage.commodore.d64 import D64
 
@@ -94,7 +94,7 @@ def test_mistakes_get_one_clear_line(
 ) -> None:
     monkeypatch.setattr(c64_command, "is_terminal", lambda: False)
     with pytest.raises(SystemExit) as ended:
-        app(["run", "c64", *arguments])
+        make_app(())(["run", "c64", *arguments])
     lines = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and len(lines) == 1 and lines[0].startswith("polyvisor: ") and says in lines[0], lines
 
@@ -102,13 +102,13 @@ def test_mistakes_get_one_clear_line(
 def test_a_machine_is_kept_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept, png = tmp_path / "kept", tmp_path / "a.png"
     with pytest.raises(SystemExit) as ended:
-        app(["run", "c64", "--headless", "--seconds", "1", "--keys", r"poke 53280,5\n", "--save", str(kept)])
+        make_app(())(["run", "c64", "--headless", "--seconds", "1", "--keys", r"poke 53280,5\n", "--save", str(kept)])
     assert ended.value.code == 0
     with pytest.raises(SystemExit) as ended:
-        app(["run", "c64", "--headless", "--seconds", "0", "--restore", str(kept), "--screenshot", str(png)])
+        make_app(())(["run", "c64", "--headless", "--seconds", "0", "--restore", str(kept), "--screenshot", str(png)])
     assert ended.value.code == 0 and picture(png)[2][1:4] == bytes.fromhex("56ac4d")
     with pytest.raises(SystemExit) as ended:
-        app(["restore", str(kept)])
+        make_app(())(["restore", str(kept)])
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "is of a Commodore 64: polyvisor run c64 --restore" in error
@@ -118,7 +118,7 @@ def test_a_machine_for_the_other_television(tmp_path: Path) -> None:
     kept, png = tmp_path / "kept", tmp_path / "a.png"
     for arguments in (["--model", "ntsc", "--save", str(kept)], ["--restore", str(kept), "--screenshot", str(png)]):
         with pytest.raises(SystemExit) as ended:
-            app(["run", "c64", "--headless", "--seconds", "1", *arguments])
+            make_app(())(["run", "c64", "--headless", "--seconds", "1", *arguments])
         assert ended.value.code == 0
     assert picture(png)[:2] == (384, 235)
 

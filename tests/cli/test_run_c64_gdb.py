@@ -13,7 +13,7 @@ import pytest
 from test_run_c64 import Screen, prg
 
 import polyvisor.cli.c64 as c64_command
-from polyvisor.cli.main import app
+from polyvisor.cli.main import make_app
 from support.gdb_client import Client
 
 PROGRAM = "start: ldx #0\n1: inx\n stx $d020\n stx $0400\n jmp 1b"
@@ -132,6 +132,6 @@ def test_mistakes_get_one_clear_line(
             (["--gdb", "0", "--keys", "a"], "give it or --gdb, not both"),
         ):
             with pytest.raises(SystemExit) as ended:
-                app(["run", "c64", *arguments])
+                make_app(())(["run", "c64", *arguments])
             error = capsys.readouterr().err
             assert ended.value.code == 2 and error.count("\n") == 1 and says in error, error

@@ -6,7 +6,7 @@ import time
 
 from typer.testing import CliRunner
 
-from polyvisor.cli.main import app
+from polyvisor.cli.main import make_app
 from polyvisor.engine.codecache import CodeCache, clear, contents
 
 
@@ -51,11 +51,11 @@ def test_contents_are_counted_by_kind_and_can_be_cleared(tmp_path):
 def test_the_command_shows_and_clears(tmp_path, monkeypatch):
     monkeypatch.setenv("POLYVISOR_CACHE", str(tmp_path))
     filled(tmp_path, "rv64-x", ["region a", "core"])
-    shown = CliRunner().invoke(app, ["cache", "--json"])
+    shown = CliRunner().invoke(make_app(()), ["cache", "--json"])
     assert shown.exit_code == 0
     found = json.loads(shown.output)
     assert found["keys"][0]["kinds"]["region"]["count"] == 1
     assert found["keys"][0]["current"] is False
-    assert "1 core, 1 region" in CliRunner().invoke(app, ["cache"]).output
-    assert CliRunner().invoke(app, ["cache", "clear"]).exit_code == 0
+    assert "1 core, 1 region" in CliRunner().invoke(make_app(()), ["cache"]).output
+    assert CliRunner().invoke(make_app(()), ["cache", "clear"]).exit_code == 0
     assert contents(tmp_path) == []

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from polyvisor import images
-from polyvisor.cli.main import app
+from polyvisor.cli.main import make_app
 from polyvisor.images import ImageError, store, transfer
 
 NAME = "debian:web"
@@ -252,16 +252,16 @@ def test_prune_keeps_what_is_used(cache: Path) -> None:
 def test_the_command_lists_inspects_and_carries(tmp_path: Path) -> None:
     image = publish()
     run = CliRunner()
-    listed = json.loads(run.invoke(app, ["image", "list", "--json"]).stdout)
+    listed = json.loads(run.invoke(make_app(()), ["image", "list", "--json"]).stdout)
     assert [(each["name"], each["disk"], each["directory"]) for each in listed] == [(NAME, True, str(image.directory))]
-    shown = json.loads(run.invoke(app, ["image", "inspect", NAME, "--json"]).stdout)
+    shown = json.loads(run.invoke(make_app(()), ["image", "inspect", NAME, "--json"]).stdout)
     assert shown["packages"] == image.lock["packages"] and shown["append"] == "root=UUID=x"
     assert shown["files"]["disk"]["sha256"] == store.sha256_file(image.directory / "disk")
-    text = run.invoke(app, ["image", "inspect", NAME]).stdout
+    text = run.invoke(make_app(()), ["image", "inspect", NAME]).stdout
     assert "root=UUID=x" in text and "dash" in text
     archive = str(tmp_path / "x.tar")
-    assert run.invoke(app, ["image", "export", NAME, archive]).exit_code == 0
-    assert run.invoke(app, ["image", "remove", NAME]).exit_code == 0
-    assert run.invoke(app, ["image", "import", archive]).stdout.strip() == str(image.directory)
-    assert "freed" in run.invoke(app, ["image", "prune"]).stdout
-    assert run.invoke(app, ["image", "inspect", "nothing"]).exit_code == 1
+    assert run.invoke(make_app(()), ["image", "export", NAME, archive]).exit_code == 0
+    assert run.invoke(make_app(()), ["image", "remove", NAME]).exit_code == 0
+    assert run.invoke(make_app(()), ["image", "import", archive]).stdout.strip() == str(image.directory)
+    assert "freed" in run.invoke(make_app(()), ["image", "prune"]).stdout
+    assert run.invoke(make_app(()), ["image", "inspect", "nothing"]).exit_code == 1

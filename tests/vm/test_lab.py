@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from polyvisor.cli.main import app
+from polyvisor.cli.main import make_app
 from polyvisor.network.conditions import Conditions
 from polyvisor.vm.lab import Lab
 from support.guests import guest_image, image_cache
@@ -120,7 +120,7 @@ def test_the_example_runs() -> None:
     ],
 )
 def test_options_beside_a_lab_are_refused(words: list[str], told: str) -> None:
-    found = CliRunner().invoke(app, words)
+    found = CliRunner().invoke(make_app(()), words)
     assert found.exit_code == 2
     assert found.stderr == (
         f"polyvisor: {told}: what a lab's machines have is in its file, lab.toml, and not in options\n"

@@ -4,7 +4,7 @@ import json
 
 from typer.testing import CliRunner
 
-from polyvisor.cli.main import app
+from polyvisor.cli.main import make_app
 from tests.support.programs import POWER_OFF, elf
 
 PROGRAM = """
@@ -24,7 +24,8 @@ def test_stats_are_written_and_shown(tmp_path):
         out = tmp_path / f"{tier}.json"
         text = PROGRAM.replace("300000", "300") if tier == "reference" else PROGRAM
         program.write_bytes(elf(text + POWER_OFF))
-        found = CliRunner().invoke(app, ["run", str(program), "--tier", tier, "--stats", "--stats-json", str(out)])
+        arguments = ["run", str(program), "--tier", tier, "--stats", "--stats-json", str(out)]
+        found = CliRunner().invoke(make_app(()), arguments)
         assert found.exit_code == 0, found.output
         stats = json.loads(out.read_text())
         count = 2 * (300 if tier == "reference" else 300_000)

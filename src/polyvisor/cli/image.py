@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
-from rich.table import Column, Table
+from rich.table import Table
 
 from polyvisor import images
 from polyvisor.images import transfer
+
+from .progress import errors, progress
 
 app = typer.Typer(help="Fetch, build, list and check guest images.", no_args_is_help=True)
 
@@ -27,62 +24,6 @@ Keyring = Annotated[
 ]
 AllowExpired = Annotated[bool, typer.Option("--allow-expired", help="Use a suite's index after its Valid-Until.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help=f"An image: {', '.join(images.KNOWN)}.")]
-
-
-class LineProgress:
-    """Progress as one line per stage, for logs."""
-
-    def stage(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    def transfer(self, name: str, done: int, total: int) -> None:
-        pass
-
-
-class BarProgress:
-    """Progress as lines with a bar below for the file that is being fetched, for terminals."""
-
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
-        self._tasks: dict[str, TaskID] = {}
-
-    def stage(self, text: str) -> None:
-        self._bars.console.print(escape(text), highlight=False)
-
-    def transfer(self, name: str, done: int, total: int) -> None:
-        if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(escape(name.split("_")[0]), total=total)
-        self._bars.update(self._tasks[name], completed=done)
-        if done == total:
-            self._bars.remove_task(self._tasks.pop(name))
-
-
-@contextmanager
-def progress() -> Iterator[images.Progress]:
-    """What to pass as ``progress`` to :mod:`polyvisor.images`: bars on a terminal, else one line per stage."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield LineProgress()
-        return
-    one_line = Column(no_wrap=True)
-    columns = (
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=32)),
-        BarColumn(bar_width=20),
-        DownloadColumn(table_column=one_line),
-        TransferSpeedColumn(table_column=one_line),
-    )
-    with Progress(*columns, console=console, transient=True) as bars:
-        yield BarProgress(bars)
-
-
-@contextmanager
-def errors() -> Iterator[None]:
-    """Report an ImageError, or one of the host's files, in one line on stderr, and exit with status 1."""
-    try:
-        yield
-    except (images.ImageError, OSError) as error:
-        print(f"polyvisor: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
 
 
 @app.command()

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .image import AllowExpired, Keyring, Mirror, errors, progress
+from .image import AllowExpired, Keyring, Mirror
+from .progress import errors, progress
 
 
 def build(

@@ -17,7 +17,6 @@ from polyvisor.boards.placing import LoadError
 from polyvisor.boards.virt import TIERS
 from polyvisor.dataclass import replace
 from polyvisor.guest.process import shell_status
-from polyvisor.network.capture import Capture
 from polyvisor.vm import running
 from polyvisor.vm.equipment import Nic
 from polyvisor.vm.equipment.nic import HELP as NET_HELP
@@ -29,9 +28,8 @@ from polyvisor.vm.window import WindowError
 
 from .background import start_in_background
 from .desk import Desk, check_writable, parse_display
-from .image import errors as image_errors
-from .image import progress as image_progress
-from .lab import run_lab
+from .progress import errors as image_errors
+from .progress import progress as image_progress
 from .reports import Reports
 from .session import Session, Watched
 from .terminal import HELP
@@ -109,6 +107,8 @@ def capturing(path: Path | None, nic: Nic | None) -> Iterator[None]:
     if nic is None:
         fail("--capture goes with a network, for example: --net user --capture out.pcapng")
     try:
+        from polyvisor.network.capture import Capture
+
         capture = Capture(path)
     except OSError as error:
         fail(f"--capture {str(path)!r}: {error.strerror}")
@@ -242,6 +242,8 @@ def run(
     try:
         if target is not None and target.endswith(".toml"):
             refuse_options(context, target)
+            from .lab import run_lab
+
             raise typer.Exit(run_lab(Path(target), virtual_time, seed, schedule, record))
         nic, desk = Nic.parse(net), choose_desk(display, screenshot)
         software = choose_software(target, kernel, initrd, append, firmware, command)
