@@ -108,7 +108,7 @@ def run_c64(
             metavar="PORT", min=0, max=65535, help="Wait for a debugger before the program's first instruction."
         ),
     ] = None,
-    tier: Annotated[str, typer.Option(help=f"Engine: {', '.join(TIERS)}.")] = "jit",
+    tier: Annotated[str, typer.Option(help=f"Engine: {', '.join(TIERS)}.")] = "interpreter",
 ) -> None:
     """A Commodore 64. In the terminal, Ctrl-A x quits, and Ctrl-A h shows the other keys."""
     if model is not None and model not in MODELS:

@@ -61,7 +61,7 @@ class C64:
     def __init__(
         self, software: str | os.PathLike[str] | bytes | Medium | None = None, *,
         roms: str | os.PathLike[str] | Roms | None = None, autostart: bool = True, read_only: bool = False,
-        debug_register: bool = False, history: float = 30, tier: str = "jit", model: str = "pal",
+        debug_register: bool = False, history: float = 30, tier: str = "interpreter", model: str = "pal",
         progress: Callable[[str], None] | None = None, halted: bool = False,
     ) -> None:
         medium, path = _opened(software)
