@@ -95,7 +95,7 @@ def test_chips_are_watched_too(c64: C64) -> None:
         assert stop.access is not None and stop.access.pc >= 0xE000 and stop.access.value & 0x81 == 0x81
 
 
-@pytest.mark.parametrize("tier", ["interpreter", "reference"])
+@pytest.mark.parametrize("tier", ["jit", "reference"])
 def test_all_tiers_stop_at_the_same_places(c64: C64, tier: str) -> None:
     found: list[list[object]] = []
     for each in (c64.machine.tier, tier):
