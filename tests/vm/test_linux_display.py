@@ -54,8 +54,11 @@ class Guest:
     def expect(self, text: str) -> str:
         """Wait for a line that begins with ``text``, and give the rest of it."""
         end = time.monotonic() + 60
+        ended = False
         while f"\n{text}".encode() not in self.out or b"\n" not in self.out.split(f"\n{text}".encode(), 1)[1]:
-            assert not self.machine.wait(0.01) and time.monotonic() < end, bytes(self.out)
+            # What a machine says last may be there only now.
+            assert not ended and time.monotonic() < end, bytes(self.out)
+            ended = self.machine.wait(0.01)
         return self.out.split(f"\n{text}".encode(), 1)[1].split(b"\n")[0].decode().strip()
 
     def go_on(self) -> None:
