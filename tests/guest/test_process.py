@@ -129,6 +129,14 @@ def test_an_end_before_the_end() -> None:
     killed = process(Line())
     killed.kill()
     assert killed.wait(0) == -signal.SIGKILL
+    # Also one of which more output has come than anybody takes any more.
+    line = Line()
+    flooded = process(line)
+    for _ in range(3):
+        line.come(frame(p.STDOUT, bytes(1 << 15)) * 40)
+    flooded.kill()
+    flooded.wait_end(0)
+    assert flooded.exit_code == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,9 @@ class Process:
 
     def _receive(self) -> None:
         """Sort what has come; with the lock held."""
-        while self.running and (self._unlimited or self.stdout.waiting + self.stderr.waiting < _LIMIT):
+        # Of one that was killed, all that is still on its way must be taken to see the end, read or not.
+        whole = self._unlimited or self._killed
+        while self.running and (whole or self.stdout.waiting + self.stderr.waiting < _LIMIT):
             data = self._connection.take_received()
             if not data:
                 break
