@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from .image import AllowExpired, Keyring, Mirror
+from .image import AllowExpired, Keyring, Mirror, app
 from .progress import errors, progress
 
 
+@app.command()
 def build(
     target: Annotated[
         str, typer.Argument(metavar="RECIPE|NAME", help="A recipe (FILE.toml), debian:full, or a name for a new image.")

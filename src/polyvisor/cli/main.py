@@ -6,109 +6,32 @@ Only what belongs to the command that is asked for is imported: a machine is to 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import Annotated
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
 import polyvisor
 
+from .run_machines import RunCommand
 
-def _image(app: typer.Typer) -> None:
-    from . import image
-    from .image_build import build
-
-    image.app.command()(build)
-    app.add_typer(image.app, name="image")
-
-
-def _disk(app: typer.Typer) -> None:
-    from . import disk
-
-    app.add_typer(disk.app, name="disk")
-
-
-def _cache(app: typer.Typer) -> None:
-    from . import cache
-
-    app.add_typer(cache.app, name="cache")
-
-
-def _snapshot(app: typer.Typer) -> None:
-    from . import snapshot
-
-    app.add_typer(snapshot.app, name="snapshot")
-
-
-def _run(app: typer.Typer) -> None:
-    from .run import run
-    from .run_machines import RunCommand
-
-    app.command(cls=RunCommand)(run)
-
-
-def _restore(app: typer.Typer) -> None:
-    from . import snapshot
-
-    app.command()(snapshot.restore)
-
-
-def _record(app: typer.Typer) -> None:
-    from .replay import record
-
-    others = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
-    app.command(context_settings=others)(record)
-
-
-def _replay(app: typer.Typer) -> None:
-    from .replay import replay
-
-    app.command()(replay)
-
-
-def _ps(app: typer.Typer) -> None:
-    from . import machines
-
-    app.command()(machines.ps)
-
-
-def _exec(app: typer.Typer) -> None:
-    from . import machines
-
-    app.command("exec", context_settings={"allow_interspersed_args": False})(machines.execute)
-
-
-def _cp(app: typer.Typer) -> None:
-    from . import machines
-
-    app.command("cp")(machines.copy)
-
-
-def _console(app: typer.Typer) -> None:
-    from . import machines
-
-    app.command()(machines.console)
-
-
-def _logs(app: typer.Typer) -> None:
-    from . import machines
-
-    app.command()(machines.logs)
-
-
-def _stop(app: typer.Typer) -> None:
-    from . import machines
-
-    app.command()(machines.stop)
-
-
-# In the order in which help shows them.
-_COMMANDS: dict[str, Callable[[typer.Typer], None]] = {
-    "run": _run, "restore": _restore, "record": _record, "replay": _replay, "ps": _ps, "exec": _exec, "cp": _cp,
-    "console": _console, "logs": _logs, "stop": _stop, "image": _image, "disk": _disk, "cache": _cache,
-    "snapshot": _snapshot,
+# Modules with commands of their own, by the word they come behind; and commands: module, function, and how typer is to
+# take them. In the order in which help shows them.
+_GROUPS = {"image": "image_build", "disk": "disk", "cache": "cache", "snapshot": "snapshot"}
+_ALL_ELSE = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+_COMMANDS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "run": ("run", "run", {"cls": RunCommand}),
+    "restore": ("snapshot", "restore", {}),
+    "record": ("replay", "record", {"context_settings": _ALL_ELSE}),
+    "replay": ("replay", "replay", {}),
+    "ps": ("machines", "ps", {}),
+    "exec": ("machines", "execute", {"context_settings": {"allow_interspersed_args": False}}),
+    "cp": ("machines", "copy", {}),
+    "console": ("machines", "console", {}),
+    "logs": ("machines", "logs", {}),
+    "stop": ("machines", "stop", {}),
 }
-
 # Commands that others work by.
 _USES = {"record": ("run",)}
 
@@ -119,7 +42,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def options(
+def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
@@ -133,10 +56,15 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
         help="Virtual machines described in Python.", no_args_is_help=True, pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    app.callback()(options)
+    app.callback()(_options)
+    known = [*_COMMANDS, *_GROUPS]
     asked = arguments[0] if arguments else ""
-    for name in [asked, *_USES.get(asked, ())] if asked in _COMMANDS else _COMMANDS:
-        _COMMANDS[name](app)
+    for name in [asked, *_USES.get(asked, ())] if asked in known else known:
+        if name in _GROUPS:
+            app.add_typer(import_module(f".{_GROUPS[name]}", __package__).app, name=name)
+        else:
+            module, function, options = _COMMANDS[name]
+            app.command(name, **options)(getattr(import_module(f".{module}", __package__), function))
     return app
 
 
