@@ -157,7 +157,6 @@ class Architecture:
         self._lock = threading.RLock()
         # Modules with more of it, and what is set aside until those are imported; see `described_in`.
         self.package: str | None = None
-        self._parts: tuple[str, ...] = ()
         self._unread: tuple[str, ...] = ()
         self._set_aside: dict[str, Any] = {}
         self._instructions: list[Instruction] = []
@@ -174,7 +173,7 @@ class Architecture:
         consists of must be in the package.
         """
         self.package = package
-        self._parts = self._unread = tuple(f"{package}.{module}" for module in modules)
+        self._unread = tuple(f"{package}.{module}" for module in modules)
         self._set_aside = {name: self.__dict__.pop(name) for name in ("hooks", "modifiers")}
 
     def __getattr__(self, name: str) -> Any:
@@ -193,7 +192,7 @@ class Architecture:
             modules, self._unread = self._unread, ()
             for name in modules:
                 import_module(name)
-            rank = {name: number for number, name in enumerate(self._parts)}
+            rank = {name: number for number, name in enumerate(modules)}
             self._functions.sort(key=lambda function: rank.get(function.python.__module__, -1))
             self._described.sort(key=lambda described: rank.get(described[0], -1))
             self._pending = deque(self._described)
