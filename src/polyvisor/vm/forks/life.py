@@ -86,8 +86,10 @@ class ForkConversations(Conversations):
             self._server.serve(connection)
 
 
-def live(vm: VM, number: int, channel: socket.socket, identity: Identity, beginning: Beginning) -> NoReturn:
-    """Begin when the parent says so or asks for something, then serve it until either ends.
+def live(
+    vm: VM, number: int, channel: socket.socket, identity: Identity, beginning: Beginning, begun: Callable[[], None]
+) -> NoReturn:
+    """Begin when the parent says so or asks for something, call ``begun``, then serve it until either ends.
 
     It sends a connection over ``channel`` for each request. When the guest has been given its identity, or has no agent
     to give it by, ``beginning`` is told.
@@ -106,6 +108,7 @@ def live(vm: VM, number: int, channel: socket.socket, identity: Identity, beginn
     talk = ForkConversations(vm, identity)
     vm.resume()
     vm.revived()
+    begun()
     if not vm.software.agent:
         beginning.report()
     serve(talk, [vm], channel, descriptors)

@@ -17,7 +17,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NoReturn
 
 from polyvisor.vm.errors import ForkError, VMError
@@ -37,6 +36,7 @@ _DESCRIPTORS, _SPARE_DESCRIPTORS = 2, 256
 _LONGEST_MESSAGE = 4096
 # Seconds until a process that says nothing is taken for stuck.
 _PATIENCE = 120.0
+_prctl = ctypes.CDLL(None).prctl
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37  # linux/prctl.h
 
 # One at a time copies the process. A copy must not keep its siblings' channels open.
@@ -173,12 +173,14 @@ def _multiply(vm: VM, control: socket.socket, identities: Sequence[Identity], be
             control.send(json.dumps({"error": error.strerror}).encode())
             break
         if not process:
-            if alone:
-                _in_copy(partial(_send, control, os.getpid(), ours))
-            ours.close()
-            control.close()
             _in_copy(beginning.is_copy)
-            live(vm, number, theirs, identity, beginning)
+            begun: Callable[[], None] = _nothing
+            if alone:  # it begins at once; and whoever hears of it may take this core from us
+                begun = partial(_in_copy, partial(_tell, control, ours))
+            else:
+                ours.close()
+                control.close()
+            live(vm, number, theirs, identity, beginning, begun)
         theirs.close()
         try:
             _send(control, process, ours)
@@ -188,6 +190,17 @@ def _multiply(vm: VM, control: socket.socket, identities: Sequence[Identity], be
             break
         ours.close()
     os._exit(0)
+
+
+def _nothing() -> None:
+    """What there is to do for others than who is alone."""
+
+
+def _tell(control: socket.socket, channel: socket.socket) -> None:
+    """In the one that is alone: the parent may have it."""
+    _send(control, os.getpid(), channel)
+    channel.close()
+    control.close()
 
 
 def _send(control: socket.socket, process: int, channel: socket.socket) -> None:
@@ -242,14 +255,13 @@ def _end_template(process: int, control: socket.socket, wait: bool) -> None:
 def _children_of_children() -> Iterator[None]:
     """Processes that our children leave behind become ours meanwhile (prctl(2)), so that we know when they end."""
     process, before = os.getpid(), ctypes.c_int(0)
-    prctl = ctypes.CDLL(None).prctl
-    prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
-    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
         yield
     finally:
         if os.getpid() == process:
-            prctl(_PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
+            _prctl(_PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
 
 
 @contextlib.contextmanager
@@ -276,7 +288,7 @@ class _Copied(BaseException):
 def _allow_descriptors(count: int) -> None:
     """Raise the soft limit, as far as it may be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    have = len(list(Path("/proc/self/fd").iterdir()))
+    have = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (each fork waits for it)
     wanted = have + count * _DESCRIPTORS + _SPARE_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < wanted:
         if hard != resource.RLIM_INFINITY and hard < wanted:
