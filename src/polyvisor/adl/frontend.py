@@ -11,11 +11,11 @@ import ast
 import builtins as python_builtins
 import contextlib
 import hashlib
-import inspect
 import linecache
 import operator
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from types import CodeType
 from typing import Any
 
 from polyvisor.dataclass import names_of
@@ -160,8 +160,8 @@ class Compiler:
     def _name(self, function: Function, known: Mapping[str, Any]) -> str:
         """A name that is the same in every process, so that compiled code can be kept and linked by name."""
         code = function.python.__code__
-        nonlocals = inspect.getclosurevars(function.python).nonlocals
-        text = f"{function.python.__module__} {code.co_firstlineno} {_stable(nonlocals)} {_stable(dict(known))}"
+        nonlocals = _stable(_nonlocals(function.python))
+        text = f"{function.python.__module__} {code.co_firstlineno} {nonlocals} {_stable(dict(known))}"
         name = f"{function.name}.{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         if name in self._names:
             raise DescriptionError(
@@ -394,20 +394,37 @@ def _identical(a: Any, b: Any) -> bool:
         return False
 
 
-_sources: dict[Any, tuple[ast.FunctionDef, str, int]] = {}
+@cache
+def _definitions(file: str, source: str) -> dict[int, ast.FunctionDef]:
+    """All functions of a file, by their first lines, which may be those of decorators."""
+    # A whole file at once: to find where a single function ends takes longer.
+    return {
+        min([node.lineno, *(each.lineno for each in node.decorator_list)]): node
+        for node in ast.walk(ast.parse(source, file)) if isinstance(node, ast.FunctionDef)
+    }
 
 
-def _syntax_tree(python: Callable[..., Any]) -> tuple[ast.FunctionDef, str, int]:
-    """The function's definition, its file, and the line before its first."""
+_known: dict[CodeType, ast.FunctionDef] = {}
+
+
+def _definition(python: Callable[..., Any]) -> ast.FunctionDef:
+    """The function's syntax tree."""
     code = python.__code__
-    if code not in _sources:
-        lines, start = inspect.getsourcelines(python)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
-        definition = tree.body[0]
-        if not isinstance(definition, ast.FunctionDef):
-            raise DescriptionError(f"{code.co_filename}:{start}: a described function is made with def")
-        _sources[code] = (definition, code.co_filename, start - 1)
-    return _sources[code]
+    if code not in _known:
+        linecache.checkcache(code.co_filename)
+        source = "".join(linecache.getlines(code.co_filename, python.__globals__))
+        found = _definitions(code.co_filename, source).get(code.co_firstlineno)
+        if found is None or found.name != code.co_name:
+            where = f"{code.co_filename}:{code.co_firstlineno}"
+            raise DescriptionError(f"{where}: a described function is made with def, in a file that can be read")
+        _known[code] = found
+    return _known[code]
+
+
+def _nonlocals(python: Callable[..., Any]) -> dict[str, Any]:
+    """What a function sees of those around it."""
+    cells = getattr(python, "__closure__", None) or ()
+    return {name: cell.cell_contents for name, cell in zip(python.__code__.co_freevars, cells, strict=True)}
 
 
 class _Frame:
@@ -418,11 +435,10 @@ class _Frame:
         self.environment = environment
         self.function = function
         self.globals: dict[str, Any] = {}
-        self.file, self.line_offset = "<expression>", 0
+        self.file = "<expression>"
         if function is not None:
-            self.definition, self.file, self.line_offset = _syntax_tree(function.python)
-            closure = inspect.getclosurevars(function.python)
-            self.globals = {**function.python.__globals__, **closure.nonlocals}
+            self.definition, self.file = _definition(function.python), function.python.__code__.co_filename
+            self.globals = {**function.python.__globals__, **_nonlocals(function.python)}
         self.returns = _Join()
         self.results: tuple[ssa.Type, ...] | None = ()
         self.loops: list[tuple[_Join, _Join]] = []  # continue, break
@@ -444,7 +460,7 @@ class _Frame:
         return merged.get("return")
 
     def fail(self, node: ast.AST, message: str) -> Any:
-        line = getattr(node, "lineno", 1) + self.line_offset
+        line = getattr(node, "lineno", 1)
         text = linecache.getline(self.file, line).strip()
         name = self.function.name if self.function else ""
         raise DescriptionError(f"{self.file}:{line}: in {name}: {message}\n    {text}")
