@@ -80,18 +80,34 @@ def check_access(cpu, number: u32, writes):
         illegal(cpu)
 
 
+# Each table is gone through in one place, because that is most of what there is to compile.
+
+
+@function(inline=False)
+def value_of(cpu, number: u32) -> u64:
+    """A register's value."""
+    return CSR_READ[number](cpu)
+
+
+@function(inline=False)
+def set_value(cpu, number: u32, value: u64):
+    """Write a register."""
+    CSR_WRITE[number](cpu, value)
+    cpu.note("csr_write", number, value)
+
+
 @function(inline=False)
 def read_csr(cpu, number: u32) -> u64:
     """A register's value for a CSR instruction that does not write."""
     check_access(cpu, number, False)
-    return CSR_READ[number](cpu)
+    return value_of(cpu, number)
 
 
 @function(inline=False)
 def exchange_csr(cpu, number: u32, operation: u32, operand: u64) -> u64:
     """Write (0), set bits (1) or clear bits (2); gives the old value."""
     check_access(cpu, number, True)
-    old = CSR_READ[number](cpu)
+    old = value_of(cpu, number)
     # What the platform drives is not written back by setting and clearing (3.1.9).
     base = old
     if number == 0x344 or number == 0x144:
@@ -101,8 +117,7 @@ def exchange_csr(cpu, number: u32, operation: u32, operand: u64) -> u64:
         new = base | operand
     elif operation == 2:
         new = base & ~operand
-    CSR_WRITE[number](cpu, new)
-    cpu.note("csr_write", number, new)
+    set_value(cpu, number, new)
     return old
 
 
@@ -112,8 +127,7 @@ def write_csr(cpu, number: u32, value: u64):
     check_access(cpu, number, True)
     if number == 0x344 or number == 0x144:
         take_in_ssip(cpu)
-    CSR_WRITE[number](cpu, value)
-    cpu.note("csr_write", number, value)
+    set_value(cpu, number, value)
 
 
 # Zicsr (Unprivileged ISA, "Zicsr")
