@@ -33,7 +33,7 @@ TIERS = ("reference", "interpreter", "jit")
 class Idle:
     """A backend that compiles nothing by itself."""
 
-    def room(self, quick: bool) -> int:
+    def room(self, quick: bool, pressing: bool = False) -> int:
         return 0
 
     def submit(self, request, done) -> None:

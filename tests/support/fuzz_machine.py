@@ -425,7 +425,7 @@ def _regions_of(cpu: Cpu) -> Regions:
 class _NoBackend:
     """Compiles nothing by itself."""
 
-    def room(self, quick: bool) -> int:
+    def room(self, quick: bool, pressing: bool = False) -> int:
         return 0
 
     def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:

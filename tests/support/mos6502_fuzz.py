@@ -115,7 +115,7 @@ def make_case(seed: int) -> Case:
 class Idle:
     """Compiles nothing by itself."""
 
-    def room(self, quick: bool) -> int:
+    def room(self, quick: bool, pressing: bool = False) -> int:
         return 0
 
     def submit(self, request: Any, done: Any) -> None:

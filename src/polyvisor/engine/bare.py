@@ -106,7 +106,7 @@ class _ThisProcess:
         self._compiler = RegionCompiler(code.architecture, code.layout, code.compiler)
         self._lock = threading.Lock()
 
-    def room(self, quick: bool) -> int:
+    def room(self, quick: bool, pressing: bool = False) -> int:
         """One, if none is being compiled."""
         return 0 if self._lock.locked() else 1
 

@@ -13,7 +13,7 @@ import queue
 import struct
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +25,15 @@ if TYPE_CHECKING:  # imported when a worker starts, beside the guest
     import subprocess
 
 Done = Callable[[Any], None]
+# Urgency, number, kind, payload, what is called with the result, what is asked before.
+_Job = tuple[int, int, str, Any, Done, Callable[[], bool] | None]
 _HEAD = struct.Struct("<Q")
 # A worker that dies is replaced, up to so many times; one that has nothing to do ends after so many seconds.
 MAX_DEATHS = 8
 _IDLE = 10.0
+# What is to be done sometime waits until nobody has wanted anything else for so many seconds: who does want something
+# then need not wait for it.
+_QUIET = 0.25
 # How urgent requests are. Those for good regions may take some tenths of a second.
 NEEDED, SOON, WELL_BEGUN, WELL, SOMETIME = range(5)
 _SLOW = (WELL_BEGUN, WELL)
@@ -76,9 +81,8 @@ class Workers:
 
     def _begin(self) -> None:
         self.deaths = 0
-        self._queue: queue.PriorityQueue[tuple[int, int, str, Any, Done, Callable[[], bool] | None]] = (
-            queue.PriorityQueue()
-        )
+        self._queue: queue.PriorityQueue[_Job] = queue.PriorityQueue()
+        self._later: deque[_Job] = deque()  # of those that are to be done sometime
         self._numbers = itertools.count()
         self._waiting: Counter[int] = Counter()  # by urgency
         self._serving = 0
@@ -113,7 +117,11 @@ class Workers:
             return
         with self._lock:
             self._waiting[urgency] += 1
-            self._queue.put((urgency, next(self._numbers), kind, payload, done, begin))
+            job = urgency, next(self._numbers), kind, payload, done, begin
+            if urgency == SOMETIME:
+                self._later.append(job)
+            else:
+                self._queue.put(job)
             # The last one is for what would have to wait for others that take long.
             enough = self.count if self._slow else max(1, self.count - 1)
             if self._serving < min(enough, self._waiting.total()):
@@ -128,14 +136,9 @@ class Workers:
                 with contextlib.suppress(OSError):
                     process = self._start()
             while True:
-                try:
-                    job = self._queue.get(timeout=_IDLE)
-                except queue.Empty:
-                    with self._lock:
-                        if self._queue.empty():
-                            self._serving -= 1
-                            return
-                    continue
+                job = self._next()
+                if job is None:
+                    return
                 urgency, _, kind, payload, done, begin = job
                 result: Any = None
                 slow = urgency in _SLOW
@@ -150,6 +153,18 @@ class Workers:
         finally:
             if process is not None:
                 self._end(process)
+
+    def _next(self) -> _Job | None:
+        """What is to be done now; None if there was nothing for a while: then the one who asks ends."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._queue.get(timeout=_QUIET if self._later else _IDLE)
+            with self._lock:
+                if self._later:
+                    return self._later.popleft()
+                if self._queue.empty():
+                    self._serving -= 1
+                    return None
 
     def _ask(
         self, process: subprocess.Popen[bytes] | None, kind: str, payload: Any

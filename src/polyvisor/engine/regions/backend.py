@@ -14,8 +14,11 @@ from .region import Missing, Region, Request
 class Backend(Protocol):
     """Compiles requests beside the guest."""
 
-    def room(self, quick: bool) -> int:
-        """How many requests, for quick regions or others, it would begin with at once."""
+    def room(self, quick: bool, pressing: bool = False) -> int:
+        """How many requests, for quick regions or others, it would begin with at once.
+
+        Others wait for quick ones, unless they are ``pressing``.
+        """
 
     def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
         """Compile; ``done`` is called from any thread."""
@@ -29,11 +32,11 @@ class LateBackend:
         self._ripe = ripe
         self._backend: WorkerBackend | None = None
 
-    def room(self, quick: bool) -> int:
+    def room(self, quick: bool, pressing: bool = False) -> int:
         """None, until then."""
         if self._backend is None and self._ripe():
             self._backend = self._make()
-        return self._backend.room(quick) if self._backend is not None else 0
+        return self._backend.room(quick, pressing) if self._backend is not None else 0
 
     def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
         """Compile; nothing before that."""
@@ -52,8 +55,10 @@ class WorkerBackend:
         self._lock = threading.Lock()
         self._busy = {True: 0, False: 0}
 
-    def room(self, quick: bool) -> int:
+    def room(self, quick: bool, pressing: bool = False) -> int:
         """How many requests it would begin with at once, or soon."""
+        if not quick and not pressing and self._busy[True] >= self._most[False]:
+            return 0  # each core is needed for a quick one
         return min(self._workers.room(SOON if quick else WELL), self._most[quick] - self._busy[quick])
 
     def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
