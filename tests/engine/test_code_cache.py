@@ -73,7 +73,7 @@ def test_damaged_code_is_compiled_anew(tmp_path, monkeypatch):
     second.handler(1)
     assert second.compiled == 2
     third = NativeCode(rv64)
-    assert third.warm() == 1
+    assert third.warm() == len(third.units.group(1))
     assert third.compiled == 0
 
 

@@ -17,6 +17,7 @@ from polyvisor.engine.arena import CodeArena
 from polyvisor.engine.codecache import CodeCache
 from polyvisor.engine.codepages import CodePages
 from polyvisor.engine.cpu import Cpu
+from polyvisor.engine.handlers import CORE, QUICK_CORE
 from polyvisor.engine.hostcpu import host_cpu
 from polyvisor.engine.image import load_image, renew_image
 from polyvisor.engine.memory import Memory
@@ -29,15 +30,18 @@ from polyvisor.isa.riscv import rv64
 from support.programs import DRAM, POWER_OFF
 
 NUMBERS = {i.name: n for n, i in enumerate(rv64.instructions, 1)}
-# What is in the caches of these tests. Those of control registers share helpers, with tables of addresses.
+# The handlers in the caches of these tests, and others that are in their units. Those of control registers share
+# helpers, with tables of addresses.
 KNOWN = ("addi", "add", "lui", "csrrw", "csrrs")
+UNITS = Units(rv64)
+COUNT = len({index for name in KNOWN for index in UNITS.group(NUMBERS[name])})
 
 
 @pytest.fixture(scope="module")
 def units_one_by_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory of the cache with the core and some handlers, and no image."""
     usual = native_code(rv64)
-    handlers = {usual.cache._path(usual.units.handler_name(NUMBERS[name])).name for name in KNOWN}
+    handlers = {usual.cache._path(UNITS.unit_name(NUMBERS[name])).name for name in KNOWN}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POLYVISOR_WORKERS", "0")
         patch.setenv("POLYVISOR_CACHE", str(tmp_path_factory.mktemp("units")))
@@ -97,11 +101,11 @@ PROGRAM = """
 
 def test_what_was_linked_one_by_one_is_one_image_for_the_next_process(cache):
     first = NativeCode(rv64)
-    assert first.warm() == len(KNOWN)
+    assert first.warm() == COUNT
     (image,) = images(cache)
     forget_units(cache)
     second = NativeCode(rv64)
-    assert second.warm() == len(KNOWN)
+    assert second.warm() == COUNT
     assert [bool(x) for x in second.table] == [bool(x) for x in first.table]
     for code in (first, second):
         assert run(code, PROGRAM, 5)[5:8] == [5, 10, 10]
@@ -113,16 +117,16 @@ def test_handlers_that_are_not_in_the_image_are_added(cache):
     NativeCode(rv64).warm()
     second = NativeCode(rv64)
     second.warm()
-    # Compiled in this process; csrrc calls helpers that are in the image.
-    assert run(second, "    addi t0, zero, 6\n    csrrw zero, mscratch, t0\n    csrrc t1, mscratch, t0\n", 3)[6] == 6
+    # Compiled in this process; csrrci calls helpers that are in the image.
+    assert run(second, "    addi t0, zero, 6\n    csrrw zero, mscratch, t0\n    csrrci t1, mscratch, 1\n", 3)[6] == 6
     assert second.compiled == 1
     third = NativeCode(rv64)
-    assert not third.table[NUMBERS["csrrc"]], "the image has what it was made of"
-    assert third.warm() == len(KNOWN) + 1
+    assert not third.table[NUMBERS["csrrci"]], "the image has what it was made of"
+    assert third.warm() == COUNT + len(UNITS.group(NUMBERS["csrrci"]))
     forget_units(cache)
     fourth = NativeCode(rv64)
-    assert fourth.warm() == len(KNOWN) + 1
-    assert run(fourth, "    addi t0, zero, 6\n    csrrw zero, mscratch, t0\n    csrrc t1, mscratch, t0\n", 3)[6] == 6
+    assert fourth.warm() == COUNT + len(UNITS.group(NUMBERS["csrrci"]))
+    assert run(fourth, "    addi t0, zero, 6\n    csrrw zero, mscratch, t0\n    csrrci t1, mscratch, 1\n", 3)[6] == 6
     assert fourth.compiled == 0
 
 
@@ -139,7 +143,7 @@ def test_a_damaged_image_is_made_anew(cache, damage):
     )  # fmt: skip
     second = NativeCode(rv64)
     assert not any(second.table)
-    assert second.warm() == len(KNOWN)
+    assert second.warm() == COUNT
     assert run(second, PROGRAM, 5)[5:8] == [5, 10, 10]
     assert second.compiled == 0
     assert image.read_bytes() == whole
@@ -152,14 +156,14 @@ def test_an_image_is_renewed_when_there_is_more(cache):
     inode = image.stat().st_ino
     found = load_image(cache)
     assert found is not None
-    assert len(found.missing()) == len(set(found.numbers.twins)) - len(KNOWN)
+    assert len(found.missing()) == len(set(found.numbers.twins)) - COUNT
     renew_image(units, cache)
     assert image.stat().st_ino == inode, "it was written again for nothing"
     NativeCode(rv64).handler(NUMBERS["xor"])
     renew_image(units, cache)
     more = load_image(cache)
     assert more is not None
-    assert len(more.missing()) == len(found.missing()) - 1
+    assert len(more.missing()) == len(found.missing()) - len(UNITS.group(NUMBERS["xor"]))
 
 
 def test_a_worker_makes_the_image(cache, monkeypatch):
@@ -172,7 +176,41 @@ def test_a_worker_makes_the_image(cache, monkeypatch):
         os.sched_yield()
     found = load_image(cache)
     assert found is not None
-    assert len(found.missing()) == len(set(found.numbers.twins)) - len(KNOWN)
+    assert len(found.missing()) == len(set(found.numbers.twins)) - COUNT
+
+
+def test_a_first_start_has_a_core_that_was_compiled_quickly_and_later_ones_the_good_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYVISOR_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("POLYVISOR_WORKERS", "1")
+    monkeypatch.setattr(Workers, "submit", lambda *given, **options: None)  # they never get to it
+    first = NativeCode(rv64)
+    assert run(first, PROGRAM, 5)[5:8] == [5, 10, 10]
+    assert first.cache.get(QUICK_CORE) is not None
+    second = NativeCode(rv64)
+    second.warm()
+    assert run(second, PROGRAM, 5)[5:8] == [5, 10, 10]
+    assert second.compiled == 0
+    assert CORE not in load_image(second.cache).parts
+    renew_image(UNITS, second.cache)  # what workers do when there is nothing else
+    image = load_image(second.cache)
+    assert CORE in image.parts
+    assert image.missing() == load_image(second.cache).missing() == second._image.missing()
+    third = NativeCode(rv64)
+    third.warm()
+    assert third._image.unit.code != second._image.unit.code
+    assert run(third, PROGRAM, 5)[5:8] == [5, 10, 10]
+    assert third.compiled == 0
+
+
+def test_without_workers_the_core_is_compiled_well_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYVISOR_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("POLYVISOR_WORKERS", "1")
+    monkeypatch.setattr(Workers, "submit", lambda *given, **options: None)
+    quick = NativeCode(rv64).cache
+    assert quick.get(CORE) is None
+    monkeypatch.setenv("POLYVISOR_WORKERS", "0")
+    assert NativeCode(rv64)._image.parts == {CORE}
+    assert quick.get(CORE) is not None
 
 
 def test_workers_of_other_sources_compile_nothing(cache, monkeypatch):
@@ -286,6 +324,13 @@ def test_units_find_each_other(joined):
     call = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)(found)
     assert [call(x) for x in (4, 5)] == [5, 11]
     arena.close()
+
+
+def test_what_is_no_object_file_is_refused():
+    good = optimise(CALLS)
+    for bad in (b"", b"\x7fELF\x01" + good[5:], b"\x7fELF\x02\x02" + good[6:]):
+        with pytest.raises(UnlinkableError, match="no ELF file"):
+            unit_from_object(bad)
 
 
 def test_functions_of_the_host_are_found_and_others_are_named():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Protocol
 
 from .state import checked
@@ -143,6 +144,11 @@ class Function:
         self._hints: dict[str, Any] | None = None
 
     @property
+    def code_size(self) -> int:
+        """Bytes of Python's code: a measure for how long it takes to compile."""
+        return len(self.python.__code__.co_code)
+
+    @property
     def hints(self) -> dict[str, Any]:
         """The resolved annotations, ``return`` among them."""
         if self._hints is None:
@@ -162,6 +168,31 @@ class Function:
 
     def __repr__(self) -> str:
         return f"<function {self.name}>"
+
+
+class Reached:
+    """Which described functions one may call, itself among them, as far as names in its code tell."""
+
+    def __init__(self) -> None:
+        self._named: dict[Function, list[Function]] = {}
+
+    def __call__(self, function: Function) -> set[Function]:
+        found: set[Function] = set()
+        todo = [function]
+        while todo:
+            each = todo.pop()
+            if each not in found:
+                found.add(each)
+                todo += self._names(each)
+        return found
+
+    def _names(self, function: Function) -> list[Function]:
+        if function not in self._named:
+            names = function.python.__code__.co_names
+            values = [function.python.__globals__.get(name) for name in names]
+            values += [vars(m).get(name) for m in values if isinstance(m, ModuleType) for name in names]
+            self._named[function] = [value for value in values if isinstance(value, Function)]
+        return self._named[function]
 
 
 def as_hint(hint: Any, value: Any, what: str) -> Any:

@@ -7,33 +7,39 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .codecache import CodeCache
-from .objects import Unit
+from .objectcode import Effort, compile_unit
+from .objects import Unit, join
 
 if TYPE_CHECKING:  # what compiles is imported where something is compiled
-    from polyvisor.adl import ssa
+    from .units import Text, Units
 
-    from .units import Units
+    Build = Callable[[], Text]
 
-    Build = Callable[[], tuple[str, list[ssa.Function]]]
-
-CORE = "core"
+CORE, QUICK_CORE = "core", "core quick"
 
 
-def core_unit(units: Units, cache: CodeCache) -> Unit:
-    """The core, compiled if need be."""
-    return cached_core(cache) or _compile(cache, CORE, units.core(), ())
+def core_unit(units: Units, cache: CodeCache, name: str = CORE) -> Unit:
+    """The core, or one that was compiled quickly, by name; compiled if need be."""
+    core = cached_core(cache, name)
+    if core is None:
+        quick = name == QUICK_CORE
+        # What is decoded is executed many times.
+        decoder = compile_unit(units.decoder(), Effort.LEAST if quick else Effort.FULL)
+        core = join([compile_unit(units.core(), Effort.QUICK if quick else Effort.FULL), decoder])
+        _keep(cache, name, (), core)
+    return core
 
 
-def cached_core(cache: CodeCache) -> Unit | None:
-    """The core from the cache; None if it has not got it."""
-    kept = cache.get(CORE)
+def cached_core(cache: CodeCache, name: str = CORE) -> Unit | None:
+    """One of them from the cache; None if it has not got it."""
+    kept = cache.get(name)
     return None if kept is None else _loaded(kept)[1]
 
 
 def handler_units(units: Units, cache: CodeCache, index: int) -> dict[str, Unit]:
-    """A handler and all helpers it needs, by the units' names; compiled if need be."""
-    name = units.handler_name(index)
-    return cached_units(cache, name) or compiled_units(units, cache, name, partial(units.handler, index))
+    """The unit that a handler is in and all helpers that needs, by the units' names; compiled if need be."""
+    name, group = units.unit_name(index), units.group(index)
+    return cached_units(cache, name) or compiled_units(units, cache, name, partial(units.handlers, group))
 
 
 def cached_units(cache: CodeCache, name: str) -> dict[str, Unit] | None:
@@ -62,7 +68,11 @@ def compiled_units(units: Units, cache: CodeCache, name: str, build: Build) -> d
         text, helpers = build()
         needs = tuple(f"helper {h.name}" for h in helpers)
         kept = cache.get(name)
-        found[name] = _compile(cache, name, text, needs) if kept is None else _loaded(kept)[1]
+        if kept is None:
+            found[name] = compile_unit(text)
+            _keep(cache, name, needs, found[name])
+        else:
+            found[name] = _loaded(kept)[1]
         todo += [(n, partial(units.helper, h)) for n, h in zip(needs, helpers, strict=True)]
     return found
 
@@ -75,12 +85,7 @@ def _loaded(kept: bytes) -> tuple[tuple[str, ...], Unit]:
     return found
 
 
-def _compile(cache: CodeCache, name: str, text: str, needs: tuple[str, ...]) -> Unit:
+def _keep(cache: CodeCache, name: str, needs: tuple[str, ...], unit: Unit) -> None:
     import pickle
 
-    from .objectcode import optimise
-    from .objects import unit_from_object
-
-    unit = unit_from_object(optimise(text))
     cache.put(name, pickle.dumps((needs, unit)))
-    return unit

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from .codecache import CodeCache
-from .handlers import cached_core, cached_units
+from .handlers import CORE, cached_units, core_unit
 from .objects import Relocation, Unit, join
 
 if TYPE_CHECKING:
@@ -42,12 +42,13 @@ def number_handlers(units: Units) -> Numbers:
     """The numbers of an architecture."""
     every = range(len(units.architecture.instructions) + 1)
     return Numbers(
-        tuple(units.twin(i) for i in every), tuple(units.handler_name(i) for i in every), units.layout.operand_bytes
+        tuple(units.twin(i) for i in every), tuple(units.unit_name(i) for i in every), units.layout.operand_bytes
     )
 
 
 class Image(NamedTuple):
-    """``unit`` is the code: the core, and the units whose names are in ``parts``."""
+    """``unit`` is the code: a core, and the units whose names are in ``parts``, the core's only if it is the good one.
+    """
 
     unit: Unit
     parts: frozenset[str]
@@ -83,15 +84,12 @@ def store_image(cache: CodeCache, image: Image) -> None:
 
 
 def renew_image(units: Units, cache: CodeCache) -> None:
-    """Make the image anew, of all that is in the cache, if it is not all in the one that is there."""
-    image = load_image(cache)
-    if image is None:
-        core = cached_core(cache)
-        if core is None:
-            return
-        image = Image(core, frozenset(), number_handlers(units))
+    """Make the image anew, of the good core and all that is in the cache, if that is not what is there."""
+    image = old = load_image(cache)
+    if image is None or CORE not in image.parts:
+        image = Image(core_unit(units, cache), frozenset({CORE}), number_handlers(units))
     more: dict[str, Unit] = {}
-    for index in image.missing():
-        more |= cached_units(cache, image.numbers.names[index]) or {}
-    if more or not image.parts:
+    for name in {image.numbers.names[index] for index in image.missing()}:
+        more |= cached_units(cache, name) or {}
+    if more or image is not old:
         store_image(cache, image.extended(more))

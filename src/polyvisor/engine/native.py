@@ -6,6 +6,7 @@ A process that finds everything in the cache loads one image of it and imports n
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from polyvisor.adl import Architecture
 
 from .arena import CodeArena
 from .codecache import CodeCache
-from .handlers import cached_core, cached_units, core_unit, handler_units
+from .handlers import CORE, QUICK_CORE, cached_core, cached_units, core_unit, handler_units
 from .image import Image, load_image, number_handlers, store_image, symbol_of
 from .layout import MISSES, Layout
 from .objectcode import cache_key
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
     from .units import Units
 
 _lock = threading.RLock()
-# As many missing handlers are compiled ahead by the workers; a few are not worth their start.
-_WORTH_WORKERS = 8
-# So many, of those that are described first, are compiled before any region; the others when there is nothing else.
-_SOON = 128
+# As many units with missing handlers are compiled ahead by the workers; one is not worth their start.
+_WORTH_WORKERS = 2
+# The handlers of so many instructions, those that are described first, are compiled before any region; the others when
+# there is nothing else.
+_SOON = 240
 # Room for the interpreter, in bytes; what is not used takes no memory.
 _ROOM = 64 << 20
 # Where functions of C are looked for that LLVM calls for what the host has no instruction for.
@@ -79,16 +81,17 @@ class NativeCode:
         self._arena = CodeArena(_ROOM)
         self._symbols = _Symbols()
         self._linked: set[str] = set()
-        # Handlers that workers compile: what is asked for, begun, and finished.
+        # Units that workers compile: what is asked for, begun, and finished.
         self._ahead = threading.Condition()
-        self._begun: set[int] = set()
-        self._wanted: set[int] = set()
-        self._arrived: dict[int, dict[str, Unit]] = {}
+        self._begun: set[str] = set()
+        self._wanted: set[str] = set()
+        self._arrived: dict[str, dict[str, Unit]] = {}
+        self._image_asked = False
         image = load_image(self.cache)
         self.layout = Layout(architecture, image.numbers.operand_bytes if image is not None else None)
         self._numbers = image.numbers if image is not None else number_handlers(self.units)
         self.table = (ctypes.c_uint64 * len(self._numbers.twins))()
-        self._image = image if image is not None else Image(self._core(), frozenset(), self._numbers)
+        self._image = image if image is not None else self._core()
         self._place(self._image.unit)
         self._linked |= self._image.parts
         self._take_handlers()
@@ -112,14 +115,18 @@ class NativeCode:
         """A function of the engine's described modules, specialised for this architecture."""
         return self.units.runtime(name, **constants)
 
-    def _core(self) -> Unit:
-        core = cached_core(self.cache)
+    def _core(self) -> Image:
+        """What there is without an image: a core alone. The good one, if that is cached or there are no workers."""
+        core, which = cached_core(self.cache), CORE
+        if core is None and self.workers.count:
+            which = QUICK_CORE
+            core = cached_core(self.cache, which)
         if core is None:
-            every = dict.fromkeys(self._numbers.twins)
-            self._compile_ahead([i for i in every if cached_units(self.cache, self._numbers.names[i]) is None])
+            every = dict.fromkeys(self._numbers.names)
+            self._compile_ahead([name for name in every if cached_units(self.cache, name) is None])
             self._note("core")
-            core = core_unit(self.units, self.cache)
-        return core
+            core = core_unit(self.units, self.cache, which)
+        return Image(core, frozenset({CORE} & {which}), self._numbers)
 
     # Copies of the process
 
@@ -195,12 +202,12 @@ class NativeCode:
             twin = self._numbers.twins[index]
             if not self.table[twin]:
                 name = self._numbers.names[twin]
-                units = self._from_workers(twin) or cached_units(self.cache, name)
+                units = self._from_workers(name) or cached_units(self.cache, name)
                 if units is None:
                     self._note(name)
                     units = handler_units(self.units, self.cache, twin)
                 self.link(units)
-                self.table[twin] = self.address(symbol_of(twin))
+                self._take_handlers()
             self.table[index] = self.table[twin]
             return int(self.table[index])
 
@@ -210,24 +217,21 @@ class NativeCode:
         What was not in the image will be in the next process's. If many are missing, workers compile them ahead.
         """
         with _lock:
-            if all(self.table):
-                return len(set(self._numbers.twins))
             found: dict[str, Unit] = {}
             missing = []
-            for index, twin in enumerate(self._numbers.twins):
-                if self.table[twin] or twin != index:
-                    continue
-                units = cached_units(self.cache, self._numbers.names[index])
+            for name in dict.fromkeys(itertools.compress(self._numbers.names, (not place for place in self.table))):
+                units = cached_units(self.cache, name)
                 if units is None:
-                    missing.append(index)
+                    missing.append(name)
                 else:
                     found |= units
             self.link(found)
             self._take_handlers()
             self._renew_image(found)
-            count = len(set(self._numbers.twins)) - len(missing)
         self._compile_ahead(missing)
-        return count
+        if CORE not in self._image.parts:
+            self._ask_for_image()
+        return len({place for place in self.table if place})
 
     def _renew_image(self, units: dict[str, Unit]) -> None:
         """Put units that were linked one by one into the image of the next process."""
@@ -237,48 +241,54 @@ class NativeCode:
 
     # Compiling ahead
 
-    def _compile_ahead(self, missing: Sequence[int]) -> None:
-        """Let the workers compile handlers, in the order of the description: what comes first is used first."""
+    def _compile_ahead(self, missing: Sequence[str]) -> None:
+        """Let the workers compile units, by name, in the order of the description: what comes first is used first."""
         if len(missing) < _WORTH_WORKERS:
             return
-        for index in missing:
+        for name in missing:
             with self._ahead:
-                if index in self._wanted:
+                if name in self._wanted:
                     continue
-                self._wanted.add(index)
+                self._wanted.add(name)
+            index = self._numbers.names.index(name)
             urgency = NEEDED if index <= _SOON else SOMETIME
-            self.workers.submit("handler", index, self._done(index), urgency=urgency, begin=self._begin(index))
-        # When they have done all that, they make the image for the next process.
-        self.workers.submit("image", None, lambda made: None, urgency=SOMETIME)
+            self.workers.submit("handlers", index, self._done(name), urgency=urgency, begin=self._begin(name))
+        self._ask_for_image()
 
-    def _begin(self, index: int) -> Callable[[], bool]:
+    def _ask_for_image(self) -> None:
+        """When the workers have done everything else, they make the image for the next process."""
+        if not self._image_asked and os.access(self.cache.directory, os.W_OK):
+            self._image_asked = True
+            self.workers.submit("image", None, lambda made: None, urgency=SOMETIME)
+
+    def _begin(self, name: str) -> Callable[[], bool]:
         def begin() -> bool:
             with self._ahead:
-                if index not in self._wanted or self.table[index]:
+                if name not in self._wanted or name in self._linked:
                     return False
-                self._begun.add(index)
+                self._begun.add(name)
                 return True
 
         return begin
 
-    def _done(self, index: int) -> Callable[[Any], None]:
+    def _done(self, name: str) -> Callable[[Any], None]:
         def done(units: Any) -> None:
             with self._ahead:
-                self._begun.discard(index)
-                self._wanted.discard(index)
+                self._begun.discard(name)
+                self._wanted.discard(name)
                 if units is not None:
                     self.compiled += 1
-                    self._arrived[index] = units
+                    self._arrived[name] = units
                 self._ahead.notify_all()
 
         return done
 
-    def _from_workers(self, index: int) -> dict[str, Unit] | None:
+    def _from_workers(self, name: str) -> dict[str, Unit] | None:
         """What a worker has compiled, or is compiling; None if none has begun: then it is not to."""
         with self._ahead:
-            self._ahead.wait_for(lambda: index not in self._begun)
-            self._wanted.discard(index)
-            return self._arrived.pop(index, None)
+            self._ahead.wait_for(lambda: name not in self._begun)
+            self._wanted.discard(name)
+            return self._arrived.pop(name, None)
 
 
 _code: dict[int, NativeCode] = {}

@@ -1,10 +1,11 @@
-"""LLVM IR to object files, and the key under which they are kept: all that compiled code depends on."""
+"""LLVM IR to machine code, and the key under which that is kept: all that it depends on."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from enum import Enum
 from functools import cache
 from importlib import import_module
 from io import FileIO
@@ -17,36 +18,61 @@ import polyvisor.engine
 from polyvisor.adl import Architecture, Function
 
 from .hostcpu import compiler_version, host_cpu
+from .objects import Unit, unit_from_object
+
+
+class Effort(Enum):
+    """How much is done to make code fast."""
+
+    LEAST = 0  # nothing: a tenth of the time, for what is seldom executed
+    QUICK = 1  # what gains most: half of the time
+    FULL = 2
 
 
 @cache
-def target() -> Any:
+def _target(level: int) -> Any:
     """The target machine of this host, for code that is linked anywhere."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm.Target.from_default_triple().create_target_machine(
-        opt=2, cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(),
+        opt=level, cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(),
         reloc="static", codemodel="large",
     )
 
 
-def optimise(text: str, level: int = 2) -> bytes:
-    """Compile LLVM IR to an object file."""
+def optimise(text: str, effort: Effort = Effort.FULL, unroll: bool = False) -> bytes:
+    """Compile LLVM IR to an object file; with ``unroll`` and full effort, loops are unrolled. Raises RuntimeError for
+    what is none."""
     import llvmlite.binding as llvm
 
-    machine = target()
+    machine = _target(0 if effort is Effort.LEAST else 2)
     module = llvm.parse_assembly(text)
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
-    options = llvm.create_pipeline_tuning_options(speed_level=level)
-    # Of no use to handlers, and they take time to look for.
-    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    # Of no use here, and they take time to look for.
+    options.loop_vectorization = options.slp_vectorization = False
+    options.loop_unrolling = unroll
     builder = llvm.create_pass_builder(machine, options)
-    manager = builder.getModulePassManager()
+    if effort is Effort.FULL:
+        manager = builder.getModulePassManager()
+    else:
+        manager = llvm.create_new_module_pass_manager()
+        if "alwaysinline" in text:
+            manager.add_always_inliner_pass()
+        if effort is Effort.QUICK:
+            manager.add_sroa_pass()
+            manager.add_instruction_combine_pass()
+            manager.add_simplify_cfg_pass()
     manager.run(module, builder)
     return bytes(machine.emit_object(module))
+
+
+def compile_unit(text: str, effort: Effort = Effort.FULL, unroll: bool = False) -> Unit:
+    """The same, as a unit that can be linked. Raises UnlinkableError, too."""
+    return unit_from_object(optimise(text, effort, unroll))
 
 
 def sources_digest(packages: Iterable[Any]) -> str:

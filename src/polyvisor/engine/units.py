@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Iterable, Sequence
+from functools import cache, cached_property
 from typing import Any
 
 from polyvisor.adl import Architecture, Function, ssa
 from polyvisor.adl.frontend import Compiler
+from polyvisor.adl.functions import Reached
 from polyvisor.adl.llvm import METADATA
 from polyvisor.adl.outside import Prebuilt
 from polyvisor.adl.types import u8, u16, u32, u64
@@ -21,6 +23,13 @@ from .layout import MISSES, Layout, operand_layout
 from .lowering import HelperEmitter, result_type
 from .regions import support
 
+# Handlers are compiled together, so many and made of so much Python at most, in bytes of its code: for a module of its
+# own, LLVM takes longer than for most handlers; but whoever waits for one waits for all of them.
+_TOGETHER, _CODE_TOGETHER = 8, 4096
+
+# A module, and the functions it calls that are units of their own.
+Text = tuple[str, list[ssa.Function]]
+
 
 def members_read(compiler: Compiler, *hooks: str) -> frozenset[str]:
     """The state members that an architecture's hooks read."""
@@ -32,6 +41,23 @@ def members_read(compiler: Compiler, *hooks: str) -> frozenset[str]:
     return frozenset(name for name in reads if not getattr(compiler.members[name], "quiet", False))
 
 
+class _Module:
+    """Functions that are compiled together, and what they need."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.declarations: dict[str, str] = {}
+        self.callees: set[ssa.Function] = set()
+        self.hooks: set[ssa.Function] = set()
+
+    def add(self, emitter: HelperEmitter) -> None:
+        """Write a function."""
+        self.parts.append(emitter.text())
+        self.declarations |= emitter.declarations
+        self.callees |= emitter.callees
+        self.hooks |= emitter.hooks
+
+
 class Units:
     """The texts of one architecture's units."""
 
@@ -41,6 +67,7 @@ class Units:
         self.compiler = Compiler(architecture, self.layout.members)
         self._watched: frozenset[str] | None = None
         self._twins: list[int] = []
+        self._groups: dict[int, Sequence[int]] = {}
 
     def runtime(self, name: str, **constants: Any) -> ssa.Function:
         """A function of the engine's described modules, specialised for this architecture."""
@@ -58,10 +85,13 @@ class Units:
 
     # The core
 
+    def decoder(self) -> str:
+        """What finds the instruction and the operands of a word."""
+        return self._module([self._decode_word.function])
+
     def core(self) -> str:
-        """All that every machine needs: runtime, hooks, decoder, glue."""
-        decode_word = decode_function(self.compiler, self.layout)
-        decoder = Prebuilt(decode_word)
+        """All else that every machine needs: runtime, hooks, glue."""
+        decoder = self._decode_word
         roots = {
             name: self.runtime(name)
             for name in ("find_code", "deliver", "flush_tlb", "flush_tlb_page", "clock", "encoding", "slow_address",
@@ -121,7 +151,11 @@ class Units:
             f'define void @plain_phys_changed(ptr %cpu, i64 %a, i64 %n) {{\n'
             f'  call void @"{roots["phys_changed"].name}"(ptr %cpu, i64 %a, i64 %n)\n  ret void\n}}\n'
         )
-        return self._module(list(roots.values()), glue + plain + self._miss_text(roots))
+        return self._module(list(roots.values()), glue + plain + self._miss_text(roots), decoder.function)
+
+    @cached_property
+    def _decode_word(self) -> Prebuilt:
+        return Prebuilt(decode_function(self.compiler, self.layout))
 
     def _miss_text(self, roots: dict[str, ssa.Function]) -> str:
         """What regions call where the TLB misses: functions that keep all registers."""
@@ -133,14 +167,14 @@ class Units:
             text += f'  %v = call {kind} @"{roots[name].name}"(ptr %cpu{given})\n  ret {kind} %v\n}}\n'
         return text
 
-    def _module(self, roots: list[ssa.Function], extra: str = "") -> str:
-        """The text of a module with these functions and all they call."""
+    def _module(self, roots: list[ssa.Function], extra: str = "", elsewhere: ssa.Function | None = None) -> str:
+        """The text of a module with these functions and all they call, except for what is ``elsewhere``."""
         done: dict[str, str] = {}
         declarations: dict[str, str] = {}
         todo = list(roots)
         while todo:
             function = todo.pop()
-            if function.name in done:
+            if function.name in done or function is elsewhere:
                 continue
             emitter = HelperEmitter(function, self.layout, self.runtime)
             done[function.name] = emitter.text()
@@ -167,61 +201,79 @@ class Units:
                 self._twins.append(first.setdefault(same, number))
         return self._twins[index]
 
-    def handler_name(self, index: int) -> str:
-        """What the unit of a handler is called."""
-        name = "illegal" if index == 0 else self.architecture.instructions[index - 1].name
-        return f"handler {index} {name}"
+    def group(self, index: int) -> Sequence[int]:
+        """The instructions whose handlers are compiled together with that of an instruction, which is its own twin."""
+        if not self._groups:
+            reached = Reached()
+            group: list[int] = []
+            room, module = 0, ""
+            for each in sorted(set(map(self.twin, range(len(self.architecture.instructions) + 1)))):
+                function = self.described(each)
+                size = sum(f.code_size for f in reached(function))
+                room -= size
+                if room < 0 or len(group) == _TOGETHER or function.python.__module__ != module:
+                    group, room, module = [], _CODE_TOGETHER - size, function.python.__module__
+                group.append(each)
+                self._groups[each] = group
+        return self._groups[index]
+
+    def unit_name(self, index: int) -> str:
+        """What the unit is called that a handler is in."""
+        group = self.group(self.twin(index))
+        return f"handlers {group[0]} to {group[-1]}"
+
+    def described(self, index: int) -> Function:
+        """An instruction's function."""
+        return self.architecture.instructions[index - 1].function if index else self.architecture.hooks["on_illegal"]
 
     def handler_function(self, index: int) -> ssa.Function:
         """The SSA of an instruction's function."""
+        described = self.described(index)
         if index == 0:
-            illegal = self.architecture.hooks["on_illegal"]
-            return self.compiler.instruction(illegal, {illegal.parameters[1]: u64}, "illegal")
+            return self.compiler.instruction(described, {described.parameters[1]: u64}, "illegal")
         instruction = self.architecture.instructions[index - 1]
-        return self.compiler.instruction(instruction.function, instruction.types, instruction.name)
+        return self.compiler.instruction(described, instruction.types, instruction.name)
 
-    def handler(
-        self, index: int, function: ssa.Function | None = None, symbol: str = ""
-    ) -> tuple[str, list[ssa.Function]]:
-        """The text of a handler's module, and the functions it calls that are units of their own.
+    def handlers(self, group: Iterable[int]) -> Text:
+        """The text of a module with the handlers of instructions."""
+        module = _Module()
+        for index in group:
+            self._add_handler(module, index, self.handler_function(index), f"h{index}")
+        return self._finish(module)
 
-        ``function`` is the instruction's SSA, if that was changed, and ``symbol`` what its handler is then called.
+    def handler(self, index: int, function: ssa.Function, symbol: str) -> Text:
+        """The text of a module with one: ``function`` is the instruction's SSA, changed, ``symbol`` what it is called.
         """
-        function = function or self.handler_function(index)
-        instruction = self.architecture.instructions[index - 1] if index else None
-        declarations: dict[str, str] = {}
-        parts: list[str] = []
-        callees: set[ssa.Function] = set()
-        hooks: set[ssa.Function] = set()
-        symbol = symbol or f"h{index}"
+        module = _Module()
+        self._add_handler(module, index, function, symbol)
+        return self._finish(module)
 
-        def emit(symbol: str, fast: bool) -> HandlerEmitter:
-            emitter = HandlerEmitter(function, self.layout, self.runtime, instruction, self.watched, symbol, fast)
-            parts.append(emitter.text())
-            declarations.update(emitter.declarations)
-            callees.update(emitter.callees)
-            hooks.update(emitter.hooks)
-            return emitter
+    def helper(self, function: ssa.Function) -> Text:
+        """The text of a module with a function that handlers share."""
+        module = _Module()
+        module.add(HelperEmitter(function, self.layout, self.runtime))
+        return self._finish(module)
+
+    def _add_handler(self, module: _Module, index: int, function: ssa.Function, symbol: str) -> None:
+        instruction = self.architecture.instructions[index - 1] if index else None
+
+        def emitter(symbol: str, fast: bool) -> HandlerEmitter:
+            return HandlerEmitter(function, self.layout, self.runtime, instruction, self.watched, symbol, fast)
 
         if HandlerEmitter.worth_two(function):
-            if emit(symbol, True).restarts:
-                emit(f"{symbol}.slow", False)
-                declarations.pop(f"{symbol}.slow", None)
+            fast = emitter(symbol, True)
+            module.add(fast)
+            if fast.restarts:
+                module.add(emitter(f"{symbol}.slow", False))
+                module.declarations.pop(f"{symbol}.slow", None)
         else:
-            emit(symbol, False)
-        core = self._core_names()
-        helpers = sorted((c for c in callees if c.name not in core), key=lambda c: c.name)
-        text, more = hooks_text(hooks, self.layout, self.runtime)
-        return "\n".join([*(declarations | more).values(), *parts, text, METADATA]), helpers
+            module.add(emitter(symbol, False))
 
-    def helper(self, function: ssa.Function) -> tuple[str, list[ssa.Function]]:
-        """The same for a function that handlers share."""
-        emitter = HelperEmitter(function, self.layout, self.runtime)
-        text = emitter.text()
+    def _finish(self, module: _Module) -> Text:
         core = self._core_names()
-        helpers = sorted((c for c in emitter.callees if c.name not in core), key=lambda c: c.name)
-        hooks, more = hooks_text(emitter.hooks, self.layout, self.runtime)
-        return "\n".join([*(emitter.declarations | more).values(), text, hooks, METADATA]), helpers
+        helpers = sorted((c for c in module.callees if c.name not in core), key=lambda c: c.name)
+        hooks, more = hooks_text(module.hooks, self.layout, self.runtime)
+        return "\n".join([*(module.declarations | more).values(), *module.parts, hooks, METADATA]), helpers
 
     @cache  # noqa: B019  (one per architecture and process)
     def _core_names(self) -> frozenset[str]:

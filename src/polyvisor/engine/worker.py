@@ -45,7 +45,7 @@ def main() -> None:
         except EOFError:
             return
         answer: Any = None
-        if kind == "handler":
+        if kind == "handlers":
             answer = handler_units(units, cache, payload)
         elif kind == "image":
             renew_image(units, cache)

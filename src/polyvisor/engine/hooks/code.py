@@ -11,8 +11,8 @@ from polyvisor.adl import ssa
 from ..codecache import CodeCache
 from ..handlers import cached_units, compiled_units
 from ..native import NativeCode
-from ..objectcode import optimise
-from ..objects import Unit, unit_from_object
+from ..objectcode import compile_unit
+from ..objects import Unit
 from .events import HookSet, values_of
 from .instrument import Instrumenter
 from .lowering import events_text, thunk_name, thunks_text
@@ -83,8 +83,8 @@ class HookedCode(NativeCode):
         self.table[index] = self.address(thunk_name(index)) if thunk else self.inner[index]
 
     def _hooked(self, index: int) -> int:
-        name = f"{self._numbers.names[index]} {self._digest}"
         symbol = f"h{index}.{self._digest}"
+        name = f"handler {symbol}"
         units = cached_units(self.cache, name)
         if units is None:
             self._note(name)
@@ -111,7 +111,7 @@ def _kept(cache: CodeCache, name: str, text: partial[str]) -> Unit:
     """A unit that needs no helpers, from the cache or compiled into it."""
     content = cache.get(name)
     if content is None:
-        content = pickle.dumps(unit_from_object(optimise(text())))
+        content = pickle.dumps(compile_unit(text()))
         cache.put(name, content)
     unit: Unit = pickle.loads(content)
     return unit

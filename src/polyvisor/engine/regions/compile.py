@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import llvmlite.binding as llvm
-
 from polyvisor.adl import Architecture, Instruction, ssa
 from polyvisor.adl.frontend import Compiler
 from polyvisor.dataclass import replace
@@ -11,8 +9,7 @@ from polyvisor.dataclass import replace
 from ..hooks.events import HookSet
 from ..hooks.instrument import Instrumenter
 from ..layout import Layout
-from ..objectcode import target
-from ..objects import unit_from_object
+from ..objectcode import Effort, compile_unit
 from ..units import members_read
 from .emit import Analysis, RegionEmitter, analyse
 from .inline import InstructionEmitter
@@ -153,7 +150,10 @@ class RegionCompiler:
         if made is None or isinstance(made, Missing):
             return made
         emitter, text = made
-        unit = unit_from_object(_optimise(text, request.quick))
+        try:
+            unit = compile_unit(text, Effort.QUICK if request.quick else Effort.FULL, unroll=True)
+        except RuntimeError as error:
+            raise UncompilableError(str(error)) from error
         size = self.layout.page_size
         spans: dict[int, set[int]] = {}
         count = 0
@@ -185,29 +185,3 @@ def _runs(places: set[int]) -> list[tuple[int, int]]:
         else:
             found.append((place, place + 1))
     return found
-
-
-def _optimise(text: str, quick: bool) -> bytes:
-    machine = target()
-    try:
-        module = llvm.parse_assembly(text)
-    except RuntimeError as error:
-        raise UncompilableError(str(error)) from error
-    module.triple = machine.triple
-    module.data_layout = str(machine.target_data)
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
-    options.loop_vectorization = False
-    options.slp_vectorization = False
-    builder = llvm.create_pass_builder(machine, options)
-    if quick:
-        # The passes that gain most.
-        manager = llvm.create_new_module_pass_manager()
-        if "alwaysinline" in text:
-            manager.add_always_inliner_pass()
-        manager.add_sroa_pass()
-        manager.add_instruction_combine_pass()
-        manager.add_simplify_cfg_pass()
-    else:
-        manager = builder.getModulePassManager()
-    manager.run(module, builder)
-    return bytes(machine.emit_object(module))

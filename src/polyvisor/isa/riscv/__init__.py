@@ -3,16 +3,18 @@
 from .architecture import rv64
 from .state import Hart
 
-# The most used first, because the interpreter's handlers are compiled in the order in which they are described.
+# The interpreter's handlers are compiled in the order in which they are described: first what a kernel begins with and
+# takes longest, then the most used.
 rv64.described_in(
     "polyvisor.isa.riscv",
-    "base", "compressed",
     "csr", "trap", "csr_supervisor",
+    "base", "compressed",
     "multiply",
     "atomics",
     "bitmanip",
+    "compressed_float",
     "csr_machine", "interrupts", "mmu", "pmp",
-    "float", "double", "compressed_float",
+    "float", "double",
     "pseudo",
 )  # fmt: skip
 
