@@ -36,7 +36,7 @@ _IDLE = 10.0
 _QUIET = 0.25
 # How urgent requests are. Those for good regions may take some tenths of a second.
 NEEDED, SOON, WELL_BEGUN, WELL, SOMETIME = range(5)
-_SLOW = (WELL_BEGUN, WELL)
+_SLOW = (WELL_BEGUN, WELL, SOMETIME)
 
 
 def worker_count() -> int:
