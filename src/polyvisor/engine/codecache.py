@@ -50,8 +50,8 @@ def size_limit() -> int:
 class CodeCache:
     """The units of one key. Where the disk cannot be used, nothing is kept and nothing fails.
 
-    A unit's name starts with its kind: ``core``, ``handlers``, ``helper``, ``image``, ``region``, ``page``; for hooks
-    ``handler``, ``effects``, ``events``, ``thunks``.
+    A unit's name starts with its kind: ``core``, ``group`` (of handlers), ``helper``, ``image``, ``region``, ``page``;
+    for hooks ``handler``, ``effects``, ``events``, ``thunks``.
     """
 
     def __init__(self, key: str, root: Path | None = None) -> None:

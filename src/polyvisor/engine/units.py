@@ -220,7 +220,7 @@ class Units:
     def unit_name(self, index: int) -> str:
         """What the unit is called that a handler is in."""
         group = self.group(self.twin(index))
-        return f"handlers {group[0]} to {group[-1]}"
+        return f"group {group[0]} to {group[-1]}"
 
     def described(self, index: int) -> Function:
         """An instruction's function."""
