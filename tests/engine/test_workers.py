@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from polyvisor.engine import workers as module
-from polyvisor.engine.regions.backend import WorkerBackend
+from polyvisor.engine.regions.backend import Pressure, WorkerBackend
 from polyvisor.engine.regions.region import Request
 from polyvisor.engine.workers import NEEDED, SOMETIME, SOON, Workers
 from polyvisor.isa.riscv import rv64
@@ -66,17 +66,20 @@ def test_what_may_be_done_sometime_waits_until_it_is_quiet(monkeypatch):
 
 
 @pytest.mark.parametrize("cores", [2, 8])
-def test_good_regions_leave_quick_ones_a_core(monkeypatch, cores):
+def test_the_load_says_whether_a_core_is_left(monkeypatch, cores):
     monkeypatch.setenv("POLYVISOR_WORKERS", "3")
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
     workers = Slow()
     backend = WorkerBackend(workers)
-    assert backend.room(False) > 0
+    assert backend.pressure is Pressure.NONE
     found: list[Any] = []
     backend.submit(Request(0, {}, quick=True), found.append)
-    assert backend.room(True) > 0
-    assert (backend.room(False) > 0) == (cores == 8)
-    assert backend.room(False, pressing=True) > 0, "one that is hot enough does not wait for ever"
+    assert backend.room(quick=True) > 0
+    assert backend.pressure is (Pressure.FULL if cores == 2 else Pressure.SOME)
     workers.go.release()
     eventually(lambda: found)
-    assert backend.room(False) > 0
+    assert backend.pressure is Pressure.NONE
+    backend.submit(Request(0, {}), found.append)
+    assert backend.pressure is Pressure.SOME
+    workers.go.release()
+    eventually(lambda: len(found) == 2)

@@ -17,6 +17,7 @@ from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.memory import Memory
 from polyvisor.engine.native import native_code
 from polyvisor.engine.reference import reference_cpu
+from polyvisor.engine.regions.backend import Pressure
 from polyvisor.engine.regions.compile import RegionCompiler
 from polyvisor.engine.regions.manager import Regions
 from polyvisor.isa.mos6502 import Mos6502, mos6502
@@ -115,7 +116,9 @@ def make_case(seed: int) -> Case:
 class Idle:
     """Compiles nothing by itself."""
 
-    def room(self, quick: bool, pressing: bool = False) -> int:
+    pressure = Pressure.SOME
+
+    def room(self, quick: bool) -> int:
         return 0
 
     def submit(self, request: Any, done: Any) -> None:

@@ -16,6 +16,7 @@ from .memory import Memory
 from .native import NativeCode, native_code
 
 if TYPE_CHECKING:
+    from .regions.backend import Pressure
     from .regions.manager import Regions
     from .regions.region import Missing, Region, Request
 
@@ -106,7 +107,14 @@ class _ThisProcess:
         self._compiler = RegionCompiler(code.architecture, code.layout, code.compiler)
         self._lock = threading.Lock()
 
-    def room(self, quick: bool, pressing: bool = False) -> int:
+    @property
+    def pressure(self) -> Pressure:
+        """Whether one is being compiled."""
+        from .regions.backend import Pressure
+
+        return Pressure.SOME if self._lock.locked() else Pressure.NONE
+
+    def room(self, quick: bool) -> int:
         """One, if none is being compiled."""
         return 0 if self._lock.locked() else 1
 

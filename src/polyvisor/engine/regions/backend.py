@@ -5,20 +5,30 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from enum import Enum
 from typing import Protocol
 
 from ..workers import SOON, WELL, WELL_BEGUN, Workers
 from .region import Missing, Region, Request
 
 
+class Pressure(Enum):
+    """How much the compilers have to do."""
+
+    NONE = 0
+    SOME = 1
+    FULL = 2  # each core that the harts leave is needed for a quick region
+
+
 class Backend(Protocol):
     """Compiles requests beside the guest."""
 
-    def room(self, quick: bool, pressing: bool = False) -> int:
-        """How many requests, for quick regions or others, it would begin with at once.
+    @property
+    def pressure(self) -> Pressure:
+        """How much there is to do."""
 
-        Others wait for quick ones, unless they are ``pressing``.
-        """
+    def room(self, quick: bool) -> int:
+        """How many requests, for quick regions or others, it would begin with at once."""
 
     def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
         """Compile; ``done`` is called from any thread."""
@@ -32,11 +42,16 @@ class LateBackend:
         self._ripe = ripe
         self._backend: WorkerBackend | None = None
 
-    def room(self, quick: bool, pressing: bool = False) -> int:
+    @property
+    def pressure(self) -> Pressure:
+        """None, until then."""
+        return self._backend.pressure if self._backend is not None else Pressure.NONE
+
+    def room(self, quick: bool) -> int:
         """None, until then."""
         if self._backend is None and self._ripe():
             self._backend = self._make()
-        return self._backend.room(quick, pressing) if self._backend is not None else 0
+        return self._backend.room(quick) if self._backend is not None else 0
 
     def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:
         """Compile; nothing before that."""
@@ -55,10 +70,15 @@ class WorkerBackend:
         self._lock = threading.Lock()
         self._busy = {True: 0, False: 0}
 
-    def room(self, quick: bool, pressing: bool = False) -> int:
+    @property
+    def pressure(self) -> Pressure:
+        """How much there is to do."""
+        if not any(self._busy.values()):
+            return Pressure.NONE
+        return Pressure.FULL if self._busy[True] >= self._most[False] else Pressure.SOME
+
+    def room(self, quick: bool) -> int:
         """How many requests it would begin with at once, or soon."""
-        if not quick and not pressing and self._busy[True] >= self._most[False]:
-            return 0  # each core is needed for a quick one
         return min(self._workers.room(SOON if quick else WELL), self._most[quick] - self._busy[quick])
 
     def submit(self, request: Request, done: Callable[[Region | Missing | None], None]) -> None:

@@ -22,7 +22,7 @@ from .. import layout as at
 from ..arena import ArenaFullError, CodeArena
 from ..codepages import CodePages
 from ..native import NativeCode
-from .backend import Backend
+from .backend import Backend, Pressure
 from .region import (
     FUNCTION,
     MAX_TARGETS,
@@ -36,10 +36,10 @@ from .region import (
 from .remembered import RememberedRegions
 from .variants import keep_region, kept_regions
 
-# Samples of a place after which the cache is asked, after which it is compiled quickly, and then again, well.
-WARM, HOT, BLAZING = 1, 4, 400
-# To compile a place anew is worth this much; and before so many samples, it waits for a core that no quick one needs.
-_AGAIN, _PRESSING = 0.02, 1600
+# Samples of a place after which the cache is asked, it is compiled quickly, and then well: as the compilers are busy.
+WARM, HOT, BLAZING = 1, 4, {Pressure.NONE: 50, Pressure.SOME: 400, Pressure.FULL: 1600}
+# To compile a place anew gains less than what is still interpreted, and takes longer: it is worth this much of that.
+_AGAIN = 0.02
 # To enter and to leave a region costs as much as some ten instructions: with fewer, and no loop, it is of no use.
 _SMALLEST = 6
 # Instructions between samples: while much is interpreted, and when most is compiled and looking around costs more.
@@ -366,10 +366,10 @@ class Regions:
             place = self._places[record]
             if not self._compiled_at(record):
                 # Quickly at first, however hot it is: meanwhile it is interpreted.
-                if self.backend.room(True) > 0:
+                if self.backend.room(quick=True) > 0:
                     request = self.request(record, place.address, place.cpu, True, (), place.slots)
                     self._submit(record, place, replace(request, final=True))
-            elif self.backend.room(False, place.heat >= _PRESSING) > 0 and self._could_be_better(record, place):
+            elif self.backend.room(quick=False) > 0 and self._could_be_better(record, place):
                 if place.region is not None and place.region.request.quick and self._from_cache(record, place, True):
                     continue
                 # What it was left for before is in it already.
@@ -383,7 +383,7 @@ class Regions:
     def _could_be_better(self, record: int, place: _Place) -> bool:
         """Whether what is installed should be replaced by a region that is made of more, or with more care."""
         region = place.region
-        if region is None or place.remakes >= _MAX_REMAKES or place.heat < BLAZING:
+        if region is None or place.remakes >= _MAX_REMAKES or place.heat < BLAZING[self.backend.pressure]:
             return False
         if place.descriptor is not None and place.descriptor[at.REGION_REFUSALS // 8] > _REFUSALS:
             return True
