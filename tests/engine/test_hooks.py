@@ -20,7 +20,7 @@ from polyvisor.engine.hooks.install import HookPoint
 from polyvisor.engine.hooks.states import HookError, HookStates, Installed
 from polyvisor.engine.memory import Memory
 from polyvisor.engine.native import native_code
-from polyvisor.engine.regions.backend import Pressure
+from polyvisor.engine.regions.backend import SOME
 from polyvisor.engine.regions.compile import RegionCompiler
 from polyvisor.engine.regions.manager import Regions
 from polyvisor.hooks import Field, Maximum, Minimum, Registers, Ring, function, i64, u8, u32, u64
@@ -34,7 +34,7 @@ TIERS = ("reference", "interpreter", "jit")
 class Idle:
     """A backend that compiles nothing by itself."""
 
-    pressure = Pressure.SOME
+    pressure = SOME
 
     def room(self, quick: bool) -> int:
         return 0

@@ -23,7 +23,8 @@ from polyvisor.engine.image import load_image, renew_image
 from polyvisor.engine.memory import Memory
 from polyvisor.engine.native import NativeCode, native_code
 from polyvisor.engine.objectcode import cache_key, optimise
-from polyvisor.engine.objects import UnlinkableError, join, unit_from_object
+from polyvisor.engine.objectfile import unit_from_object
+from polyvisor.engine.objects import UnlinkableError, join
 from polyvisor.engine.units import Units
 from polyvisor.engine.workers import Workers
 from polyvisor.isa.riscv import rv64

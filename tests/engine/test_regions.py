@@ -16,7 +16,7 @@ from polyvisor.engine.codepages import CodePages
 from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.memory import Memory
 from polyvisor.engine.native import native_code
-from polyvisor.engine.regions.backend import Pressure, WorkerBackend
+from polyvisor.engine.regions.backend import SOME, WorkerBackend
 from polyvisor.engine.regions.compile import RegionCompiler, Request
 from polyvisor.engine.regions.manager import Regions
 from polyvisor.engine.regions.variants import keep_region
@@ -31,7 +31,7 @@ FS = 3 << 13
 class Idle:
     """A backend that compiles nothing by itself."""
 
-    pressure = Pressure.SOME
+    pressure = SOME
 
     def room(self, quick: bool) -> int:
         return 0

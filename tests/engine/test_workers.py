@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from polyvisor.engine import workers as module
-from polyvisor.engine.regions.backend import Pressure, WorkerBackend
+from polyvisor.engine.regions.backend import FULL, NONE, SOME, WorkerBackend
 from polyvisor.engine.regions.region import Request
 from polyvisor.engine.workers import NEEDED, SOMETIME, SOON, Workers
 from polyvisor.isa.riscv import rv64
@@ -71,15 +71,15 @@ def test_the_load_says_whether_a_core_is_left(monkeypatch, cores):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
     workers = Slow()
     backend = WorkerBackend(workers)
-    assert backend.pressure is Pressure.NONE
+    assert backend.pressure == NONE
     found: list[Any] = []
     backend.submit(Request(0, {}, quick=True), found.append)
     assert backend.room(quick=True) > 0
-    assert backend.pressure is (Pressure.FULL if cores == 2 else Pressure.SOME)
+    assert backend.pressure == (FULL if cores == 2 else SOME)
     workers.go.release()
     eventually(lambda: found)
-    assert backend.pressure is Pressure.NONE
+    assert backend.pressure == NONE
     backend.submit(Request(0, {}), found.append)
-    assert backend.pressure is Pressure.SOME
+    assert backend.pressure == SOME
     workers.go.release()
     eventually(lambda: len(found) == 2)

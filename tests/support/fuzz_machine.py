@@ -22,7 +22,7 @@ from polyvisor.engine.hooks.states import HookStates, Installed
 from polyvisor.engine.layout import SAMPLES
 from polyvisor.engine.memory import Memory
 from polyvisor.engine.native import native_code
-from polyvisor.engine.regions.backend import Pressure
+from polyvisor.engine.regions.backend import SOME
 from polyvisor.engine.regions.compile import Missing, Region, RegionCompiler, Request
 from polyvisor.engine.regions.manager import Regions
 from polyvisor.isa.riscv import rv64
@@ -426,7 +426,7 @@ def _regions_of(cpu: Cpu) -> Regions:
 class _NoBackend:
     """Compiles nothing by itself."""
 
-    pressure = Pressure.SOME
+    pressure = SOME
 
     def room(self, quick: bool) -> int:
         return 0

@@ -17,7 +17,7 @@ from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.memory import Memory
 from polyvisor.engine.native import native_code
 from polyvisor.engine.reference import reference_cpu
-from polyvisor.engine.regions.backend import Pressure
+from polyvisor.engine.regions.backend import SOME
 from polyvisor.engine.regions.compile import RegionCompiler
 from polyvisor.engine.regions.manager import Regions
 from polyvisor.isa.mos6502 import Mos6502, mos6502
@@ -116,7 +116,7 @@ def make_case(seed: int) -> Case:
 class Idle:
     """Compiles nothing by itself."""
 
-    pressure = Pressure.SOME
+    pressure = SOME
 
     def room(self, quick: bool) -> int:
         return 0

@@ -16,7 +16,6 @@ from .memory import Memory
 from .native import NativeCode, native_code
 
 if TYPE_CHECKING:
-    from .regions.backend import Pressure
     from .regions.manager import Regions
     from .regions.region import Missing, Region, Request
 
@@ -108,11 +107,11 @@ class _ThisProcess:
         self._lock = threading.Lock()
 
     @property
-    def pressure(self) -> Pressure:
+    def pressure(self) -> int:
         """Whether one is being compiled."""
-        from .regions.backend import Pressure
+        from .regions.backend import NONE, SOME
 
-        return Pressure.SOME if self._lock.locked() else Pressure.NONE
+        return SOME if self._lock.locked() else NONE
 
     def room(self, quick: bool) -> int:
         """One, if none is being compiled."""

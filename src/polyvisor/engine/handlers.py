@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .codecache import CodeCache
-from .objectcode import Effort, compile_unit
+from .objectcode import FULL, LEAST, QUICK, compile_unit
 from .objects import Unit, join
 
 if TYPE_CHECKING:  # what compiles is imported where something is compiled
@@ -24,8 +24,8 @@ def core_unit(units: Units, cache: CodeCache, name: str = CORE) -> Unit:
     if core is None:
         quick = name == QUICK_CORE
         # What is decoded is executed many times.
-        decoder = compile_unit(units.decoder(), Effort.LEAST if quick else Effort.FULL)
-        core = join([compile_unit(units.core(), Effort.QUICK if quick else Effort.FULL), decoder])
+        decoder = compile_unit(units.decoder(), LEAST if quick else FULL)
+        core = join([compile_unit(units.core(), QUICK if quick else FULL), decoder])
         _keep(cache, name, (), core)
     return core
 

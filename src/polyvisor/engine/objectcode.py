@@ -5,28 +5,26 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from enum import Enum
 from functools import cache
 from importlib import import_module
 from io import FileIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polyvisor.adl
 import polyvisor.engine
 from polyvisor.adl import Architecture, Function
 
 from .hostcpu import compiler_version, host_cpu
-from .objects import Unit, unit_from_object
+
+if TYPE_CHECKING:
+    from .objects import Unit
 
 
-class Effort(Enum):
-    """How much is done to make code fast."""
-
-    LEAST = 0  # nothing: a tenth of the time, for what is seldom executed
-    QUICK = 1  # what gains most: half of the time
-    FULL = 2
+# How much is done to make code fast: nothing, in a tenth of the time, for what is seldom executed; what gains most, in
+# half of the time; everything.
+LEAST, QUICK, FULL = range(3)
 
 
 @cache
@@ -42,12 +40,14 @@ def _target(level: int) -> Any:
     )
 
 
-def optimise(text: str, effort: Effort = Effort.FULL, unroll: bool = False) -> bytes:
-    """Compile LLVM IR to an object file; with ``unroll`` and full effort, loops are unrolled. Raises RuntimeError for
-    what is none."""
+def optimise(text: str, effort: int = FULL, unroll: bool = False) -> bytes:
+    """Compile LLVM IR to an object file. Raises RuntimeError for what is none.
+
+    ``effort`` is LEAST, QUICK or FULL; ``unroll``: with full effort, loops are unrolled.
+    """
     import llvmlite.binding as llvm
 
-    machine = _target(0 if effort is Effort.LEAST else 2)
+    machine = _target(0 if effort == LEAST else 2)
     module = llvm.parse_assembly(text)
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
@@ -56,13 +56,13 @@ def optimise(text: str, effort: Effort = Effort.FULL, unroll: bool = False) -> b
     options.loop_vectorization = options.slp_vectorization = False
     options.loop_unrolling = unroll
     builder = llvm.create_pass_builder(machine, options)
-    if effort is Effort.FULL:
+    if effort == FULL:
         manager = builder.getModulePassManager()
     else:
         manager = llvm.create_new_module_pass_manager()
         if "alwaysinline" in text:
             manager.add_always_inliner_pass()
-        if effort is Effort.QUICK:
+        if effort == QUICK:
             manager.add_sroa_pass()
             manager.add_instruction_combine_pass()
             manager.add_simplify_cfg_pass()
@@ -70,8 +70,10 @@ def optimise(text: str, effort: Effort = Effort.FULL, unroll: bool = False) -> b
     return bytes(machine.emit_object(module))
 
 
-def compile_unit(text: str, effort: Effort = Effort.FULL, unroll: bool = False) -> Unit:
+def compile_unit(text: str, effort: int = FULL, unroll: bool = False) -> Unit:
     """The same, as a unit that can be linked. Raises UnlinkableError, too."""
+    from .objectfile import unit_from_object
+
     return unit_from_object(optimise(text, effort, unroll))
 
 

@@ -5,27 +5,21 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from enum import Enum
 from typing import Protocol
 
 from ..workers import SOON, WELL, WELL_BEGUN, Workers
 from .region import Missing, Region, Request
 
-
-class Pressure(Enum):
-    """How much the compilers have to do."""
-
-    NONE = 0
-    SOME = 1
-    FULL = 2  # each core that the harts leave is needed for a quick region
+# How much the compilers have to do: nothing, something, or each core that the harts leave has a quick region for it.
+NONE, SOME, FULL = range(3)
 
 
 class Backend(Protocol):
     """Compiles requests beside the guest."""
 
     @property
-    def pressure(self) -> Pressure:
-        """How much there is to do."""
+    def pressure(self) -> int:
+        """How much there is to do: :data:`NONE`, :data:`SOME` or :data:`FULL`."""
 
     def room(self, quick: bool) -> int:
         """How many requests, for quick regions or others, it would begin with at once."""
@@ -43,9 +37,9 @@ class LateBackend:
         self._backend: WorkerBackend | None = None
 
     @property
-    def pressure(self) -> Pressure:
+    def pressure(self) -> int:
         """None, until then."""
-        return self._backend.pressure if self._backend is not None else Pressure.NONE
+        return self._backend.pressure if self._backend is not None else NONE
 
     def room(self, quick: bool) -> int:
         """None, until then."""
@@ -71,11 +65,11 @@ class WorkerBackend:
         self._busy = {True: 0, False: 0}
 
     @property
-    def pressure(self) -> Pressure:
+    def pressure(self) -> int:
         """How much there is to do."""
         if not any(self._busy.values()):
-            return Pressure.NONE
-        return Pressure.FULL if self._busy[True] >= self._most[False] else Pressure.SOME
+            return NONE
+        return FULL if self._busy[True] >= self._most[False] else SOME
 
     def room(self, quick: bool) -> int:
         """How many requests it would begin with at once, or soon."""

@@ -9,7 +9,7 @@ from polyvisor.dataclass import replace
 from ..hooks.events import HookSet
 from ..hooks.instrument import Instrumenter
 from ..layout import Layout
-from ..objectcode import Effort, compile_unit
+from ..objectcode import FULL, QUICK, compile_unit
 from ..units import members_read
 from .emit import Analysis, RegionEmitter, analyse
 from .inline import InstructionEmitter
@@ -151,7 +151,7 @@ class RegionCompiler:
             return made
         emitter, text = made
         try:
-            unit = compile_unit(text, Effort.QUICK if request.quick else Effort.FULL, unroll=True)
+            unit = compile_unit(text, QUICK if request.quick else FULL, unroll=True)
         except RuntimeError as error:
             raise UncompilableError(str(error)) from error
         size = self.layout.page_size

@@ -22,7 +22,7 @@ from .. import layout as at
 from ..arena import ArenaFullError, CodeArena
 from ..codepages import CodePages
 from ..native import NativeCode
-from .backend import Backend, Pressure
+from .backend import Backend
 from .region import (
     FUNCTION,
     MAX_TARGETS,
@@ -36,8 +36,8 @@ from .region import (
 from .remembered import RememberedRegions
 from .variants import keep_region, kept_regions
 
-# Samples of a place after which the cache is asked, it is compiled quickly, and then well: as the compilers are busy.
-WARM, HOT, BLAZING = 1, 4, {Pressure.NONE: 50, Pressure.SOME: 400, Pressure.FULL: 1600}
+# Samples of a place after which the cache is asked, it is compiled quickly, and then well: by how busy compilers are.
+WARM, HOT, BLAZING = 1, 4, (50, 400, 1600)
 # To compile a place anew gains less than what is still interpreted, and takes longer: it is worth this much of that.
 _AGAIN = 0.02
 # To enter and to leave a region costs as much as some ten instructions: with fewer, and no loop, it is of no use.
