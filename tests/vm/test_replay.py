@@ -17,8 +17,8 @@ from polyvisor.adl.assembler import assemble
 from polyvisor.boards.virt import VirtConfig
 from polyvisor.devices.virtio.console import ConsoleDevice
 from polyvisor.devices.virtio.rng import SeededEntropy
-from polyvisor.engine.conductor import Timing
 from polyvisor.engine.outside import Operation
+from polyvisor.engine.timing import Timing
 from polyvisor.isa.riscv import rv64
 from polyvisor.network.switch import Switch
 from polyvisor.vm.equipment import Nic

@@ -65,5 +65,6 @@ def test_a_guest_starts_without_a_compiler(tmp_path: Path) -> None:
     assert not sorted(found & {
         "polyvisor.engine.units", "polyvisor.devices.pci.host", "polyvisor.devices.virtio.block",
         "polyvisor.isa.riscv.base", "polyvisor.vm.snapshot.take", "polyvisor.vm.snapshot.writer",
-        "polyvisor.vm.snapshot.disks", "datetime",
+        "polyvisor.vm.snapshot.disks", "datetime", "polyvisor.engine.conductor", "polyvisor.engine.outside",
+        "polyvisor.engine.objectfile", "polyvisor.boards.linux_boot",
     })

@@ -25,17 +25,16 @@ from polyvisor.devices.virtio.mmio import EmptySlot, VirtioMmio
 from polyvisor.devices.virtio.rng import RngDevice
 from polyvisor.devices.virtio.transport import Transport
 from polyvisor.engine.codepages import CodePages
-from polyvisor.engine.conductor import Conductor, Timing
 from polyvisor.engine.cpu import Cpu
 from polyvisor.engine.executor import Executor, ReferenceExecutor
 from polyvisor.engine.memory import Device, Extent, Memory
 from polyvisor.engine.native import NativeCode, native_code
+from polyvisor.engine.timing import Timing
 from polyvisor.isa.riscv import rv64
 
 from . import memory_map as at
 from .elf import ElfProgram, load_elf
 from .htif import Htif
-from .linux_boot import boot_linux
 from .placing import Data, LoadError, place_high
 from .riscv_hart import RiscvHart
 from .sbi import Sbi
@@ -43,6 +42,7 @@ from .sbi import Sbi
 if TYPE_CHECKING:  # imported when they are made
     from polyvisor.devices.pci.host import PciHost
     from polyvisor.devices.virtio.pci import VirtioPci
+    from polyvisor.engine.conductor import Conductor
     from polyvisor.engine.regions.manager import Regions
 
 TIERS = ("jit", "interpreter", "reference")
@@ -167,7 +167,11 @@ class Virt:
         ]
         for hart in self.harts:
             hart.cpu.connect([each.cpu for each in self.harts])
-        self.conductor = Conductor(self.harts, config.timing, failed) if config.virtual_time else None
+        self.conductor: Conductor | None = None
+        if config.virtual_time:
+            from polyvisor.engine.conductor import Conductor
+
+            self.conductor = Conductor(self.harts, config.timing, failed)
         self.clock = _Clock(self.harts, self.conductor)
         self.clock.set_ticks(0)
         lines = [hart.line(name) for hart in self.harts for name in ("meip", "seip")]
@@ -256,6 +260,8 @@ class Virt:
         """
         def tree(initrd: tuple[int, int] | None) -> bytes:
             return self._device_tree(command_line, initrd)
+
+        from .linux_boot import boot_linux
 
         boot = boot_linux(self.memory, kernel, initrd if initrd is not None and len(initrd) else None, tree)
         if firmware is None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from polyvisor.dataclass import dataclass, field
 from polyvisor.devices.lines import Line
 from polyvisor.engine.memory import BusError
-from polyvisor.engine.outside import Outside, Plain, Source
+
+if TYPE_CHECKING:
+    from polyvisor.engine.outside import Outside, Plain, Source
 
 WINDOW_SIZE = 0x100
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from polyvisor.boards.virt import VirtConfig
 from polyvisor.dataclass import replace
 from polyvisor.devices.virtio.rng import SeededEntropy
-from polyvisor.engine.conductor import Timing
+from polyvisor.engine.timing import Timing
 
 from .errors import ForkError, VMError
 from .machine import Machine

@@ -6,11 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 from threading import get_ident
 from types import TracebackType
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from polyvisor.devices.virtio.queue import Chain, QueueError, VirtQueue
 from polyvisor.engine.memory import Memory
-from polyvisor.engine.outside import Outside, Plain, Source
+
+if TYPE_CHECKING:
+    from polyvisor.engine.outside import Outside, Plain, Source
 
 # Device-independent features, as bits (chapter 6).
 F_INDIRECT_DESC = 1 << 28

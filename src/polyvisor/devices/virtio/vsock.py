@@ -9,13 +9,15 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polyvisor.dataclass import dataclass
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.queue import Chain, QueueError, gather, length_of, scatter, split
 from polyvisor.devices.virtio.stream import BUFFER, Stream
-from polyvisor.engine.outside import Plain
+
+if TYPE_CHECKING:
+    from polyvisor.engine.outside import Plain
 
 __all__ = ["HOST_CID", "Stream", "VsockDevice", "VsockState"]
 

@@ -16,9 +16,9 @@ from polyvisor.boards.virt import VirtConfig
 from polyvisor.devices.display import Display
 from polyvisor.devices.virtio.gpu import GpuDevice
 from polyvisor.devices.virtio.rng import SeededEntropy
-from polyvisor.engine.conductor import Timing
 from polyvisor.engine.hart import Hart
 from polyvisor.engine.memory import BusError
+from polyvisor.engine.timing import Timing
 
 from ..errors import SnapshotError
 from ..inspect import CpuView, PhysicalMemory, VirtualMemory

@@ -23,8 +23,8 @@ from polyvisor.devices.rtc import GoldfishRtcState
 from polyvisor.devices.syscon import TestState
 from polyvisor.devices.uart import Uart16550State
 from polyvisor.devices.virtio.queue import QueueError
-from polyvisor.engine.conductor import ConductorState
 from polyvisor.engine.memory import BusError
+from polyvisor.engine.timing import ConductorState
 from polyvisor.isa.riscv import rv64
 from polyvisor.vm.errors import SnapshotError
 from polyvisor.vm.machine import Machine
