@@ -39,6 +39,7 @@ def test_what_tests_share_and_what_they_do_not(pytester: pytest.Pytester) -> Non
 
         def test_one(vm):
             machines.append(vm)
+            vm.console.expect("powers the machine off")  # the agent may be there before the shell
             vm.run("echo 1 > /tmp/left", check=True)
             assert vm.config.cpus == 2
 
