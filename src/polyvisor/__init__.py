@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .collection import Lasting
+
 __version__ = "0.1.0"
 
 # Where each public name lives. They are imported when they are first used: a description of a CPU needs no machine.
@@ -65,7 +67,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'polyvisor' has no attribute {name!r}")
-    value = getattr(import_module(_PUBLIC[name]), name)
+    with Lasting():
+        value = getattr(import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value
 

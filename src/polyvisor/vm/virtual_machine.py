@@ -15,6 +15,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from polyvisor.boards.virt import VirtConfig
+from polyvisor.collection import Lasting
 from polyvisor.dataclass import replace
 from polyvisor.devices.virtio.device import VirtioDevice
 from polyvisor.devices.virtio.vsock import Stream, VsockDevice
@@ -482,9 +483,10 @@ class VM(GuestCommands):
         disks is thrown away at the end. The snapshot stays as it is, and any number of machines can be made of it.
         Raises SnapshotError, and OSError and ValueError for what the host cannot give.
         """
-        from .snapshot.restore import restored_vm
+        with Lasting():
+            from .snapshot.restore import restored_vm
 
-        vm, was_ready = restored_vm(snapshot, timeout=timeout, **options)
+            vm, was_ready = restored_vm(snapshot, timeout=timeout, **options)
         try:
             return vm.boot() if was_ready else vm.start()
         except BaseException:
