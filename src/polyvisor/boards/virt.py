@@ -258,10 +258,10 @@ class Virt:
         With ``firmware`` (machine mode, such as OpenSBI's ``fw_dynamic``), that starts first; without, the platform
         serves the SBI itself and the kernel starts in supervisor mode. Raises LoadError.
         """
+        from .linux_boot import boot_linux
+
         def tree(initrd: tuple[int, int] | None) -> bytes:
             return self._device_tree(command_line, initrd)
-
-        from .linux_boot import boot_linux
 
         boot = boot_linux(self.memory, kernel, initrd if initrd is not None and len(initrd) else None, tree)
         if firmware is None:

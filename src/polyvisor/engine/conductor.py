@@ -23,9 +23,8 @@ from polyvisor.dataclass import replace
 
 from .hart import Hart
 from .outside import Outside, Plain
-from .timing import ConductorState, Timing
+from .timing import NEVER, ConductorState, Timing
 
-_NEVER = 2**64 - 1
 # The longest that a machine in which everybody waits sleeps before it looks again, in seconds; only a safety net.
 _LONGEST_WAIT = 10.0
 # How far in front of an instruction that is looked for single steps begin: no run overshoots by more.
@@ -232,7 +231,7 @@ class Conductor:
             heapq.heappop(timers)[2]()
         if self._halted:
             return None
-        soonest = timers[0][0] if timers else _NEVER
+        soonest = timers[0][0] if timers else NEVER
         chosen: Hart | None = None
         harts, first = self._harts, state.following
         for hart in harts[first:] + harts[:first] if first else harts:
@@ -288,14 +287,14 @@ class Conductor:
         repeats = self._idle.repeats
         if self._skipped is not None:
             passed = self._skipped
-        elif until != _NEVER and (repeats or not self.timing.pace):
+        elif until != NEVER and (repeats or not self.timing.pace):
             passed = until - state.time
         elif repeats:
             raise RuntimeError("the machine waits for something that is not in the recording")
         else:
             slept = self._sleep(until)
             passed = slept if self.timing.pace else 0
-            if until != _NEVER and passed >= until - state.time:
+            if until != NEVER and passed >= until - state.time:
                 passed = until - state.time
             else:
                 # Not as long as the machine itself would have it.
@@ -306,7 +305,7 @@ class Conductor:
     def _go_on(self, until: int) -> None:
         """The leader found that it is time: so long have all waited."""
         state, due = self.state, self.due - self.timing.epoch
-        if due >= _NEVER - self.timing.epoch:
+        if due >= NEVER - self.timing.epoch:
             return
         self._rests, self._disturbed = None, False
         passed = max(0, due - state.time)
@@ -324,7 +323,7 @@ class Conductor:
         when = min(self._rests, self.outside.next_arrival)
         if self.disturbed:
             when = min(when, max(self.state.time, self._leader.time - epoch))
-        return min(when + epoch, _NEVER)
+        return min(when + epoch, NEVER)
 
     @property
     def disturbed(self) -> bool:
@@ -347,7 +346,7 @@ class Conductor:
         with self._changed:
             while not (self._halted or self._pausing or self._disturbed or self.outside.waiting):
                 left = _LONGEST_WAIT
-                if until != _NEVER:
+                if until != NEVER:
                     left = (until - self.state.time - (time.monotonic_ns() - began)) / 1e9
                     if left <= 0:
                         break

@@ -47,8 +47,7 @@ def number_handlers(units: Units) -> Numbers:
 
 
 class Image(NamedTuple):
-    """``unit`` is the code: a core, and the units whose names are in ``parts``, the core's only if it is the good one.
-    """
+    """``unit`` is the code of the units whose names are in ``parts``, one of the cores among them."""
 
     unit: Unit
     parts: frozenset[str]

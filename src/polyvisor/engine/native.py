@@ -126,7 +126,7 @@ class NativeCode:
             self._compile_ahead([name for name in every if cached_units(self.cache, name) is None])
             self._note("core")
             core = core_unit(self.units, self.cache, which)
-        return Image(core, frozenset({CORE} & {which}), self._numbers)
+        return Image(core, frozenset({which}), self._numbers)
 
     # Copies of the process
 
@@ -199,16 +199,14 @@ class NativeCode:
     def handler(self, index: int) -> int:
         """The address of the handler of instruction ``index`` (0: illegal), compiled if need be."""
         with _lock:
-            twin = self._numbers.twins[index]
-            if not self.table[twin]:
-                name = self._numbers.names[twin]
+            if not self.table[index]:
+                name = self._numbers.names[index]
                 units = self._from_workers(name) or cached_units(self.cache, name)
                 if units is None:
                     self._note(name)
-                    units = handler_units(self.units, self.cache, twin)
+                    units = handler_units(self.units, self.cache, index)
                 self.link(units)
                 self._take_handlers()
-            self.table[index] = self.table[twin]
             return int(self.table[index])
 
     def warm(self) -> int:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from polyvisor.dataclass import dataclass, field, replace
 
-_NEVER = 2**64 - 1
+NEVER = 2**64 - 1
+"""A time that does not come, in nanoseconds."""
 # Instructions in a turn. Alone, a hart only lets the outside wait.
 _ALONE, _AMONG_OTHERS = 400_000, 100_000
 # For schedules that differ: turns are from an eighth of the usual length to twice that.
@@ -49,7 +50,7 @@ class Timing:
     def horizon(self, time: int) -> int:
         """The end of the step that ``time``, in nanoseconds, is in."""
         if self.step is None:
-            return _NEVER
+            return NEVER
         return ((time + self.epoch) // self.step + 1) * self.step - self.epoch
 
     def length(self, turn: int) -> int:
@@ -58,9 +59,9 @@ class Timing:
         if self.schedule is None:
             return self.turn
         # splitmix64, of the seed and the number.
-        z = (self.schedule * 0x9E3779B97F4A7C15 + turn * 0xD1B54A32D192ED03) & _NEVER
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _NEVER
-        z = (z ^ z >> 27) * 0x94D049BB133111EB & _NEVER
+        z = (self.schedule * 0x9E3779B97F4A7C15 + turn * 0xD1B54A32D192ED03) & NEVER
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & NEVER
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & NEVER
         shortest = self.turn // _SHORTEST
         return shortest + (z ^ z >> 31) % (self.turn * _LONGEST - shortest)
 

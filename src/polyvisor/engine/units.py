@@ -202,7 +202,7 @@ class Units:
         return self._twins[index]
 
     def group(self, index: int) -> Sequence[int]:
-        """The instructions whose handlers are compiled together with that of an instruction, which is its own twin."""
+        """The instructions whose handlers are compiled together with that of an instruction."""
         if not self._groups:
             reached = Reached()
             group: list[int] = []
@@ -215,11 +215,11 @@ class Units:
                     group, room, module = [], _CODE_TOGETHER - size, function.python.__module__
                 group.append(each)
                 self._groups[each] = group
-        return self._groups[index]
+        return self._groups[self.twin(index)]
 
     def unit_name(self, index: int) -> str:
         """What the unit is called that a handler is in."""
-        group = self.group(self.twin(index))
+        group = self.group(index)
         return f"group {group[0]} to {group[-1]}"
 
     def described(self, index: int) -> Function:
